@@ -1,0 +1,120 @@
+"""The vocabulary: settings and facts as frozen dataclasses. Imports nothing of ours.
+
+Shapes are named alike everywhere: N items, K classes, W workers, A annotations, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Kind = Literal["annotation", "gold", "audit"]
+KINDS: tuple[Kind, ...] = ("annotation", "gold", "audit")
+
+
+class AnnotError(ValueError):
+    """What came, what was allowed, what to do. Shown to the user without a traceback."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One item shown to one worker (or to anyone, ``worker=None``); ``id`` is 0 until the log has committed it."""
+
+    item: str
+    worker: str | None
+    kind: Kind = "annotation"
+    round: int = 0
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A worker's answer to a logged question; ``label=None`` is a skip (unsure)."""
+
+    question: int
+    worker: str
+    label: str | None
+    seconds: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Labels given by workers, as indices. Skips are not among them.
+
+    ``item``, ``worker``, ``label`` are (A,) int64 tensors with values in [0, N), [0, W), [0, K).
+    """
+
+    item: Tensor
+    worker: Tensor
+    label: Tensor
+
+    def __len__(self) -> int:
+        return int(self.item.numel())
+
+
+@dataclass(frozen=True)
+class Task:
+    """What workers may know: items, classes, seed, and ``truth`` (item -> class name) for simulated workers alone."""
+
+    items: Sequence[str]
+    classes: Sequence[str]
+    seed: int
+    output_dir: str
+    paths: Mapping[str, str] | None = None
+    truth: Mapping[str, str] | None = None
+
+
+class Workers(Protocol):
+    """Whoever answers. Answers may come later, out of order, in part, or as skips."""
+
+    def bind(self, task: Task) -> None:
+        """Learn the task once, before anything else is called; raises AnnotError if it does not fit."""
+
+    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Take the (item, worker) pairs that the log already has answers of; called once, after ``bind``."""
+
+    def names(self) -> Sequence[str]:
+        """Workers that can be asked by name; empty when questions go to anyone."""
+
+    def capacity(self) -> Tensor | None:
+        """Most answers each item can get, (N,) int64; None without a limit."""
+
+    def can_answer(self) -> tuple[Tensor, Tensor] | None:
+        """Rows of (item, worker) pairs that can be asked, both (n,) int64; None if every worker can answer every item."""
+
+    def submit(self, questions: Sequence[Question]) -> None:
+        """Take all questions that are open (committed, unanswered). Submitting one again changes nothing."""
+
+    def collect(self) -> Sequence[Answer]:
+        """Answers that have arrived to submitted questions; empty if none has yet. Never waits."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """What a round needs of a model: out-of-fold probabilities, calibrated on prototypes."""
+
+    def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:
+        """Fit the temperature on prototypes ``x`` (P, d), ``fold`` (P,), ``label`` (P,); returns it."""
+
+    def log_probability(self, x: Tensor, fold: Tensor) -> Tensor:
+        """log p(y | x) (B, K) of rows ``x`` (B, d), each by the head of its own ``fold`` (B,)."""
+
+
+class ImageSource(Protocol):
+    """Images by row: ids, a path a person can find, content digests, pixels."""
+
+    ids: Sequence[str]
+    paths: Sequence[str]
+    labels: Mapping[str, str] | None
+
+    def open(self, row: int) -> Image:
+        """The image as RGB; raises OSError when unreadable."""
+
+    def digests(self) -> Sequence[str]:
+        """One content digest an item, in row order."""
