@@ -1,0 +1,263 @@
+"""Extract features of images with a frozen timm model into a feature bank."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_annot.backbones.timm_models import BackboneSpec, Transform, build_backbone, weights_digest
+from lightning_annot.data.features import FeatureBank
+from lightning_annot.data.images import first_few
+from lightning_annot.types import AnnotError, ImageSource
+
+__all__ = ["BackboneSpec", "FeatureSet", "build_backbone", "extract"]
+
+OnError = Literal["raise", "skip"]
+
+_SMALL = 512  # images; below this, starting worker processes takes longer than they save
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """``features`` (N, D) float16 of the images ``ids`` (N); ``unreadable`` are the ids that were left out."""
+
+    features: NDArray[np.float16]
+    ids: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+class _Batch(NamedTuple):  # a tuple, so that the loader pins its images
+    """Rows that were read with their ``images`` (B, 3, H, W), and rows that were not with the reason."""
+
+    rows: list[int]
+    images: Tensor | None
+    failed: list[tuple[int, str]]
+
+
+def extract(
+    source: ImageSource,
+    spec: BackboneSpec,
+    cache_dir: str | os.PathLike[str],
+    batch_size: int = 64,
+    device: str = "auto",
+    num_workers: int | None = None,
+    on_error: OnError = "raise",
+    progress: bool = True,
+    amp: bool = False,
+    flush_seconds: float = 5.0,
+) -> FeatureSet:
+    """Features of all images, in the order of ``source``; those that the bank below ``cache_dir`` has are not redone.
+
+    ``num_workers`` reading processes (default: by the machine and the number of images; 0 reads in this one); ``amp``
+    computes in mixed precision on CUDA. A kill loses at most ``flush_seconds`` of work.
+
+    With ``on_error="raise"`` an unreadable image stops the extraction at the end of its batch with an error that names
+    what was found so far; all that was extracted stays in the bank, so the next start goes on from there. With
+    ``"skip"`` unreadable images are left out and listed in ``unreadable``; they are tried again at each start, in case
+    they were repaired.
+    """
+    _check_options(batch_size, num_workers, on_error, flush_seconds)
+    target = _resolve_device(device)
+    model, transform = build_backbone(spec)
+    amp = amp and target.type == "cuda"
+    bank = FeatureBank.open(cache_dir, _bank_key(spec, model, transform, amp))
+    with _spinner(progress):
+        digests = source.digests()
+    if len(bank.missing(digests)):
+        with bank.writing():  # looks again: whoever held the lock before may have done the work
+            rows = bank.missing(digests).tolist()
+            loader = _loader(source, rows, transform, batch_size, num_workers, target)
+            writer = _Writer(bank, source.ids, digests, flush_seconds)
+            with writer, _progress_bar(progress) as bar:
+                task = bar.add_task("features", total=len(rows))
+                _fill(model.to(target), loader, writer, on_error, amp, bar, task)
+    present = bank.contains(digests)
+    kept, lost = np.flatnonzero(present).tolist(), np.flatnonzero(~present).tolist()
+    features = bank.read([digests[row] for row in kept])
+    return FeatureSet(features, tuple(source.ids[row] for row in kept), tuple(source.ids[row] for row in lost))
+
+
+@dataclass
+class _Writer:
+    """Gathers rows and appends them to the bank every ``flush_seconds``, and on leaving, whatever the reason."""
+
+    bank: FeatureBank
+    ids: Sequence[str]
+    digests: Sequence[str]
+    flush_seconds: float
+    _rows: list[int] = field(default_factory=list)
+    _blocks: list[NDArray[np.float16]] = field(default_factory=list)
+    _flushed: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def add(self, rows: list[int], features: Tensor) -> None:
+        """Take features (B, D) of the source's ``rows``; an AnnotError names those that float16 cannot hold."""
+        if features.ndim != 2:
+            raise AnnotError(
+                f"the backbone gives shape {tuple(features.shape)} instead of pooled features (B, D); choose another"
+            )
+        block = features.half()
+        bad = (~block.isfinite().all(1)).nonzero()[:, 0].tolist()
+        if bad:
+            names = first_few([self.ids[rows[i]] for i in bad])
+            raise AnnotError(
+                f"the features of {len(bad)} images are NaN, inf or beyond float16's 65504 ({names}); "
+                "check the weights, turn mixed precision off or choose another backbone"
+            )
+        self._rows += rows
+        self._blocks.append(block.cpu().numpy())
+        if time.monotonic() - self._flushed >= self.flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what was gathered."""
+        if self._rows:
+            self.bank.append([self.digests[row] for row in self._rows], np.concatenate(self._blocks))
+        self._rows, self._blocks, self._flushed = [], [], time.monotonic()
+
+
+def _fill(
+    model: nn.Module, loader: DataLoader[Any], writer: _Writer, on_error: OnError, amp: bool, bar: Progress, task: Any
+) -> None:
+    """Run the model over the loader into the writer."""
+    device = next(model.parameters()).device
+    done = 0
+    for batch in loader:
+        if batch.images is not None:
+            with torch.inference_mode(), torch.autocast("cuda", enabled=amp):
+                features = model(batch.images.to(device, non_blocking=True))
+            writer.add(batch.rows, features)
+        done += len(batch.rows) + len(batch.failed)
+        bar.update(task, completed=done)
+        if batch.failed and on_error == "raise":
+            reasons = first_few([f"{writer.ids[row]}: {reason}" for row, reason in batch.failed])
+            raise AnnotError(
+                f"{len(batch.failed)} images are unreadable among the first {done} looked at ({reasons}); "
+                "what was extracted is kept. Repair or remove them and start again, "
+                "or leave such images out, counted, with on_error=skip"
+            )
+
+
+class _Rows(Dataset[tuple[int, Tensor | None, str]]):
+    """Chosen rows of a source as (row, input or None, reason why None)."""
+
+    def __init__(self, source: ImageSource, rows: list[int], transform: Transform) -> None:
+        self.source = source
+        self.rows = rows
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str]:
+        row = self.rows[index]
+        try:
+            image = self.source.open(row)
+        except OSError as error:
+            return row, None, str(error)
+        return row, self.transform(image), ""
+
+
+def _collate(samples: list[tuple[int, Tensor | None, str]]) -> _Batch:
+    read = [(row, image) for row, image, _ in samples if image is not None]
+    failed = [(row, reason) for row, image, reason in samples if image is None]
+    return _Batch([row for row, _ in read], torch.stack([image for _, image in read]) if read else None, failed)
+
+
+def _loader(
+    source: ImageSource,
+    rows: list[int],
+    transform: Transform,
+    batch_size: int,
+    num_workers: int | None,
+    device: torch.device,
+) -> DataLoader[Any]:
+    """Batches of ``rows``, in order."""
+    if num_workers is None:
+        # Half of the cores: the other half computes on a CPU, and feeds the GPU where there is one.
+        num_workers = 0 if len(rows) < _SMALL else min(4, (os.cpu_count() or 1) // 2)
+    pin = device.type == "cuda"
+    return DataLoader(
+        _Rows(source, rows, transform), batch_size, num_workers=num_workers, collate_fn=_collate, pin_memory=pin
+    )
+
+
+def _bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: bool) -> dict[str, str]:
+    """All that features depend on besides the image."""
+    precision = "mixed" if amp else "float32"
+    return {
+        "backbone": spec.name,
+        "weights": weights_digest(model),
+        "transform": " ".join(repr(transform).split()),
+        "precision": precision,
+    }
+
+
+def _resolve_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise AnnotError(
+            f"device {device!r} cannot be used here ({error}); allowed: auto, cpu, cuda, cuda:0, mps"
+        ) from error
+    return target
+
+
+def _check_options(batch_size: int, num_workers: int | None, on_error: str, flush_seconds: float) -> None:
+    if on_error not in ("raise", "skip"):
+        raise AnnotError(f"on_error is {on_error!r}; allowed: raise, skip")
+    if batch_size < 1:
+        raise AnnotError(f"batch_size is {batch_size}; it must be at least 1")
+    if num_workers is not None and num_workers < 0:
+        raise AnnotError(f"num_workers is {num_workers}; it must be 0 or more, or null to choose by the machine")
+    if not flush_seconds >= 0:
+        raise AnnotError(f"flush_seconds is {flush_seconds}; it must be 0 or more")
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("- images/s" if speed is None else f"{speed:.1f} images/s")
+
+
+def _progress_bar(shown: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, disable=not shown)
+
+
+def _spinner(shown: bool) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    spinner = Progress(*columns, transient=True, disable=not shown)
+    spinner.add_task("looking for images that the bank has", total=None)
+    return spinner

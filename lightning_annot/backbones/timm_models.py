@@ -1,0 +1,135 @@
+"""timm models as frozen feature extractors: which one, which weights, which transform."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL.Image import Image
+from timm.data import create_transform, resolve_model_data_config
+from timm.models import load_checkpoint
+from torch import Tensor, nn
+
+from lightning_annot.data.images import first_few
+from lightning_annot.types import AnnotError
+
+Transform = Callable[[Image], Tensor]
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Which timm model turns images into features.
+
+    ``weights`` is ``"pretrained"``, ``"random"`` (drawn by ``seed``) or the path of a local checkpoint. ``image_size``
+    is the side of the square input in pixels; by default what the model was trained with.
+    """
+
+    name: str
+    weights: str = "pretrained"
+    image_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not timm.is_model(self.name):
+            near = get_close_matches(self.name, timm.list_models(), n=5, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+            raise AnnotError(f"timm has no model {self.name!r}; {hint}")
+        tags = timm.list_pretrained(f"{self.name.partition('.')[0]}.*")
+        if "." in self.name and self.name not in tags:
+            allowed = ", ".join(tags) or "none"
+            raise AnnotError(f"timm has no weights {self.name!r} for this model; allowed: {allowed}")
+        if self.weights == "pretrained" and not timm.is_model_pretrained(self.name):
+            raise AnnotError(
+                f"timm has no pretrained weights for {self.name!r}; give weights=random or a local checkpoint"
+            )
+        if self.image_size is not None and self.image_size < 1:
+            raise AnnotError(
+                f"image_size is {self.image_size}; it must be at least 1 pixel, or null for the model's own"
+            )
+        if self.weights not in ("pretrained", "random"):
+            _check_checkpoint(self.weights)
+
+
+def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, Transform]:
+    """The model in eval mode, giving pooled features (B, D), and the transform of an image to its input (3, H, W)."""
+    model = _create(spec)
+    if spec.weights not in ("pretrained", "random"):
+        _load_local(model, spec.weights)
+    data_config = resolve_model_data_config(model)
+    if spec.image_size is not None:
+        size = (spec.image_size, spec.image_size)
+        _resize_input(model, spec.name, size)
+        data_config["input_size"] = (data_config["input_size"][0], *size)
+    return model.eval().requires_grad_(False), create_transform(**data_config, is_training=False)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Digest of every parameter and buffer, so that any change of the weights is noticed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _create(spec: BackboneSpec) -> nn.Module:
+    """The model with pretrained weights, or random ones drawn by the seed; leaves the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        try:
+            return timm.create_model(spec.name, pretrained=spec.weights == "pretrained", num_classes=0)
+        except (OSError, RuntimeError) as error:
+            raise AnnotError(
+                f"timm's {spec.name} with weights={spec.weights} cannot be had: {error}. "
+                "Without a network, give the path of a local checkpoint as weights, or weights=random"
+            ) from error
+
+
+def _check_checkpoint(path: str) -> None:
+    if not Path(path).is_file():
+        raise AnnotError(
+            f"weights are {path!r}, which is no file; allowed: pretrained, random or the path of a checkpoint"
+        )
+    if Path(path).suffix.lower() not in CHECKPOINT_SUFFIXES:
+        raise AnnotError(f"weights are {path!r}; a checkpoint ends in one of {', '.join(CHECKPOINT_SUFFIXES)}")
+
+
+def _load_local(model: nn.Module, path: str) -> None:
+    """Load a state dict, bare or below ``state_dict`` or ``model``; what the backbone lacks (a classifier) is left out.
+
+    A checkpoint that lacks any weight of the backbone is refused: layers left random would give features that look
+    right.
+    """
+    try:
+        result = load_checkpoint(model, path, strict=False)
+    except Exception as error:  # each checkpoint format raises errors of its own kind
+        raise AnnotError(f"the checkpoint {path} cannot be loaded into the backbone: {error}") from error
+    absent = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
+    if absent:
+        raise AnnotError(
+            f"the checkpoint {path} lacks {len(absent)} of {len(model.state_dict())} weights of the backbone "
+            f"({first_few(absent)}) and has {first_few(result.unexpected_keys) or 'no others'} instead; "
+            "choose the backbone that it was saved from"
+        )
+
+
+def _resize_input(model: Any, name: str, size: tuple[int, int]) -> None:
+    """Tell models with a fixed input (most transformers) their new size; convolutional ones need nothing."""
+    try:
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=size)
+        elif model.pretrained_cfg.get("fixed_input_size") and size != tuple(model.pretrained_cfg["input_size"][1:]):
+            raise ValueError("its input has a fixed size")
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise AnnotError(
+            f"timm's {name} cannot take images of {size[0]} pixels ({error}); "
+            "leave image_size out, or choose a multiple of its patch"
+        ) from error

@@ -1,0 +1,115 @@
+"""A round's training batches: drawn with replacement by (seed, round), sliced by rank, gathered by index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_annot.data.pools import Objective, Pools, balanced_weights, draw
+from lightning_annot.types import AnnotError
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """``size`` rows a step, ``steps`` steps a round. ``objective``: which pools are learned from.
+
+    labelled: prototypes and annotated items. pseudo: those and confident items without an answer. mixmatch: labelled, and
+    ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with
+    shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2).
+    """
+
+    size: int = 1024
+    steps: int = 60
+    objective: Objective = "pseudo"
+    alpha: float = 0.75
+    ratio: float = 1.0
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.steps < 1 or self.alpha <= 0 or self.ratio <= 0 or not 0 < self.tau < 1:
+            raise AnnotError(f"{self} given; size, steps, alpha and ratio must be above 0, tau between 0 and 1.")
+        if self.objective not in ("labelled", "pseudo", "mixmatch"):
+            raise AnnotError(f"objective {self.objective!r} given; allowed are labelled, pseudo, mixmatch.")
+
+
+class RoundBatches(Dataset[Batch]):
+    """Step i is a batch of ``features`` (N, d) with soft ``target`` and ``fold``; mixmatch adds a second, paired set.
+
+    Every rank draws the same rows and keeps its own slice, so the processes of a run together see what one would.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        folds: Tensor,
+        pools: Pools,
+        settings: BatchSettings,
+        seed: tuple[int, int],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._features, self._folds, self._target = features, folds, pools.target
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        rows = pools.labelled
+        if settings.objective == "pseudo":
+            rows = torch.cat([rows, pools.pseudo])
+        weight = balanced_weights(pools.target, rows)
+        keep = slice(rank, None, world)
+
+        def steps(pool: Tensor, by: Tensor, size: int) -> Tensor:
+            return draw(pool, by, settings.steps * size, generator).view(settings.steps, size)[:, keep]
+
+        self._rows = steps(rows, weight, settings.size)
+        self._pair: tuple[Tensor, Tensor, Tensor] | None = None
+        mixable = _mixable(pools, settings.tau) if settings.objective == "mixmatch" else rows[:0]
+        if len(mixable):
+            size = max(1, round(settings.ratio * settings.size))
+            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (settings.steps, size))
+            second = steps(mixable, balanced_weights(pools.target, mixable), size)
+            self._pair = (steps(rows, weight, size), second, torch.from_numpy(share).float()[:, keep])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, step: int) -> Batch:
+        batch = self._gather("", self._rows[step])
+        if self._pair is not None:
+            first, second, share = (part[step] for part in self._pair)
+            batch |= self._gather("_first", first) | self._gather("_second", second) | {"share": share}
+        return batch
+
+    def _gather(self, suffix: str, rows: Tensor) -> Batch:
+        return {
+            "x" + suffix: self._features[rows],
+            "target" + suffix: self._target[rows],
+            "fold" + suffix: self._folds[rows],
+        }
+
+
+def _mixable(pools: Pools, tau: float, chunk: int = 1 << 16) -> Tensor:
+    """Rows without an answer whose largest posterior is above 1 - ``tau``."""
+    rows = torch.cat([pools.pseudo, pools.unlabelled])
+    sure = [part[pools.target[part].amax(1) > 1.0 - tau] for part in rows.split(chunk)]
+    return torch.cat(sure)
+
+
+class FixedRows(Dataset[Batch]):
+    """Rows in order and in chunks: ``x``, ``fold``, ``row``, and ``label`` where given."""
+
+    def __init__(self, features: Tensor, folds: Tensor, rows: Tensor, label: Tensor | None, chunk: int = 8192) -> None:
+        self._features, self._folds, self._label = features, folds, label
+        self._parts = rows.split(chunk) if len(rows) else ()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = self._parts[step]
+        batch = {"x": self._features[rows], "fold": self._folds[rows], "row": rows}
+        return batch if self._label is None else batch | {"label": self._label[rows]}

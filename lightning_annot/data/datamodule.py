@@ -1,0 +1,195 @@
+"""The pools of a run as a LightningDataModule: thin over the pure functions beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_annot.annotations.formats import read_labels
+from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
+from lightning_annot.data.items import ItemTable, build_items
+from lightning_annot.data.loading import BackboneSettings, Loaded, load_items
+from lightning_annot.data.pools import Pools, make_pools
+from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
+from lightning_annot.types import AnnotError
+
+
+class AnnotationDataModule(LightningDataModule):
+    """Items, features and the labelled, pseudo-labelled and unlabelled pools.
+
+    Args:
+        root: images: a folder, a zip, a CSV or JSONL manifest, ``torchvision:NAME``, or ``digits`` (default without ``features``).
+        features: ready-made bank, .npy of shape (N, D), float16 or float32; row i is row i of ``labels`` or ``items``.
+        labels: CSV ``task,label`` with the truth of every item, for simulated workers and reporting only.
+        items: CSV ``task`` with the ids of the items, where there are no labels.
+        prototypes: CSV ``task,label`` with items labelled by the owner; drawn from the truth if absent.
+        classes: names in order; sorted by name from labels and prototypes if absent.
+        id_pattern: maps ids to file names, such as ``%05d.jpg``.
+        prototypes_per_class: how many are drawn a class when ``prototypes`` is absent.
+        folds: heads of the cross-fitted learner.
+        unlabelled_extra: a second bank (.npy) or root whose items the learner may use and nobody is asked about.
+        backbone: the timm model that turns images into features.
+        projection: what the learner sees of the features.
+        batches: size, steps and objective of a round's training.
+        seed: the run's seed (the command line sets it from ``seed_everything``).
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        features: str | None = None,
+        labels: str | None = None,
+        items: str | None = None,
+        prototypes: str | None = None,
+        classes: list[str] | None = None,
+        id_pattern: str | None = None,
+        prototypes_per_class: int = 10,
+        folds: int = 5,
+        unlabelled_extra: str | None = None,
+        backbone: BackboneSettings = BackboneSettings(),  # noqa: B008
+        projection: ProjectionSettings = ProjectionSettings(),  # noqa: B008
+        batches: BatchSettings = BatchSettings(),  # noqa: B008
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root, self.features, self.labels, self.items = root, features, labels, items
+        self.prototypes, self.classes, self.id_pattern = prototypes, classes, id_pattern
+        self.prototypes_per_class, self.n_folds = prototypes_per_class, folds
+        self.unlabelled_extra, self.backbone = unlabelled_extra, backbone
+        self.projection_settings, self.batches, self.seed = projection, batches, seed
+        self.loaded: Loaded | None = None
+        self._extra: np.ndarray | None = None
+        self._table: ItemTable | None = None
+        self._projection: Projection | None = None
+        self._projected: tuple[Tensor, Tensor] | None = None
+        self._pools: Pools | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load ids and raw features, and check prototypes and classes (``predict`` needs neither)."""
+        if self.loaded is not None:
+            return
+        self.loaded = load_items(
+            self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed
+        )
+        if self.unlabelled_extra is not None:
+            bank = self.unlabelled_extra.endswith(".npy")
+            root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
+            self._extra = load_items(root, features, None, None, None, self.backbone, self.seed).features
+            if self._extra.shape[1] != self.loaded.features.shape[1]:
+                raise AnnotError(
+                    f"data.unlabelled_extra has features of width {self._extra.shape[1]}, the items of "
+                    f"{self.loaded.features.shape[1]}. Both need the same backbone."
+                )
+        if stage != "predict":
+            self._table = self._build_table(self.loaded)
+
+    def _build_table(self, loaded: Loaded) -> ItemTable:
+        truth, prototypes = loaded.labels, None
+        if self.prototypes is not None:
+            frame = read_labels(self.prototypes)
+            prototypes = dict(zip(frame["task"], frame["label"], strict=True))
+        elif truth is not None and self.labels is None and len(truth) < len(loaded.ids):
+            truth, prototypes = None, truth  # a manifest that labels some of its images names the prototypes
+        return build_items(
+            loaded.ids,
+            self.classes,
+            truth,
+            prototypes,
+            prototypes_per_class=self.prototypes_per_class,
+            n_folds=self.n_folds,
+            seed=self.seed,
+        )
+
+    @property
+    def table(self) -> ItemTable:
+        """The items; after ``setup`` of any stage but predict."""
+        if self._table is None:
+            raise AnnotError("the data module has no items yet; call setup('fit') first.")
+        return self._table
+
+    @property
+    def n_inputs(self) -> int:
+        """Width of the projected features, known before they are computed."""
+        if self._projection is not None:
+            return self._projection.n_outputs
+        assert self.loaded is not None
+        n, width = self.loaded.features.shape
+        settings = self.projection_settings
+        rows = min(n, settings.rows)
+        return min(settings.kernel, rows) if settings.kernel else min(settings.dim or width, width, rows)
+
+    def projected(self) -> tuple[Tensor, Tensor]:
+        """Features (N + extra, d) float32 and folds (N + extra,); items first. The bank is read once, at the first call."""
+        if self._projected is None:
+            assert self.loaded is not None
+            if self._projection is None:
+                self._projection = fit_projection(self.loaded.features, self.projection_settings, self.seed)
+            parts = [self._projection.apply(bank) for bank in (self.loaded.features, self._extra) if bank is not None]
+            generator = torch.Generator().manual_seed(self.seed + 1)
+            n_extra = 0 if self._extra is None else len(self._extra)
+            extra_fold = torch.randint(self.n_folds, (n_extra,), generator=generator)
+            own = self.table.fold if self._table is not None else torch.zeros(len(parts[0]), dtype=torch.int64)
+            self._projected = (torch.cat(parts), torch.cat([own, extra_fold]))
+        return self._projected
+
+    def set_pools(self, pools: Pools) -> None:
+        """Learn from these pools from the next round on."""
+        self._pools = pools
+
+    @property
+    def pools(self) -> Pools:
+        """The pools of the round; without any yet, the prototypes are labelled and all else is unlabelled."""
+        if self._pools is None:
+            features, _ = self.projected()
+            known = torch.zeros(len(features), dtype=torch.bool)
+            known[: len(self.table)] = self.table.is_prototype
+            target = torch.zeros(len(features), len(self.table.classes))
+            rows = known.nonzero()[:, 0]
+            target[rows, self.table.prototype[rows]] = 1.0
+            self._pools = make_pools(target, known, torch.zeros_like(known))
+        return self._pools
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The batches of the Trainer's current round."""
+        features, folds = self.projected()
+        trainer = self.trainer
+        seed, rank, world = (self.seed, 0), 0, 1
+        if trainer is not None:
+            seed, rank, world = (self.seed, trainer.current_epoch), trainer.global_rank, trainer.world_size
+        return _whole(RoundBatches(features, folds, self.pools, self.batches, seed, rank, world))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Prototypes, each with its own fold."""
+        return _whole(FixedRows(*self.projected(), self.table.is_prototype.nonzero()[:, 0], self.table.prototype))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Items that are not prototypes, with the truth."""
+        if self.table.truth is None:
+            raise AnnotError("test compares labels with the truth, and this data has none; give it as data.labels.")
+        return _whole(FixedRows(*self.projected(), (~self.table.is_prototype).nonzero()[:, 0], self.table.truth))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """All items of the source, without labels."""
+        assert self.loaded is not None
+        return _whole(FixedRows(*self.projected(), torch.arange(len(self.loaded.ids)), None))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fitted projection and the class names, so that a checkpoint can label other images."""
+        projection = None if self._projection is None else self._projection.state()
+        return {"projection": projection, "classes": None if self._table is None else list(self._table.classes)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the checkpoint's projection; the features are projected by it at their next use."""
+        if state_dict["projection"] is not None:
+            self._projection, self._projected = Projection(**state_dict["projection"]), None
+        self.classes = self.classes or state_dict["classes"]
+
+
+def _whole(dataset: Dataset[Batch]) -> DataLoader[Batch]:
+    """A loader that hands over the data set's batches as they are."""
+    return DataLoader(dataset, batch_size=None, shuffle=False)

@@ -1,0 +1,149 @@
+"""Images of data sets that libraries ship or download: torchvision's, and scikit-learn's handwritten digits."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torchvision
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision.datasets import DatasetFolder, VisionDataset
+
+from lightning_annot.data.digests import content_digest
+from lightning_annot.data.files import FileStore
+from lightning_annot.data.images import Images, first_few
+from lightning_annot.types import AnnotError
+
+DIGIT_SIZE = 64  # pixels a side of an opened digit: eight times the original, large enough for a person to read
+
+
+class DatasetStore:
+    """Images of a torchvision data set by index; digests are of the decoded pixels."""
+
+    def __init__(self, dataset: VisionDataset) -> None:
+        self._dataset = dataset
+
+    def open(self, index: int) -> Image.Image:
+        """The image of the data set's (image, target) pair."""
+        image: Image.Image = self._dataset[index][0]
+        return image
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        """Digests of mode, size and pixels."""
+        return [self._digest(index) for index in indices]
+
+    def _digest(self, index: int) -> str:
+        try:
+            image = self.open(index)
+            return content_digest(f"{image.mode} {image.size}".encode(), image.tobytes())
+        except OSError:  # opening it for use fails too, and that is where it is reported
+            return content_digest(b"unreadable", str(index).encode())
+
+
+class DigitStore:
+    """scikit-learn's digits by index, (N, 8, 8) uint8 in 0..16."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self._pixels = pixels
+
+    def open(self, index: int) -> Image.Image:
+        """The digit, white on black, enlarged."""
+        image = Image.fromarray((self._pixels[index].astype(np.uint16) * 255 // 16).astype(np.uint8))
+        return image.resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC)
+
+    def digests(self, indices: Sequence[int]) -> list[str]:
+        """Digests of the 64 pixels."""
+        return [content_digest(self._pixels[index].tobytes()) for index in indices]
+
+
+def digits_source() -> Images:
+    """scikit-learn's 1,797 handwritten digits: ids ``"0"`` to ``"1796"``, labels ``"0"`` to ``"9"``."""
+    digits = load_digits()
+    ids = [str(row) for row in range(len(digits.target))]
+    labels = dict(zip(ids, map(str, digits.target.tolist()), strict=True))
+    return Images(ids, [f"digits/{name}" for name in ids], labels, DigitStore(digits.images.astype(np.uint8)))
+
+
+def digits_features() -> NDArray[np.float32]:
+    """Pixels of ``digits_source`` as features in [0, 1], (1797, 64) float32."""
+    return (load_digits().data / 16.0).astype(np.float32)
+
+
+def torchvision_source(
+    name: str, root: str | os.PathLike[str], split: str = "train", download: bool = True, **options: Any
+) -> Images:
+    """A classification data set of ``torchvision.datasets`` by class name; ids are ``str(index)``.
+
+    ``split`` and ``download`` go to the class as it names them, ``options`` as they are. Labels are class names where
+    the data set has them (numbers where it has targets but no names), else None.
+    """
+    dataset = _build(name, os.fspath(root), split, download, options)
+    if len(dataset) == 0 or not isinstance(dataset[0], tuple) or not isinstance(dataset[0][0], Image.Image):
+        raise AnnotError(f"torchvision's {name} gives no (image, target) pairs; choose a classification data set")
+    ids = [str(index) for index in range(len(dataset))]
+    paths, store = [f"{name}/{split}/{index}" for index in ids], DatasetStore(dataset)
+    if isinstance(dataset, DatasetFolder):  # plain files: their digests are cached and cost no decoding
+        paths = [path for path, _ in dataset.samples]
+        return Images(ids, paths, _labels(dataset, ids), FileStore(paths))
+    return Images(ids, paths, _labels(dataset, ids), store)
+
+
+def _build(name: str, root: str, split: str, download: bool, options: dict[str, Any]) -> VisionDataset:
+    kind = getattr(torchvision.datasets, name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, VisionDataset)):
+        known = [
+            entry for entry in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, entry))
+        ]
+        near = get_close_matches(name, known, n=3) or known
+        raise AnnotError(f"torchvision has no data set {name!r}; did you mean {first_few(near)}?")
+    arguments = _arguments(kind, root, split, download) | options
+    try:
+        return kind(**arguments)
+    except (OSError, RuntimeError, TypeError, ValueError, ImportError) as error:
+        raise AnnotError(
+            f"torchvision's {name} cannot be had with {arguments} ({error}). "
+            "Check the split and the network, or put the files that torchvision expects into the root"
+        ) from error
+
+
+def _arguments(kind: type[VisionDataset], root: str, split: str, download: bool) -> dict[str, Any]:
+    """What the class calls its root, split and download."""
+    parameters = inspect.signature(kind).parameters
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    arguments: dict[str, Any] = {"root": root} if "root" in parameters else {}
+    if "download" in parameters or ("split" in parameters and open_ended):
+        arguments["download"] = download
+    if "split" in parameters:
+        arguments["split"] = split
+    elif "train" in parameters and split in ("train", "test"):
+        arguments["train"] = split == "train"
+    elif split != "train":
+        allowed = "train or test" if "train" in parameters else "train"
+        raise AnnotError(f"torchvision's {kind.__name__} has no split {split!r}; allowed: {allowed}")
+    return arguments
+
+
+def _labels(dataset: VisionDataset, ids: Sequence[str]) -> dict[str, str] | None:
+    """Class names by id, from the targets that most data sets keep beside images; negative targets are unknown."""
+    attributes = ("targets", "labels", "_labels", "y")
+    targets = next((values for name in attributes if (values := getattr(dataset, name, None)) is not None), None)
+    if targets is None or len(targets) != len(ids):
+        return None
+    numbers = np.asarray(targets)
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        return None
+    classes = getattr(dataset, "classes", None)
+    names = [str(number) for number in range(int(numbers.max()) + 1)] if classes is None else _class_names(classes)
+    return {name: names[number] for name, number in zip(ids, numbers.tolist(), strict=True) if number >= 0}
+
+
+def _class_names(classes: Sequence[str | tuple[str, ...]]) -> list[str]:
+    """Names of classes; synonyms are joined and a name that occurs twice gets its number (ImageNet has both)."""
+    names = [", ".join(entry) if isinstance(entry, tuple | list) else str(entry) for entry in classes]
+    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names)]

@@ -1,0 +1,258 @@
+"""The feature bank: float16 rows on disk, found by image digest, that survive a kill at any moment.
+
+A bank is one folder with ``bank.json`` (what made the features), ``features.f16`` (raw rows) and ``digests.bin`` (16
+bytes a row). A block is appended features first, digests second, each forced to disk. A row is valid when both files
+hold it whole; what a kill left beyond that is cut off by the next writer, so at most the block under way is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from lightning_annot.data.digests import DIGEST_BYTES
+from lightning_annot.data.images import first_few
+from lightning_annot.types import AnnotError
+
+_FORMAT = 1
+_ITEM_BYTES = 2  # float16
+_DIGEST_TYPE = np.dtype(
+    f"S{DIGEST_BYTES}"
+)  # NumPy sorts and compares bytes; only reading one out would strip zero bytes
+_CHUNK_ROWS = 8192
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureBank:
+    """Features (R, D) float16 by digest. Reading needs no lock; one process writes at a time."""
+
+    def __init__(self, folder: Path, key_fields: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.key_fields = dict(key_fields)
+        self.dim: int | None = None
+        self._digests = np.empty(0, _DIGEST_TYPE)
+        self._order: NDArray[np.int64] | None = None
+        self._lock = FileLock(folder / "writer.lock")
+        self._reload()
+
+    @classmethod
+    def open(cls, cache_dir: str | os.PathLike[str], key_fields: Mapping[str, Any]) -> FeatureBank:
+        """The bank of these fields (plain JSON values, at least one) below ``cache_dir``; empty if it is new."""
+        text = json.dumps(dict(key_fields), sort_keys=True)
+        name = re.sub(r"[^\w.-]+", "_", str(key_fields[min(key_fields)]))[:64]  # for people; the hash decides
+        folder = Path(cache_dir) / f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, key_fields)
+
+    def __len__(self) -> int:
+        """Rows that can be read."""
+        return len(self._digests)
+
+    def contains(self, digests: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each digest has a row, (n,)."""
+        return self._positions(_as_bytes(digests)) >= 0
+
+    def missing(self, digests: Sequence[str]) -> NDArray[np.int64]:
+        """Indices into ``digests`` that must still be computed, rising; of equal digests only the first."""
+        wanted = _as_bytes(digests)
+        first = np.sort(np.unique(wanted, return_index=True)[1])
+        return first[self._positions(wanted[first]) < 0]
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer; waits for another one, then sees all that it wrote."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("waiting for another process that is writing to %s", self.folder)
+            self._lock.acquire()
+        try:
+            self._reload()
+            yield
+        finally:
+            self._lock.release()
+
+    def append(self, digests: Sequence[str], features: NDArray[np.floating[Any]]) -> None:
+        """Add one block of ``features`` (n, D), finite in float16, and force it to disk before returning.
+
+        A digest that is there already keeps its first row.
+        """
+        block, keys = np.asarray(features), _as_bytes(digests)
+        if block.ndim != 2 or len(block) != len(keys):
+            raise AnnotError(
+                f"features of shape {block.shape} came for {len(keys)} digests; they must be (n, D), one row a digest"
+            )
+        with np.errstate(over="ignore"):  # overflow becomes inf and is reported below
+            block = np.ascontiguousarray(block, dtype="<f2")
+        bad = np.flatnonzero(~np.isfinite(block).all(1))
+        if len(bad):
+            raise AnnotError(
+                f"{len(bad)} feature rows are not finite in float16 (rows {first_few(bad.tolist())} of the block)"
+            )
+        if not len(block):
+            return
+        with self.writing():
+            self._trim(block.shape[1])
+            _append_bytes(self._features_path, block.tobytes())
+            _append_bytes(self._digests_path, keys.tobytes())
+            self._digests = np.concatenate([self._digests, keys])
+            self._order = None
+
+    def read(self, digests: Sequence[str]) -> NDArray[np.float16]:
+        """Features (n, D) of the digests, in order: the memory map itself where they lie in order, else a copy."""
+        rows = self._positions(_as_bytes(digests))
+        absent = np.flatnonzero(rows < 0)
+        if len(absent):
+            which = first_few([digests[row] for row in absent[:4]])
+            raise AnnotError(
+                f"{len(absent)} of {len(rows)} images are not in the bank {self.folder} ({which}); extract them first"
+            )
+        if self.dim is None:
+            return np.empty((0, 0), np.float16)
+        if not len(rows):
+            return np.empty((0, self.dim), np.float16)
+        stored = np.memmap(self._features_path, dtype="<f2", mode="r", shape=(len(self), self.dim))
+        if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+            return stored[rows[0] : rows[0] + len(rows)]
+        features = np.empty((len(rows), self.dim), np.float16)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            features[start : start + _CHUNK_ROWS] = stored[rows[start : start + _CHUNK_ROWS]]
+        return features
+
+    @property
+    def _features_path(self) -> Path:
+        return self.folder / "features.f16"
+
+    @property
+    def _digests_path(self) -> Path:
+        return self.folder / "digests.bin"
+
+    @property
+    def _header_path(self) -> Path:
+        return self.folder / "bank.json"
+
+    def _reload(self) -> None:
+        """See the rows that are on disk now; cheap when nothing changed."""
+        if self.dim is None and self._header_path.exists():
+            self.dim = _read_header(self._header_path)
+        if self.dim is None:
+            return
+        rows = min(_size(self._features_path) // (self.dim * _ITEM_BYTES), _size(self._digests_path) // DIGEST_BYTES)
+        if rows != len(self._digests):
+            self._digests = np.fromfile(self._digests_path, _DIGEST_TYPE, count=rows)
+            self._order = None
+
+    def _trim(self, dim: int) -> None:
+        """Fix the width at the first block, and cut what an interrupted append left behind."""
+        if self.dim is None:
+            _write_header(self._header_path, self.key_fields, dim)
+            self.dim = dim
+        if dim != self.dim:
+            raise AnnotError(
+                f"features have {dim} values, those in {self.folder} have {self.dim}; use another cache folder"
+            )
+        for path, row_bytes in ((self._features_path, dim * _ITEM_BYTES), (self._digests_path, DIGEST_BYTES)):
+            if _size(path) > len(self) * row_bytes:
+                os.truncate(path, len(self) * row_bytes)
+
+    def _positions(self, wanted: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """Row of each digest, or -1, (n,)."""
+        if not len(self._digests):
+            return np.full(len(wanted), -1)
+        if self._order is None:
+            self._order = np.argsort(self._digests, kind="stable")
+        place = np.searchsorted(self._digests, wanted, sorter=self._order)
+        rows = self._order[np.minimum(place, len(self._digests) - 1)]
+        return np.where(self._digests[rows] == wanted, rows, -1)
+
+
+def load_features(path: str | os.PathLike[str]) -> NDArray[np.floating[Any]]:
+    """Ready-made features: a ``.npy`` of shape (N, D), float16 or float32, memory-mapped and read-only.
+
+    Every value is checked once, in chunks: NaN and inf are an error that names the first rows.
+    """
+    try:
+        features = open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise AnnotError(
+            f"{path} cannot be read as .npy ({error}); save it with numpy.save, without pickled objects"
+        ) from error
+    if features.dtype not in (np.float16, np.float32) or features.ndim != 2 or 0 in features.shape:
+        raise AnnotError(
+            f"{path} holds {features.dtype} of shape {features.shape}; "
+            "features are float16 or float32 of shape (N, D), one row an image"
+        )
+    bad: list[int] = []
+    for start in range(0, len(features), _CHUNK_ROWS):
+        chunk = features[start : start + _CHUNK_ROWS]
+        bad += (np.flatnonzero(~np.isfinite(chunk).all(1)) + start).tolist()
+    if bad:
+        raise AnnotError(
+            f"{path} has NaN or inf in {len(bad)} of {len(features)} rows ({first_few(bad)}); compute these rows again"
+        )
+    return features
+
+
+def _as_bytes(digests: Sequence[str]) -> NDArray[np.bytes_]:
+    """Digests as (n,) fixed-size bytes."""
+    odd = [digest for digest in digests if len(digest) != 2 * DIGEST_BYTES]
+    try:
+        if odd:
+            raise ValueError(f"{odd[0]!r} has {len(odd[0])} characters")
+        return np.frombuffer(bytes.fromhex("".join(digests)), _DIGEST_TYPE)
+    except ValueError as error:
+        raise AnnotError(f"image digests must be {2 * DIGEST_BYTES} hexadecimal characters: {error}") from error
+
+
+def _read_header(path: Path) -> int:
+    """Number of values a row."""
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        dim = int(header["dim"])
+        if header["format"] != _FORMAT or dim < 1:
+            raise ValueError(f"format {header['format']}, dim {dim}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnnotError(
+            f"{path} is no header of a feature bank ({error}); delete its folder to extract again"
+        ) from error
+    return dim
+
+
+def _write_header(path: Path, key_fields: Mapping[str, Any], dim: int) -> None:
+    """Write ``bank.json`` whole or not at all."""
+    header = {
+        "format": _FORMAT,
+        "dim": dim,
+        "dtype": "float16",
+        "digest_bytes": DIGEST_BYTES,
+        "made_by": dict(key_fields),
+    }
+    draft = path.with_suffix(".tmp")
+    draft.unlink(missing_ok=True)
+    _append_bytes(draft, (json.dumps(header, indent=2) + "\n").encode())
+    os.replace(draft, path)
+
+
+def _append_bytes(path: Path, content: bytes) -> None:
+    """Append, and return once the content is on disk."""
+    with open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

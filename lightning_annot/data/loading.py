@@ -1,0 +1,152 @@
+"""From the settings of a data module to ids, images and raw features; the only place that knows which source wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_annot.annotations.formats import read_labels
+from lightning_annot.types import AnnotError, ImageSource
+
+DIGITS = "digits"
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """A timm model by ``name``; ``weights``: pretrained, random, or the path of a local checkpoint. ``image_size``: None for
+    the model's own. ``device``: auto, cpu, cuda, ... ``on_error``: raise, or skip unreadable images (named and counted).
+    """
+
+    name: str | None = None
+    weights: str = "pretrained"
+    image_size: int | None = None
+    batch_size: int = 64
+    num_workers: int | None = None
+    device: str = "auto"
+    on_error: str = "raise"
+    cache_dir: str = "checkpoints/features"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """``features`` (N, D) of items ``ids``, with their images if any; ``labels`` is the truth where known."""
+
+    ids: tuple[str, ...]
+    features: np.ndarray
+    source: ImageSource | None
+    labels: Mapping[str, str] | None
+    unreadable: tuple[str, ...] = ()
+
+
+def load_items(
+    root: str | None,
+    features: str | None,
+    labels: str | None,
+    items: str | None,
+    id_pattern: str | None,
+    backbone: BackboneSettings,
+    seed: int = 0,
+) -> Loaded:
+    """Features from a ready-made bank (``features``), or extracted from the images under ``root``; digits use their pixels."""
+    truth = _labels(labels)
+    listed = list(truth) if truth is not None else _item_ids(items)
+    if features is not None:
+        return _from_bank(features, root, truth, listed, id_pattern, backbone)
+    return _from_images(root or DIGITS, truth, listed, id_pattern, backbone, seed)
+
+
+def _from_bank(
+    features: str,
+    root: str | None,
+    truth: Mapping[str, str] | None,
+    listed: list[str] | None,
+    id_pattern: str | None,
+    backbone: BackboneSettings,
+) -> Loaded:
+    from lightning_annot.data.features import load_features
+
+    bank = load_features(features)
+    ids = listed if listed is not None else [str(i) for i in range(len(bank))]
+    if len(ids) != len(bank):
+        raise AnnotError(
+            f"{features} has {len(bank)} rows, and data.labels or data.items names {len(ids)} items; row i is item i."
+        )
+    source = None if root is None else _mapped(_open(root, backbone), ids, id_pattern)
+    return Loaded(tuple(ids), bank, source, truth)
+
+
+def _from_images(
+    root: str,
+    truth: Mapping[str, str] | None,
+    listed: list[str] | None,
+    id_pattern: str | None,
+    backbone: BackboneSettings,
+    seed: int,
+) -> Loaded:
+    source = _open(root, backbone)
+    if listed is not None and (id_pattern is not None or root != DIGITS):
+        source = _mapped(source, listed, id_pattern)
+    truth = truth if truth is not None else source.labels
+    if backbone.name is None:
+        if root != DIGITS:
+            raise AnnotError(
+                f"images of {root} need features: name a timm model as data.backbone.name (such as resnet50.a1_in1k), or give a "
+                "ready-made bank as data.features."
+            )
+        from lightning_annot.data.sources import digits_features
+
+        return Loaded(tuple(source.ids), digits_features(), source, truth)
+    from lightning_annot.backbones.timm_features import BackboneSpec, extract
+
+    spec = BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
+    found = extract(
+        source,
+        spec,
+        backbone.cache_dir,
+        backbone.batch_size,
+        backbone.device,
+        backbone.num_workers,
+        on_error=backbone.on_error,  # type: ignore[arg-type]
+    )
+    if found.unreadable:
+        lost = set(found.unreadable)
+        source = source.subset([row for row, name in enumerate(source.ids) if name not in lost])
+        truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
+    return Loaded(found.ids, found.features, source, truth, found.unreadable)
+
+
+def _open(root: str, backbone: BackboneSettings):  # noqa: ANN202
+    from lightning_annot.data.sources import open_source
+
+    return open_source(root, cache_dir=backbone.cache_dir)
+
+
+def _mapped(source, ids: list[str], id_pattern: str | None):  # noqa: ANN001, ANN202
+    from lightning_annot.data.sources import remap_ids
+
+    return remap_ids(source, ids, id_pattern or "%s")
+
+
+def _labels(path: str | None) -> dict[str, str] | None:
+    if path is None:
+        return None
+    frame = read_labels(path)
+    return dict(zip(frame["task"], frame["label"], strict=True))
+
+
+def _item_ids(path: str | None) -> list[str] | None:
+    if path is None:
+        return None
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise AnnotError(
+            f"data.items {path} could not be read ({error}); it needs a CSV with the column task."
+        ) from error
+    if "task" not in frame:
+        raise AnnotError(f"data.items {path} has the columns {list(frame)}; it needs the column task.")
+    return frame["task"].tolist()

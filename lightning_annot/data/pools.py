@@ -1,0 +1,55 @@
+"""The labelled, pseudo-labelled and unlabelled pools, as row indices with soft targets and class-balanced weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Objective = Literal["labelled", "pseudo", "mixmatch"]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Rows of the bank by what is known of them; together they are all rows.
+
+    ``labelled``: prototypes and items with an answer. ``pseudo``: no answer, risk below the threshold. ``unlabelled``: the rest.
+    ``target`` (N, K): what the learner learns, posterior or a prototype's clean label; only rows of the first two are used.
+    """
+
+    labelled: Tensor
+    pseudo: Tensor
+    unlabelled: Tensor
+    target: Tensor
+
+
+def make_pools(target: Tensor, known: Tensor, confident: Tensor) -> Pools:
+    """Split the rows of ``target`` (N, K): ``known`` (N,) bool has a label or an answer, ``confident`` (N,) bool has low risk."""
+    return Pools(
+        labelled=known.nonzero()[:, 0],
+        pseudo=(confident & ~known).nonzero()[:, 0],
+        unlabelled=(~confident & ~known).nonzero()[:, 0],
+        target=target,
+    )
+
+
+def balanced_weights(target: Tensor, rows: Tensor, chunk: int = 1 << 16) -> Tensor:
+    """Weight sum_k q_k / n_k of each row, (n,), where n_k = sum q_k over ``rows``: every class weighs the same.
+
+    A class that nobody has yet (n_k = 0) carries no weight.
+    """
+    mass = torch.zeros(target.shape[1], dtype=torch.float64)
+    for part in rows.split(chunk):
+        mass += target[part].sum(0, dtype=torch.float64)
+    per_class = torch.where(mass > 0, 1.0 / mass, 0.0).to(target)
+    return torch.cat([target[part] @ per_class for part in rows.split(chunk)]) if len(rows) else target.new_empty(0)
+
+
+def draw(rows: Tensor, weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Draw ``n`` of ``rows`` with replacement, in proportion to ``weight``."""
+    # Inverse of the cumulative weights: torch.multinomial refuses more than 2^24 rows and is slower.
+    cumulative = weight.double().cumsum(0)
+    position = torch.rand(n, generator=generator, dtype=torch.float64) * cumulative[-1]
+    return rows[torch.searchsorted(cumulative, position, right=True).clamp(max=len(rows) - 1)]

@@ -1,0 +1,108 @@
+"""What the learner sees of the features: standardised, projected, and optionally mapped by a kernel; fitted once a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_annot.types import AnnotError
+
+
+@dataclass(frozen=True)
+class ProjectionSettings:
+    """``dim``: principal components kept (None: all features). ``kernel``: landmarks of a Nystroem map (0: none).
+
+    ``gamma``: width of its kernel exp(-gamma |a - b|^2), for features whose mean square norm is 1. ``rows``: most rows used to fit.
+    """
+
+    dim: int | None = 128
+    kernel: int = 0
+    gamma: float = 0.2
+    rows: int = 20_000
+
+    def __post_init__(self) -> None:
+        if (self.dim is not None and self.dim < 1) or self.kernel < 0 or self.gamma <= 0 or self.rows < 2:
+            raise AnnotError(
+                f"projection {self} given; dim and gamma must be above 0, kernel 0 or more, rows 2 or more."
+            )
+
+
+@dataclass(frozen=True)
+class Projection:
+    """x -> (x - mean) @ matrix (D, d), then, with landmarks (m, d), k(x, landmarks) @ root (m, m)."""
+
+    mean: Tensor
+    matrix: Tensor
+    landmarks: Tensor
+    root: Tensor
+    gamma: float
+
+    @property
+    def n_inputs(self) -> int:
+        """Width D of the features it takes."""
+        return len(self.mean)
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of the features it gives."""
+        return len(self.landmarks) or self.matrix.shape[1]
+
+    def apply(self, features: np.ndarray, chunk: int = 8192) -> Tensor:
+        """Project ``features`` (N, D), read once and in chunks, to float32 (N, d)."""
+        if features.shape[1] != self.n_inputs:
+            raise AnnotError(
+                f"features of width {features.shape[1]} given; this run's learner takes {self.n_inputs}. "
+                "Use the backbone or the feature bank that the run was trained with."
+            )
+        out = torch.empty(len(features), self.n_outputs)
+        for start in range(0, len(features), chunk):
+            part = torch.from_numpy(np.asarray(features[start : start + chunk], dtype=np.float32))
+            out[start : start + chunk] = self.apply_rows(part)
+        return out
+
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Project float32 ``rows`` (n, D)."""
+        rows = (rows - self.mean) @ self.matrix
+        if len(self.landmarks):
+            rows = torch.exp(-self.gamma * torch.cdist(rows, self.landmarks).square()) @ self.root
+        return rows
+
+    def state(self) -> dict[str, Tensor | float]:
+        """Tensors and plain values, for a checkpoint."""
+        return dict(self.__dict__)
+
+
+def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int) -> Projection:
+    """Fit on at most ``settings.rows`` rows of ``features`` (N, D), drawn by ``seed``; result has unit mean square norm."""
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(seed)
+    n, width = features.shape
+    rows = np.arange(n) if n <= settings.rows else np.sort(rng.choice(n, settings.rows, replace=False))
+    sample = np.asarray(features[rows], dtype=np.float32)
+    mean, deviation = sample.mean(0), sample.std(0)
+    deviation[deviation < 1e-6] = 1.0
+    matrix = np.eye(width, dtype=np.float32)
+    dim = min(settings.dim or width, width, len(rows))
+    if dim < width:
+        matrix = PCA(dim, random_state=seed).fit((sample - mean) / deviation).components_.T.astype(np.float32)
+    matrix = matrix / deviation[:, None]
+    projected = (sample - mean) @ matrix
+    scale = float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0
+    landmarks, root = _nystroem(projected / scale, settings, seed)
+    tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (mean, matrix / scale, landmarks, root))
+    return Projection(*tensors, gamma=settings.gamma)
+
+
+def _nystroem(sample: np.ndarray, settings: ProjectionSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks (m, d) and root (m, m) of the kernel map; empty without a kernel."""
+    if not settings.kernel:
+        return np.empty((0, sample.shape[1]), np.float32), np.empty((0, 0), np.float32)
+    from sklearn.kernel_approximation import Nystroem
+
+    components = min(settings.kernel, len(sample))
+    fitted = Nystroem(gamma=settings.gamma, n_components=components, random_state=seed).fit(sample)
+    return fitted.components_.astype(np.float32), fitted.normalization_.T.astype(np.float32)

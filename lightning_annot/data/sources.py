@@ -1,0 +1,106 @@
+"""Where images come from: one function that knows every kind of source, and the mapping from task ids to files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from lightning_annot.data.archives import zip_source
+from lightning_annot.data.datasets import digits_features, digits_source, torchvision_source
+from lightning_annot.data.files import folder_source
+from lightning_annot.data.images import Images, first_few
+from lightning_annot.data.manifest import MANIFEST_SUFFIXES, manifest_source
+from lightning_annot.types import AnnotError
+
+__all__ = [
+    "Images",
+    "digits_features",
+    "digits_source",
+    "folder_source",
+    "manifest_source",
+    "open_source",
+    "remap_ids",
+    "torchvision_source",
+    "zip_source",
+]
+
+_TORCHVISION = "torchvision:"
+_CONVERSION = re.compile(r"%(?P<flags>[-+ 0#]*\d*(?:\.\d+)?)(?P<kind>[a-zA-Z%])")
+
+
+def open_source(
+    root: str,
+    *,
+    split: str = "train",
+    download_dir: str | os.PathLike[str] = "data",
+    download: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Images:
+    """Images that ``root`` names: a folder, a ``.zip``, a ``.csv`` or ``.jsonl``, ``digits``, or ``torchvision:NAME``.
+
+    ``split``, ``download_dir`` and ``download`` matter to torchvision alone; ``cache_dir`` keeps the digests of files.
+    """
+    if root == "digits":
+        return digits_source()
+    if root.startswith(_TORCHVISION):
+        return torchvision_source(root.removeprefix(_TORCHVISION), download_dir, split, download)
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return folder_source(path, cache_dir)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return zip_source(path)
+    if path.is_file() and path.suffix.lower() in MANIFEST_SUFFIXES:
+        return manifest_source(path, cache_dir=cache_dir)
+    what = "is a file of another kind" if path.exists() else "does not exist"
+    raise AnnotError(
+        f"{root!r} {what}; images may come from a folder, a .zip, a manifest ({', '.join(MANIFEST_SUFFIXES)}), "
+        f"'digits' or '{_TORCHVISION}NAME'"
+    )
+
+
+def remap_ids(source: Images, tasks: Sequence[str], pattern: str = "%s") -> Images:
+    """The images of ``tasks``, in that order and under those ids.
+
+    ``pattern`` turns a task id into an image id, such as ``"%05d.jpg"`` or ``"%s.png"``. An image matches by its full
+    id, or by its base name where only one image has it.
+    """
+    wanted = _apply(pattern, tasks)
+    rows = {name: row for row, name in enumerate(source.ids)}
+    by_base: dict[str, list[int]] = defaultdict(list)
+    for name, row in rows.items():
+        by_base[PurePosixPath(name).name].append(row)
+    found = [rows.get(name, by_base[name][0] if len(by_base.get(name, ())) == 1 else None) for name in wanted]
+    ambiguous = [
+        name for name, row in zip(wanted, found, strict=True) if row is None and len(by_base.get(name, ())) > 1
+    ]
+    if ambiguous:
+        which = first_few([source.ids[row] for row in by_base[ambiguous[0]]])
+        raise AnnotError(
+            f"{len(ambiguous)} tasks match several images by base name ({ambiguous[0]!r}: {which}); "
+            "let the pattern give full ids"
+        )
+    missing = [f"{task!r} -> {name!r}" for task, name, row in zip(tasks, wanted, found, strict=True) if row is None]
+    if missing:
+        raise AnnotError(
+            f"{len(missing)} of {len(tasks)} tasks have no image under the pattern {pattern!r}: {first_few(missing)}; "
+            f"image ids are like {first_few(source.ids)}"
+        )
+    return source.renamed(tasks, [row for row in found if row is not None])
+
+
+def _apply(pattern: str, tasks: Sequence[str]) -> list[str]:
+    """Image id of each task; ``%d`` takes the task as a number, ``%s`` as text."""
+    kinds = [match["kind"] for match in _CONVERSION.finditer(pattern) if match["kind"] != "%"]
+    if len(kinds) != 1 or kinds[0] not in "dis":
+        raise AnnotError(f"the pattern {pattern!r} needs exactly one %d or %s for the task id, such as '%05d.jpg'")
+    if kinds[0] == "s":
+        return [pattern % task for task in tasks]
+    odd = [repr(task) for task in tasks if not task.strip().isdecimal()]
+    if odd:
+        raise AnnotError(
+            f"the pattern {pattern!r} needs task ids that are numbers, got {first_few(odd)}; use %s for text"
+        )
+    return [pattern % int(task) for task in tasks]
