@@ -1,0 +1,208 @@
+"""Joint EM of labels and worker confusions, with the learner's probabilities as the prior of each item.
+
+Model (Liao et al. 2021, Section 3, after Branson et al. 2017): p(y_i) = p(y | x_i), p(z_ij | y_i, w_j) = w_j[y_i, z_ij],
+rows of w_j ~ Dir(1 + m), m = strength x alpha. EM maximises the MAP objective
+
+    L(w) = sum_i log sum_y p(y | x_i) prod_j w_j[y, z_ij] + sum_jyz m[y, z] log w_j[y, z]
+
+E step: q_i(y) proportional to p(y | x_i) prod_j w_j[y, z_ij]. M step: w_j[y, z] = (m[y, z] + sum_i q_i(y) [z_ij = z]) / row sum.
+In the soft mode L never falls. The hard mode puts all of q_i on its largest entry in the M step, as the released code does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
+from lightning_annot.crowd.priors import rescale_rows
+from lightning_annot.types import AnnotError, Annotations
+
+LogPrior = Callable[[Tensor], Tensor]
+"""Maps item rows (n,) to log p(y | x) (n, K); a tensor's ``__getitem__`` is one."""
+
+
+@dataclass(frozen=True)
+class EMResult:
+    """Fitted confusions, kept as expected counts of the (worker, answer) pairs that occur.
+
+    ``counts`` (P, K): expected annotations of pair (worker, answer) by true class. ``pseudo_counts`` (K, K): the prior.
+    ``objective_history``: L before each M step, so the returned confusions reach at least its last value.
+    """
+
+    incidence: Incidence
+    counts: Tensor
+    pseudo_counts: Tensor
+    objective_history: tuple[float, ...]
+    converged: bool
+
+    @property
+    def n_iterations(self) -> int:
+        """M steps taken."""
+        return len(self.objective_history)
+
+    def row_totals(self) -> Tensor:
+        """Prior and expected annotations of each worker and true class, (W, K)."""
+        return self.incidence.worker_sums(self.counts) + self.pseudo_counts.sum(1)
+
+    def confusions(self) -> Tensor:
+        """Confusions (W, K, K), row = true class, column = answer; dense, for small W x K x K."""
+        inc = self.incidence
+        dense = self.pseudo_counts.repeat(inc.n_workers, 1, 1)
+        dense[inc.pair_worker, :, inc.pair_label] += self.counts
+        return dense / dense.sum(2, keepdim=True)
+
+    def pooled_confusion(self) -> Tensor:
+        """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1."""
+        pooled = self.pseudo_counts.T.clone().index_add_(0, self.incidence.pair_label, self.counts).T
+        return pooled / pooled.sum(1, keepdim=True)
+
+    def diagonal(self) -> Tensor:
+        """p(answer = y given true = y) of each worker, (W, K)."""
+        inc = self.incidence
+        right = self.pseudo_counts.diagonal().repeat(inc.n_workers, 1)
+        right[inc.pair_worker, inc.pair_label] += self.counts[torch.arange(len(self.counts)), inc.pair_label]
+        return right / self.row_totals()
+
+    def log_table(self) -> Tensor:
+        """log w_j[y, z] of each pair (j, z) by true class y, (P, K)."""
+        table, _ = _log_table(self.incidence, self.counts.clone(), self.pseudo_counts)
+        return table
+
+
+def run_em(
+    annotations: Annotations,
+    log_prior: LogPrior | Tensor,
+    pseudo_counts: Tensor,
+    n_workers: int,
+    *,
+    m_step: Literal["soft", "hard"] = "soft",
+    max_iterations: int = 100,
+    tolerance: float = 1e-4,
+    start: Tensor | None = None,
+    chunk_elements: int = 1 << 21,
+) -> EMResult:
+    """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts`` (K, K).
+
+    ``log_prior`` gives log p(y | x) by item row; it may compute its rows when asked, so no (N, K) array need exist. Stops when
+    the objective gains less than ``tolerance`` nats an annotation. ``start``: optional posterior (N, K) of a first M step.
+    """
+    _check(annotations, pseudo_counts, n_workers, m_step, max_iterations)
+    if isinstance(log_prior, Tensor):
+        log_prior = log_prior.__getitem__
+    n_classes = len(pseudo_counts)
+    inc = build_incidence(annotations, n_workers, n_classes, chunk_elements=chunk_elements)
+    counts = pseudo_counts.new_zeros(len(inc.pair_worker), n_classes)
+    if start is not None:
+        for chunk in inc.chunks:
+            inc.add_pair_sums(chunk, start[inc.items[chunk.start : chunk.stop]].to(counts), counts)
+    history: list[float] = []
+    converged = False
+    while not converged and len(history) < max_iterations:
+        # The table takes the memory of the counts: two (P, K) arrays are alive, not three.
+        table, log_density = _log_table(inc, counts, pseudo_counts)
+        counts, log_evidence = _renewed_counts(inc, table, log_prior, m_step == "hard")
+        history.append(log_evidence + log_density)
+        converged = len(history) > 1 and history[-1] - history[-2] < tolerance * len(annotations)
+    return EMResult(inc, counts, pseudo_counts, tuple(history), converged)
+
+
+def run_tiered_em(
+    annotations: Annotations,
+    log_prior: LogPrior | Tensor,
+    pseudo_counts: Tensor,
+    n_workers: int,
+    *,
+    strength: float,
+    **options: object,
+) -> EMResult:
+    """Two tiers (after Branson et al. 2017): first one confusion for all workers, then one each, shrunk to the first.
+
+    ``pseudo_counts`` (K, K) is the prior of the pooled confusion; the workers' prior is the pooled confusion times
+    ``strength`` pseudo-counts a row, held fixed within the second EM, so that its objective stays one function.
+    """
+    everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
+    pooled = run_em(everybody, log_prior, pseudo_counts, 1, **options)  # type: ignore[arg-type]
+    prior = rescale_rows(pooled.pooled_confusion(), strength)
+    return run_em(annotations, log_prior, prior, n_workers, **options)  # type: ignore[arg-type]
+
+
+def write_posterior(result: EMResult, log_prior: LogPrior | Tensor, n_items: int, out: Tensor | None = None) -> Tensor:
+    """Posterior of all items (N, K): p(y | x) where nobody answered, times the workers' likelihood elsewhere.
+
+    Streams in chunks, so that the (N, K) result is the only array of its size.
+    """
+    if isinstance(log_prior, Tensor):
+        log_prior = log_prior.__getitem__
+    inc, counts = result.incidence, result.counts
+    out = counts.new_empty(n_items, inc.n_classes) if out is None else out
+    rows = max(1, (1 << 21) // inc.n_classes)
+    for start in range(0, n_items, rows):
+        stop = min(start + rows, n_items)
+        out[start:stop] = log_prior(torch.arange(start, stop, device=out.device)).exp()
+    table = result.log_table()
+    for chunk in inc.chunks:
+        out[inc.items[chunk.start : chunk.stop]] = _e_step(inc, chunk, table, log_prior)[0]
+    return out
+
+
+def _renewed_counts(inc: Incidence, table: Tensor, log_prior: LogPrior, hard: bool) -> tuple[Tensor, float]:
+    """One E step and the counts (P, K) of the M step after it, with the summed log evidence."""
+    renewed, evidence = torch.zeros_like(table), 0.0
+    for chunk in inc.chunks:
+        posterior, log_evidence = _e_step(inc, chunk, table, log_prior)
+        evidence += log_evidence
+        if hard:
+            posterior = torch.zeros_like(posterior).scatter_(1, posterior.argmax(1, keepdim=True), 1.0)
+        inc.add_pair_sums(chunk, posterior, renewed)
+    return renewed, evidence
+
+
+def _e_step(inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior) -> tuple[Tensor, float]:
+    """Posterior of the chunk's items (n, K), and their summed log evidence."""
+    joint = inc.item_sums(chunk, table)
+    joint += log_prior(inc.items[chunk.start : chunk.stop])
+    # One pass of exp serves both the posterior and the evidence.
+    peak = joint.amax(1, keepdim=True)
+    posterior = joint.sub_(peak).exp_()
+    total = posterior.sum(1, keepdim=True)
+    evidence = float(total.log().add_(peak).sum(dtype=torch.float64))
+    return posterior.div_(total), evidence
+
+
+def _log_table(inc: Incidence, counts: Tensor, pseudo_counts: Tensor) -> tuple[Tensor, float]:
+    """Turn ``counts`` into log w of each occurring pair (P, K), in place; also the log density of all confusions.
+
+    An answer that a worker never gave has w = m / row sum, so its part of the density needs no row of its own.
+    """
+    log_total = (inc.worker_sums(counts) + pseudo_counts.sum(1)).log()
+    prior = pseudo_counts.T.contiguous()  # (answer, true class), like the rows of the table
+    log_prior = prior.log()
+    table = counts
+    density = inc.n_workers * float((prior * log_prior).sum(dtype=torch.float64))
+    density -= float((log_total * pseudo_counts.sum(1)).sum(dtype=torch.float64))
+    rows = max(1, (1 << 21) // inc.n_classes)
+    for start in range(0, len(table), rows):
+        part, label = table[start : start + rows], inc.pair_label[start : start + rows]
+        part += prior[label]
+        part.log_()
+        density += float((prior[label] * (part - log_prior[label])).sum(dtype=torch.float64))
+        part -= log_total[inc.pair_worker[start : start + rows]]
+    return table, density
+
+
+def _check(annotations: Annotations, pseudo_counts: Tensor, n_workers: int, m_step: str, max_iterations: int) -> None:
+    n_classes = len(pseudo_counts)
+    if pseudo_counts.shape != (n_classes, n_classes) or not bool((pseudo_counts > 0).all()):
+        raise AnnotError(f"pseudo_counts of shape {tuple(pseudo_counts.shape)} given; need (K, K), all above 0.")
+    if m_step not in ("soft", "hard"):
+        raise AnnotError(f"m_step {m_step!r} given; allowed are 'soft' and 'hard'.")
+    if max_iterations < 1:
+        raise AnnotError(f"max_iterations {max_iterations} given; at least 1 is needed.")
+    for name, index, size in (("worker", annotations.worker, n_workers), ("label", annotations.label, n_classes)):
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
+            raise AnnotError(f"{name} indices {int(index.min())}..{int(index.max())} given; allowed are 0..{size - 1}.")
