@@ -1,0 +1,28 @@
+"""Temperature scaling (Guo et al. 2017) on held-out prototypes, shrunk towards 1 when they are few."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from lightning_annot.types import AnnotError
+
+
+def fit_temperature(logits: Tensor, label: Tensor, prior_scale: float = 0.5) -> float:
+    """Temperature T that minimises the summed NLL of ``logits`` (P, K) / T, plus (log T)^2 / (2 prior_scale^2).
+
+    ``logits`` must come from heads that never saw the row, ``label`` (P,) is its clean class. The penalty is a log-normal
+    prior: without rows T is 1, with many it is what they say.
+    """
+    if prior_scale <= 0.0:
+        raise AnnotError(f"prior_scale {prior_scale} given; it must be above 0.")
+    logits, label = logits.double(), label.long()
+
+    def objective(log_t: float) -> float:
+        nll = torch.nn.functional.cross_entropy(logits / math.exp(log_t), label, reduction="sum") if len(label) else 0.0
+        return float(nll) + log_t**2 / (2.0 * prior_scale**2)
+
+    return math.exp(minimize_scalar(objective, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-5}).x)

@@ -1,0 +1,185 @@
+"""One annotation round, free of Lightning: infer from the facts, then choose what to ask whom.
+
+Everything here is a pure function of the facts, of the learner's probabilities, and of (seed, round).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_annot.crowd.em import EMResult, LogPrior, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.priors import homogeneous_prior
+from lightning_annot.crowd.risk import Decision, decide
+from lightning_annot.sampling.assignment import Assignment, allowed_workers, assign
+from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
+from lightning_annot.types import Annotations, AnnotError
+
+
+@dataclass(frozen=True)
+class CrowdSettings:
+    """``strength``: pseudo-counts of a worker's confusion row. ``accuracy``: diagonal of the homogeneous prior, which is the
+    workers' own prior (``prior: homogeneous``) or that of their pooled confusion (``prior: tiered``).
+    """
+
+    prior: Literal["tiered", "homogeneous"] = "tiered"
+    accuracy: float = 0.7
+    strength: float = 10.0
+    m_step: Literal["soft", "hard"] = "soft"
+    max_iterations: int = 100
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.prior not in ("tiered", "homogeneous"):
+            raise AnnotError(f"crowd.prior {self.prior!r} given; allowed are tiered, homogeneous.")
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """``per_round``: questions a round. ``cap``: most answers an item. ``items``: how items are drawn among the unfinished.
+    ``workers``: how a worker is chosen for each.
+    """
+
+    per_round: int = 200
+    cap: int = 3
+    items: Literal["expected_error_reduction", "uniform"] = "expected_error_reduction"
+    workers: Assignment = "random"
+
+    def __post_init__(self) -> None:
+        if self.per_round < 1 or self.cap < 1:
+            raise AnnotError(
+                f"sampling.per_round {self.per_round}, sampling.cap {self.cap} given; both must be at least 1."
+            )
+        if self.items not in ("expected_error_reduction", "uniform"):
+            raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform.")
+        if self.workers not in ("random", "least_loaded"):
+            raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are random, least_loaded.")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip); open questions (Q,):
+    ``open_item``, ``open_worker`` (-1 for anyone). ``extra_paid`` counts gold and audit answers.
+    """
+
+    workers: tuple[str, ...]
+    item: Tensor
+    worker: Tensor
+    label: Tensor
+    open_item: Tensor
+    open_worker: Tensor
+    extra_paid: int = 0
+
+    def annotations(self) -> Annotations:
+        """The labels given, without skips."""
+        given = self.label >= 0
+        return Annotations(self.item[given], self.worker[given], self.label[given])
+
+    def asked(self, n_items: int) -> Tensor:
+        """Answers, skips and open questions of each item, (N,)."""
+        return torch.bincount(torch.cat([self.item, self.open_item]), minlength=n_items)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """``posterior`` (rows, K) over items and extra rows, its ``decision``, ``finished`` (rows,) bool, and the EM's result."""
+
+    posterior: Tensor
+    decision: Decision
+    finished: Tensor
+    crowd: EMResult
+
+
+def infer(
+    facts: Facts,
+    log_prior: LogPrior,
+    prototype: Tensor,
+    n_rows: int,
+    n_classes: int,
+    crowd: CrowdSettings,
+    threshold: float,
+    cost: Tensor | None = None,
+) -> Inference:
+    """Joint EM over the facts; ``log_prior`` gives the learner's log p(y | x) by row.
+
+    ``prototype`` (N,) is the clean class of a prototype, else -1: their labels are certain. ``threshold`` is C: an item is
+    finished if its risk is below it.
+    """
+    annotations, n_workers = facts.annotations(), max(1, len(facts.workers))
+    prior = _with_prototypes(log_prior, prototype, n_classes)
+    base = homogeneous_prior(n_classes, crowd.accuracy, crowd.strength)
+    options = {"m_step": crowd.m_step, "max_iterations": crowd.max_iterations, "tolerance": crowd.tolerance}
+    if crowd.prior == "tiered" and len(annotations):
+        result = run_tiered_em(annotations, prior, base, n_workers, strength=crowd.strength, **options)
+    else:
+        result = run_em(annotations, prior, base, n_workers, **options)  # type: ignore[arg-type]
+    posterior = write_posterior(result, prior, n_rows)
+    rows = (prototype >= 0).nonzero()[:, 0]
+    posterior[rows] = torch.nn.functional.one_hot(prototype[rows], n_classes).to(posterior)
+    decision = decide(posterior, cost)
+    return Inference(posterior, decision, decision.risk < threshold, result)
+
+
+def _with_prototypes(log_prior: LogPrior, prototype: Tensor, n_classes: int) -> LogPrior:
+    """``log_prior``, but certain where an item is a prototype (which imported answers may be about)."""
+    floor = -30.0  # e^-30: certain, yet finite
+
+    def prior(rows: Tensor) -> Tensor:
+        out = log_prior(rows)
+        clean = prototype[rows[rows < len(prototype)]]
+        at = (clean >= 0).nonzero()[:, 0]
+        if len(at):
+            out = out.clone()
+            position = (rows < len(prototype)).nonzero()[:, 0][at]
+            out[position] = floor
+            out[position, clean[at]] = 0.0
+        return out
+
+    return prior
+
+
+def round_generator(seed: int, round_: int) -> torch.Generator:
+    """The random numbers of one round's choices, a function of (seed, round)."""
+    state = int(np.random.SeedSequence((seed, round_, 2)).generate_state(1)[0])
+    return torch.Generator().manual_seed(state)
+
+
+def open_to_questions(
+    inference: Inference, facts: Facts, prototype: Tensor, cap: int, capacity: Tensor | None
+) -> Tensor:
+    """Items that may be asked about once more, (n,)."""
+    n = len(prototype)
+    done = inference.finished[:n] | (prototype >= 0)
+    return candidates(done, facts.asked(n), cap, capacity)
+
+
+def choose(
+    inference: Inference,
+    facts: Facts,
+    among: Tensor,
+    n: int,
+    n_items: int,
+    settings: SamplingSettings,
+    generator: torch.Generator,
+    possible: tuple[Tensor, Tensor] | None = None,
+    named: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """At most ``n`` of the items ``among`` and the worker (n,) to ask about each; -1 (anyone) unless workers are ``named``."""
+    if settings.items == "uniform":
+        weight = torch.zeros(len(among))
+    else:
+        confusion = inference.crowd.pooled_confusion()
+        weight = expected_error_reduction(inference.posterior[among], confusion).clamp(min=1e-30).log()
+    order = among[gumbel_top(weight, n, generator)]
+    if not named:
+        return order, torch.full_like(order, -1)
+    asked_item = torch.cat([facts.item, facts.open_item])
+    asked_worker = torch.cat([facts.worker, facts.open_worker])
+    n_workers = len(facts.workers)
+    allowed = allowed_workers(order, n_items, n_workers, asked_item, asked_worker, possible)
+    load = torch.bincount(asked_worker[asked_worker >= 0], minlength=n_workers)
+    return assign(order, allowed, load, generator, settings.workers)
