@@ -1,0 +1,297 @@
+"""The facts: questions and answers in an append-only, transactional database."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import ColumnElement, Connection, Float, Integer, Select, Table, exists, func, insert, select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from lightning_annot.annotations.schema import (
+    ANSWER,
+    FORMAT,
+    FORMAT_KEY,
+    IDENTITY,
+    QUESTION,
+    create_tables,
+    open_engine,
+)
+from lightning_annot.types import KINDS, AnnotError, Answer, Kind, Question
+
+logger = logging.getLogger(__name__)
+
+_IN_LIST = 1000  # ids in one IN (...) list; every database takes this many
+_SHOWN = 5
+
+
+class AnnotationLog:
+    """Append-only log of questions and answers, safe against ``kill -9`` and open in several processes at once.
+
+    ``url`` is a path (a SQLite file, made with its folder if absent) or any SQLAlchemy URL. Each call that writes is
+    one transaction: all of it is on disk when the call returns, or none of it ever is. Ids count from 1 without gaps,
+    in the order of commits. Times are UTC, ISO 8601, as text. In SQLite, triggers refuse UPDATE and DELETE; on a server,
+    grant neither of them on ``question`` and ``answer``.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self._engine = open_engine(url)
+        self.name = self._engine.url.render_as_string(hide_password=True)
+        try:
+            with self._transaction(writes=True) as connection:
+                create_tables(connection)
+                found = _identity(connection).get(FORMAT_KEY)
+        except SQLAlchemyError as error:
+            self.close()
+            raise AnnotError(f"{self.name} cannot be opened as an annotation log: {_reason(error)}") from error
+        if found != FORMAT:
+            self.close()
+            raise AnnotError(f"{self.name} has log format {found}, only {FORMAT} is known; choose another output_dir")
+
+    def claim(self, identity: Mapping[str, str]) -> None:
+        """Tie the log to one run: the first call stores ``identity``, later ones must bring an equal one.
+
+        Raises AnnotError that names the keys that differ. Hash long values (lists of items) before.
+        """
+        with self._write() as connection:
+            stored = _identity(connection)
+            stored.pop(FORMAT_KEY)
+            if not stored and identity:
+                rows = [{"key": key, "value": value} for key, value in identity.items()]
+                connection.execute(insert(IDENTITY), rows)
+                return
+        differ = [key for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
+        if differ:
+            old_new = (f"{key}: {stored.get(key, 'absent')} -> {identity.get(key, 'absent')}" for key in differ)
+            raise AnnotError(
+                f"{self.name} belongs to another run (old -> new: {'; '.join(old_new)}); choose another output_dir, or "
+                "take the old settings back"
+            )
+
+    def ask(self, questions: Sequence[Question]) -> list[Question]:
+        """Commit new questions, all or none; returns them in order, with their ids."""
+        _check_questions(questions)
+        with self._write() as connection:
+            return _add_questions(connection, questions)
+
+    def answer(self, answers: Sequence[Answer]) -> int:
+        """Commit answers to logged questions, all or none; returns how many were new.
+
+        An answer that is there already (same question and worker) is left out: the first one counts, and a warning says
+        so where the labels differ. An unknown question is an AnnotError.
+        """
+        _check_answers(answers)
+        with self._write() as connection:
+            last = _last_id(connection, QUESTION)
+            unknown = sorted({answer.question for answer in answers if not 1 <= answer.question <= last})
+            if unknown:
+                raise AnnotError(
+                    f"answers to unknown questions {_few(unknown)}: {self.name} has questions 1 to {last}; ask first "
+                    "(nothing of this batch was stored)"
+                )
+            known = _labels_of(connection, sorted({answer.question for answer in answers}))
+            keys = [(answer.question, answer.worker) for answer in answers]
+            new = _new_positions(keys, [answer.label for answer in answers], known)
+            _add_answers(connection, [answers[i] for i in new])
+        return len(new)
+
+    def record(self, pairs: Sequence[tuple[Question, Answer]]) -> int:
+        """Commit questions together with their answers (``Answer.question`` is ignored); returns how many were new.
+
+        Where the item has an ordinary answer of that worker already, the pair is left out: recording twice changes
+        nothing.
+        """
+        questions, answers = [question for question, _ in pairs], [answer for _, answer in pairs]
+        _check_questions(questions)
+        _check_answers(answers)
+        with self._write() as connection:
+            query = select(QUESTION.c.item, ANSWER.c.worker, ANSWER.c.label).join_from(ANSWER, QUESTION)
+            rows = connection.execute(query.where(QUESTION.c.kind == "annotation"))
+            known: dict[Hashable, str | None] = {(item, worker): label for item, worker, label in rows}
+            keys = [(question.item, answer.worker) for question, answer in pairs]
+            new = _new_positions(keys, [answer.label for answer in answers], known)
+            asked = _add_questions(connection, [questions[i] for i in new])
+            _add_answers(connection, [replace(answers[i], question=q.id) for i, q in zip(new, asked, strict=True)])
+        return len(new)
+
+    def questions(
+        self,
+        before_round: int | None = None,
+        round: int | None = None,
+        open_only: bool = False,
+        kind: Kind | None = None,
+    ) -> pd.DataFrame:
+        """Questions by id: id, item, worker (None: anyone), kind, round, asked_at; open ones have no answer at all."""
+        query = _filtered(select(*QUESTION.c).order_by(QUESTION.c.id), before_round, round, kind)
+        if open_only:
+            query = query.where(~exists().where(ANSWER.c.question == QUESTION.c.id))
+        return self._frame(query)
+
+    def answers(self, before_round: int | None = None, after_id: int = 0, kind: Kind | None = None) -> pd.DataFrame:
+        """Answers by id, with what was asked.
+
+        Columns id, question, item, worker, label (None: skip), kind, round, answered_at, seconds (NaN: unknown),
+        source. ``after_id`` gives what is new since the last id seen.
+        """
+        q, a = QUESTION.c, ANSWER.c
+        columns = (a.id, a.question, q.item, a.worker, a.label, q.kind, q.round, a.answered_at, a.seconds, a.source)
+        query = select(*columns).join_from(ANSWER, QUESTION).where(a.id > after_id).order_by(a.id)
+        return self._frame(_filtered(query, before_round, None, kind))
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        self._engine.dispose()
+
+    def __enter__(self) -> AnnotationLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self, writes: bool) -> Iterator[Connection]:
+        with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """A transaction that no other writer overlaps, so that the next id is the largest plus one."""
+        try:
+            with self._transaction(writes=True) as connection:
+                # SQLite ignores FOR UPDATE (BEGIN IMMEDIATE has locked the file); servers wait here for other writers.
+                connection.execute(select(IDENTITY).where(IDENTITY.c.key == FORMAT_KEY).with_for_update())
+                yield connection
+        except OperationalError as error:
+            raise AnnotError(
+                f"{self.name} cannot be written: {_reason(error)}; nothing of this batch was stored. Check "
+                "the disk, the permissions and other processes that hold the log"
+            ) from error
+
+    def _frame(self, query: Select[Any]) -> pd.DataFrame:
+        with self._transaction(writes=False) as connection:
+            rows = connection.execute(query).all()
+        columns = list(query.selected_columns)
+        values = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+        return pd.DataFrame({c.name: _series(v, c) for c, v in zip(columns, values, strict=True)})
+
+
+def _identity(connection: Connection) -> dict[str, str]:
+    return dict(connection.execute(select(IDENTITY.c.key, IDENTITY.c.value)).tuples().all())
+
+
+def _last_id(connection: Connection, table: Table) -> int:
+    return connection.scalar(select(func.max(table.c.id))) or 0
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _add_questions(connection: Connection, questions: Sequence[Question]) -> list[Question]:
+    first, now = _last_id(connection, QUESTION) + 1, _now()
+    asked = [replace(question, id=first + i) for i, question in enumerate(questions)]
+    rows = [
+        {"id": q.id, "item": q.item, "worker": q.worker, "kind": q.kind, "round": int(q.round), "asked_at": now} for q in asked
+    ]
+    if rows:
+        connection.execute(insert(QUESTION), rows)
+    return asked
+
+
+def _add_answers(connection: Connection, answers: Sequence[Answer]) -> None:
+    first, now = _last_id(connection, ANSWER) + 1, _now()
+    rows = [
+        {
+            "id": first + i,
+            "question": int(a.question),
+            "worker": a.worker,
+            "label": a.label,
+            "answered_at": now,
+            "seconds": None if a.seconds is None else float(a.seconds),
+            "source": a.source,
+        }
+        for i, a in enumerate(answers)
+    ]
+    if rows:
+        connection.execute(insert(ANSWER), rows)
+
+
+def _labels_of(connection: Connection, questions: Sequence[int]) -> dict[Hashable, str | None]:
+    """Labels by (question, worker) of what these questions were answered."""
+    known: dict[Hashable, str | None] = {}
+    for start in range(0, len(questions), _IN_LIST):
+        ids = [int(question) for question in questions[start : start + _IN_LIST]]
+        query = select(ANSWER.c.question, ANSWER.c.worker, ANSWER.c.label).where(ANSWER.c.question.in_(ids))
+        known.update({(question, worker): label for question, worker, label in connection.execute(query)})
+    return known
+
+
+def _new_positions(
+    keys: Sequence[tuple[object, str]], labels: Sequence[str | None], known: dict[Hashable, str | None]
+) -> list[int]:
+    """Positions of the first label of each key that is not in ``known``, which takes them in; warns of conflicts."""
+    new, conflicts = [], []
+    for i, (key, label) in enumerate(zip(keys, labels, strict=True)):
+        if key not in known:
+            known[key] = label
+            new.append(i)
+        elif known[key] != label:
+            conflicts.append(f"{key}: {known[key]!r} stays, {label!r} is dropped")
+    if conflicts:
+        logger.warning("%d answers contradict earlier ones, the first counts (%s)", len(conflicts), _few(conflicts))
+    return new
+
+
+def _filtered(query: Select[Any], before_round: int | None, round: int | None, kind: Kind | None) -> Select[Any]:
+    if before_round is not None:
+        query = query.where(QUESTION.c.round < before_round)
+    if round is not None:
+        query = query.where(QUESTION.c.round == round)
+    if kind is not None:
+        _check_kinds([kind])
+        query = query.where(QUESTION.c.kind == kind)
+    return query
+
+
+def _series(values: tuple[object, ...], column: ColumnElement[Any]) -> pd.Series:
+    """One column: int64, float64 with NaN for unknown, or text as objects with None (pandas would guess otherwise)."""
+    if isinstance(column.type, Integer):
+        return pd.Series(values, dtype="int64")
+    return pd.Series(values, dtype="float64" if isinstance(column.type, Float) else object)
+
+
+def _check_kinds(kinds: Iterable[str]) -> None:
+    if odd := sorted({*kinds} - {*KINDS}):
+        raise AnnotError(f"unknown kinds of question {_few(odd)}; allowed are {', '.join(KINDS)}")
+
+
+def _check_questions(questions: Sequence[Question]) -> None:
+    _check_kinds(question.kind for question in questions)
+    if odd := [q for q in questions if not q.item or q.worker == ""]:
+        raise AnnotError(f"{len(odd)} questions name no item or an empty worker ({_few(odd)}); None means anyone")
+    if asked := [q.id for q in questions if q.id]:
+        raise AnnotError(f"{len(asked)} questions are in a log already (ids {_few(asked)}); ask only new ones")
+
+
+def _check_answers(answers: Sequence[Answer]) -> None:
+    if odd := [a for a in answers if not a.worker or a.label == ""]:
+        raise AnnotError(f"{len(odd)} answers have no worker or an empty label ({_few(odd)}); a skip has label None")
+    if odd := [a for a in answers if a.seconds is not None and not 0 <= a.seconds < math.inf]:
+        raise AnnotError(f"{len(odd)} answers took an impossible time ({_few(odd)}); seconds are 0 or more, or None")
+
+
+def _few(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """What the driver said, without the statement and its parameters."""
+    return str(getattr(error, "orig", None) or error)

@@ -1,0 +1,103 @@
+"""Between the log and the model: facts as indices, questions committed before they are shown, answers before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.round import Facts
+from lightning_annot.types import AnnotError, Question, Task
+from lightning_annot.workers.base import Workers
+
+
+class Ledger:
+    """The facts of one run: reads each row of the log once, and knows items, workers and classes by index."""
+
+    def __init__(self, log: AnnotationLog, task: Task, workers: Workers) -> None:
+        self._log, self._task, self._workers = log, task, workers
+        workers.bind(task)
+        self._items, self._classes = pd.Index(task.items), pd.Index(task.classes)
+        self._names: list[str] = list(workers.names())
+        self._known = {name: j for j, name in enumerate(self._names)}
+        self._last_id = 0
+        self._columns = np.empty((5, 0), dtype=np.int64)  # item, worker, label, round, is an ordinary annotation
+        answered = self._read()
+        workers.remember(zip(answered["item"], answered["worker"], strict=True))
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Names by worker index: those who can be asked first, then others as they appear in the log."""
+        return tuple(self._names)
+
+    def facts(self, before_round: int) -> Facts:
+        """Answers to, and open questions of, rounds before ``before_round``."""
+        self._read()
+        item, worker, label, round_, ordinary = self._columns
+        now = round_ < before_round
+        use = now & (ordinary == 1)
+        waiting = self._log.questions(before_round=before_round, open_only=True, kind="annotation")
+        asked = self._codes(self._items, waiting["item"], "item")
+        whom = np.array([-1 if w is None else self._number(w) for w in waiting["worker"]], dtype=np.int64)
+        arrays = (item[use], worker[use], label[use], asked, whom)
+        return Facts(
+            self.workers,
+            *(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays),
+            int((now & (ordinary == 0)).sum()),
+        )
+
+    def has_asked(self, round_: int) -> bool:
+        """Whether the questions of ``round_`` are in the log (they are committed all at once)."""
+        return len(self._log.questions(round=round_, kind="annotation")) > 0
+
+    def ask(self, round_: int, items: Tensor, workers: Tensor) -> None:
+        """Commit one question for each of ``items`` (n,) to its worker (n,), -1 for anyone."""
+        names = [None if j < 0 else self._names[j] for j in workers.tolist()]
+        ids = self._task.items
+        self._log.ask([Question(ids[i], name, "annotation", round_) for i, name in zip(items.tolist(), names, strict=True)])
+
+    def collect(self) -> int:
+        """Hand all open questions to the workers and commit the answers that are there; returns how many were new."""
+        waiting = self._log.questions(open_only=True)
+        columns = (waiting[c] for c in ("item", "worker", "kind", "round", "id"))
+        questions = [Question(*row) for row in zip(*columns, strict=True)]
+        self._workers.submit(questions)
+        return self._log.answer(self._workers.collect())
+
+    def n_open(self) -> int:
+        """Questions without an answer."""
+        return len(self._log.questions(open_only=True))
+
+    def _read(self) -> pd.DataFrame:
+        """Rows that came since the last call, which are also added to the columns."""
+        rows = self._log.answers(after_id=self._last_id)
+        if len(rows):
+            self._last_id = int(rows["id"].iloc[-1])
+            item = self._codes(self._items, rows["item"], "item")
+            given = rows["label"].notna().to_numpy()
+            label = np.full(len(rows), -1, dtype=np.int64)
+            label[given] = self._codes(self._classes, rows["label"][given], "label")
+            codes, names = pd.factorize(rows["worker"])
+            worker = np.array([self._number(name) for name in names], dtype=np.int64)[codes]
+            ordinary = (rows["kind"] == "annotation").to_numpy(np.int64)
+            new = np.stack([item, worker, label, rows["round"].to_numpy(np.int64), ordinary])
+            self._columns = np.concatenate([self._columns, new], axis=1)
+        return rows
+
+    def _number(self, name: str) -> int:
+        if name not in self._known:
+            self._known[name] = len(self._names)
+            self._names.append(name)
+        return self._known[name]
+
+    @staticmethod
+    def _codes(index: pd.Index, values: Sequence[str] | pd.Series, what: str) -> np.ndarray:
+        codes = index.get_indexer(values)
+        if (codes < 0).any():
+            unknown = list(pd.unique(pd.Series(values)[codes < 0]))[:3]
+            raise AnnotError(f"the annotation log names an unknown {what}, such as {unknown}; it belongs to other data.")
+        return codes.astype(np.int64)
