@@ -1,0 +1,95 @@
+"""Simulated workers from the AMT confusion study of Liao, Kar & Fidler 2021 (supplement, Listing 1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lightning_annot.types import AnnotError
+from lightning_annot.workers.simulated import Matrix, SimulatedWorkers, spread_evenly
+
+GROUP_NAMES = ("dog", "vertebrate", "insect+fungus", "objects", "commodity", "things")
+
+
+class AMTWorkers(SimulatedWorkers):
+    """Each worker mixes, in every group of classes, all people's counts with those of one person (Listing 1).
+
+    ``workers_file``: JSON with ``imagenet100`` (class ids) and ``group_workers`` {group: (people, 100, 100) counts}.
+    ``groups_file``: six blocks of class ids, named dog, vertebrate, insect+fungus, objects, commodity, things in this order.
+    The first K ids of ``group`` stand for the task's K classes, in order, unless the classes are such ids themselves.
+    ``smooth``: share of the summed counts beside one person's (0.1 is the released 1 : 10). ``outside``: mass moved from inside
+    a class's group to classes outside it, where there are any. ``noise``: ``uniform`` keeps the diagonal and spreads errors.
+    """
+
+    def __init__(
+        self,
+        workers_file: str,
+        groups_file: str,
+        group: str = "dog",
+        n_workers: int = 50,
+        smooth: float = 0.1,
+        outside: float = 0.03,
+        noise: Literal["structured", "uniform"] = "structured",
+    ) -> None:
+        super().__init__(n_workers)
+        if group not in GROUP_NAMES:
+            raise AnnotError(f"group {group!r} given; allowed are {', '.join(GROUP_NAMES)}.")
+        if smooth < 0 or not 0 <= outside < 1:
+            raise AnnotError(f"smooth {smooth}, outside {outside} given; need 0 or more, and 0 up to below 1.")
+        self.workers_file, self.groups_file, self.group = workers_file, groups_file, group
+        self.smooth, self.outside, self.noise = smooth, outside, noise
+
+    def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
+        """Worker j's people are drawn by (seed, j), so neighbouring seeds share nobody but by chance."""
+        ids, people, blocks = self._read()
+        chosen = self._chosen(classes, ids, blocks)
+        rows = np.array([ids.index(c) for c in chosen])
+        block = {c: b for b, members in enumerate(blocks) for c in members}
+        inside = np.equal.outer(*[np.array([block[c] for c in chosen])] * 2)
+        # Only the task's classes are kept, so cut first: (people of the group, K, K).
+        cut = [counts[:, rows][:, :, rows] for counts in people]
+        return np.stack([self._worker(cut, inside, np.random.default_rng((seed, j))) for j in range(self.n_workers)])
+
+    def _worker(self, people: list[Matrix], inside: np.ndarray, rng: np.random.Generator) -> Matrix:
+        total = np.zeros(inside.shape)
+        for counts in people:
+            total += self.smooth * counts.sum(0) + counts[rng.integers(len(counts))]
+        matrix = total / total.sum(1, keepdims=True)
+        matrix = _move_outside(matrix, inside, self.outside)
+        return spread_evenly(matrix.diagonal()) if self.noise == "uniform" else matrix
+
+    def _read(self) -> tuple[list[str], list[Matrix], list[list[str]]]:
+        for path in (self.workers_file, self.groups_file):
+            if not Path(path).is_file():
+                raise AnnotError(
+                    f"{path} does not exist. It comes with the released code of the paper (AMT confusion study); give its path "
+                    "as annotation.workers.init_args.workers_file or groups_file."
+                )
+        data = json.loads(Path(self.workers_file).read_text())
+        blocks = [block.split() for block in Path(self.groups_file).read_text().strip().split("\n\n")]
+        if len(blocks) != len(GROUP_NAMES):
+            raise AnnotError(f"{self.groups_file} has {len(blocks)} blocks of ids; {len(GROUP_NAMES)} are expected.")
+        people = [np.asarray(counts, dtype=float) for _, counts in sorted(data["group_workers"].items())]
+        return list(data["imagenet100"]), people, blocks
+
+    def _chosen(self, classes: Sequence[str], ids: list[str], blocks: list[list[str]]) -> list[str]:
+        if set(classes) <= set(ids):
+            return list(classes)
+        members = blocks[GROUP_NAMES.index(self.group)]
+        if len(classes) > len(members):
+            raise AnnotError(
+                f"the task has {len(classes)} classes; group {self.group!r} has {len(members)}. Choose another group."
+            )
+        return members[: len(classes)]
+
+
+def _move_outside(matrix: Matrix, inside: np.ndarray, share: float) -> Matrix:
+    """Move ``share`` of each row's mass inside the class's group evenly to classes outside it; rows without any stay."""
+    n_outside = (~inside).sum(1, keepdims=True)
+    moved = np.where(n_outside > 0, share, 0.0)
+    spread = moved * (matrix * inside).sum(1, keepdims=True) / np.maximum(n_outside, 1)
+    return np.where(inside, matrix * (1.0 - moved), matrix + spread)

@@ -1,0 +1,42 @@
+"""Who answers: the class that every kind of worker extends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from lightning_annot.types import Answer, Question, Task
+
+
+class Workers(ABC):
+    """Whoever answers. Answers may come later, out of order, in part, or as skips."""
+
+    @abstractmethod
+    def bind(self, task: Task) -> None:
+        """Learn the task once, before anything else is called; raises AnnotError if it does not fit."""
+
+    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Take the (item, worker) pairs that the log already has answers of; called once, after ``bind``."""
+        del pairs  # most workers need not know
+
+    def names(self) -> Sequence[str]:
+        """Workers that can be asked by name; empty when questions go to anyone."""
+        return ()
+
+    def capacity(self) -> Tensor | None:
+        """Most answers each item can get, (N,) int64; None without a limit."""
+        return None
+
+    def can_answer(self) -> tuple[Tensor, Tensor] | None:
+        """Rows of (item, worker) pairs that can be asked, both (n,) int64; None if every worker can answer every item."""
+        return None
+
+    @abstractmethod
+    def submit(self, questions: Sequence[Question]) -> None:
+        """Take all questions that are open (committed, unanswered). Submitting one again changes nothing."""
+
+    @abstractmethod
+    def collect(self) -> Sequence[Answer]:
+        """Answers that have arrived to submitted questions; empty if none has yet. Never waits."""

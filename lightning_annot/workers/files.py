@@ -1,0 +1,201 @@
+"""Workers who answer through two CSV files: the plainest way to let real people in."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from lightning_annot.annotations.formats import check_members, parse_seconds, read_table, write_table
+from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.workers.base import Workers
+
+logger = logging.getLogger(__name__)
+
+QUESTIONS, ANSWERS = "questions.csv", "answers.csv"
+ANONYMOUS = "anonymous"
+SKIPS = ("skip", "unsure")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One usable line of the answers file; ``worker`` is empty where nobody signed, ``label`` None for a skip."""
+
+    worker: str
+    label: str | None
+    seconds: float | None
+
+
+class FileWorkers(Workers):
+    """People who read ``questions.csv`` and append to ``answers.csv``.
+
+    ``questions.csv`` (task, worker, path) always holds the open questions; a blank worker means anyone. People, or a
+    tool of theirs, append lines to ``answers.csv`` with the columns task, worker, label and, if they like, seconds. The
+    label is a class, or ``skip`` or ``unsure``; a line with a blank label is not answered yet. Answered lines may stay:
+    the first line of a worker about a task counts, once. A blank worker is the one who was asked, else "anonymous".
+
+    Args:
+        directory: folder of both files, made if absent (default: the output folder of the run).
+        workers: names to address questions to; without them questions go to anyone.
+    """
+
+    def __init__(self, directory: str | None = None, workers: Sequence[str] | None = None) -> None:
+        self._directory = directory
+        self._workers = list(workers or ())
+        odd = [name for name in self._workers if not name or name != name.strip()]
+        if odd or len(set(self._workers)) < len(self._workers):
+            raise AnnotError(f"workers are {self._workers}; give names that differ, without spaces around them")
+        self._open: dict[int, Question] = {}
+        self._returned: set[int] = set()
+        self._written: set[int] | None = None  # questions in the file, None before this process wrote it
+        self._answered: Counter[tuple[str, str]] = Counter()  # how often a worker answered an item
+        self._never_asked = 0
+
+    def bind(self, task: Task) -> None:
+        """Learn items and classes and make the folder."""
+        self._task = task
+        self._folder = Path(task.output_dir if self._directory is None else self._directory)
+        self._skips = set(SKIPS) - {name.casefold() for name in task.classes}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AnnotError(f"no folder for questions at {self._folder}: {error}; choose another directory") from error
+
+    def names(self) -> Sequence[str]:
+        """The workers given; empty when questions go to anyone."""
+        return list(self._workers)
+
+    def capacity(self) -> Tensor | None:
+        """None: people can always be asked."""
+        return None
+
+    def can_answer(self) -> tuple[Tensor, Tensor] | None:
+        """None: everybody can be asked about every item."""
+        return None
+
+    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Learn which (item, worker) pairs have answers already, so that their lines are not used again.
+
+        To be called after ``bind`` with the pairs of all answers in the log, each as often as it occurs; calling it
+        again is harmless.
+        """
+        self._answered |= Counter(pairs)
+
+    def submit(self, questions: Sequence[Question]) -> None:
+        """Take all open questions and write them to ``questions.csv``."""
+        self._open = {question.id: question for question in questions if question.id not in self._returned}
+        self._write_open()
+
+    def collect(self) -> list[Answer]:
+        """New answers from ``answers.csv`` to submitted questions.
+
+        Raises AnnotError that names the lines for missing columns, cut lines, unknown tasks and labels outside the
+        classes; nothing is taken then, and all of it is found again once the file is corrected.
+        """
+        path = self._folder / ANSWERS
+        if not path.exists():
+            return []
+        table = self._read(path)
+        questions: dict[str, list[Question]] = defaultdict(list)
+        for question in self._open.values():
+            questions[question.item].append(question)
+        self._warn_of_never_asked(path, table["task"], questions)
+        rows = _rows_by_item(table[table["task"].isin(list(questions))])
+        answers = [answer for item in rows for answer in self._match(item, questions[item], rows[item])]
+        for answer in answers:
+            self._answered[self._open.pop(answer.question).item, answer.worker] += 1
+            self._returned.add(answer.question)
+        if answers:
+            self._write_open()
+        return answers
+
+    def _write_open(self) -> None:
+        """Bring ``questions.csv`` up to date; untouched where nothing changed, as somebody may have it open."""
+        path = self._folder / QUESTIONS
+        if self._written == self._open.keys() and path.exists():
+            return
+        paths = self._task.paths or {}
+        rows = [(q.item, q.worker or "", paths.get(q.item, "")) for q in self._open.values()]
+        write_table(path, pd.DataFrame(rows, columns=["task", "worker", "path"]))
+        self._written = set(self._open)
+
+    def _read(self, path: Path) -> pd.DataFrame:
+        """The answered lines, checked: task, worker ("" where nobody signed), label (None for a skip), seconds."""
+        table = read_table(path, ("task", "worker", "label"), ("seconds",))
+        table["label"] = table["label"].str.strip()
+        table = table[table["label"] != ""]
+        skipped = table["label"].str.casefold().isin(self._skips)
+        check_members(path, table["task"], self._task.items, "items")
+        check_members(path, table["label"][~skipped], self._task.classes, "classes")
+        worker = table["worker"].str.strip()
+        return pd.DataFrame(
+            {
+                "task": table["task"],
+                "worker": worker.mask(worker == ANONYMOUS, ""),
+                "label": table["label"].astype(object).mask(skipped, None),
+                "seconds": parse_seconds(path, table["seconds"]) if "seconds" in table else np.nan,
+            }
+        )
+
+    def _match(self, item: str, asked: list[Question], rows: list[_Row]) -> list[Answer]:
+        """Fresh rows of one item to its open questions: first to those of the same worker, then to what is left."""
+        pairs: list[tuple[Question, _Row]] = []
+        others: list[_Row] = []
+        waiting = sorted(asked, key=lambda question: (question.worker is not None, question.id))
+        for row in self._fresh(item, rows):
+            own = next((question for question in waiting if question.worker == row.worker), None)
+            if own is None:
+                others.append(row)
+            else:
+                waiting.remove(own)
+                pairs.append((own, row))
+        pairs += zip(waiting, others, strict=False)
+        signed = {row.worker for row in rows}
+        return [
+            Answer(question.id, row.worker or self._signature(question, signed), row.label, row.seconds, source="file")
+            for question, row in pairs
+        ]
+
+    def _fresh(self, item: str, rows: list[_Row]) -> list[_Row]:
+        """The rows of an item that no earlier answer came from.
+
+        An unsigned row was logged as "anonymous" or as the worker who was asked; so the earlier answers that no signed
+        row explains came from the first unsigned rows.
+        """
+        seen = {row.worker for row in rows if row.worker and self._answered[item, row.worker]}
+        signed = {row.worker for row in rows}
+        used = sum(self._answered[item, name] for name in {ANONYMOUS, *self._workers} - signed)
+        fresh = []
+        for row in rows:
+            if not row.worker and used:
+                used -= 1
+            elif row.worker not in seen:
+                fresh.append(row)
+                seen |= {row.worker} - {""}
+        return fresh
+
+    def _signature(self, question: Question, signed: set[str]) -> str:
+        """Who an unsigned answer came from: the worker who was asked, unless that one has answered elsewhere."""
+        worker = question.worker
+        return worker if worker and worker not in signed and not self._answered[question.item, worker] else ANONYMOUS
+
+    def _warn_of_never_asked(self, path: Path, tasks: pd.Series, questions: Collection[str]) -> None:
+        asked = {item for item, _ in self._answered}.union(questions)
+        count = int((~tasks.isin(list(asked))).sum())
+        if count > self._never_asked:
+            logger.warning("%s: %d rows answer tasks that were never asked; they wait until these are", path, count)
+        self._never_asked = count
+
+
+def _rows_by_item(table: pd.DataFrame) -> dict[str, list[_Row]]:
+    """Rows by item, in the order of the file."""
+    rows: dict[str, list[_Row]] = defaultdict(list)
+    for item, worker, label, seconds in table.itertuples(index=False, name=None):
+        rows[item].append(_Row(worker, label, None if np.isnan(seconds) else seconds))
+    return rows

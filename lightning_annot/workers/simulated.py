@@ -1,0 +1,154 @@
+"""Simulated workers: each answers by its confusion matrix, and every answer is a pure function of (seed, worker, item)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.workers.base import Workers
+
+Matrix = NDArray[np.float64]
+
+
+class SimulatedWorkers(Workers):
+    """Workers with known confusions. They, and reporting, are the only ones who see the truth."""
+
+    def __init__(self, n_workers: int) -> None:
+        if n_workers < 1:
+            raise AnnotError(f"n_workers {n_workers} given; at least 1 is needed.")
+        self.n_workers = n_workers
+        self._waiting: dict[int, Question] = {}
+
+    @abstractmethod
+    def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
+        """Confusions (W, K, K), row = true class, column = answer, rows sum to 1."""
+
+    def bind(self, task: Task) -> None:
+        """Draw the workers' confusions for the task's classes; needs the truth of every item."""
+        if task.truth is None:
+            raise AnnotError(
+                f"{type(self).__name__} answers from the truth, and this data has none. Give data.labels, or ask real people "
+                "with annotation.workers: lightning_annot.workers.files.FileWorkers."
+            )
+        unknown = [i for i in task.items if i not in task.truth]
+        if unknown:
+            raise AnnotError(f"{len(unknown)} items without a true label, such as {unknown[:3]}; simulated workers need all.")
+        self._seed, self._classes = task.seed, list(task.classes)
+        self._row = {item: i for i, item in enumerate(task.items)}
+        code = {name: k for k, name in enumerate(task.classes)}
+        self._truth = np.fromiter((code[task.truth[i]] for i in task.items), np.int64, len(task.items))
+        self._names = [f"w{j:03d}" for j in range(self.n_workers)]
+        self._number = {name: j for j, name in enumerate(self._names)}
+        self._cumulative = self.confusions(task.classes, task.seed).cumsum(2)
+
+    def names(self) -> Sequence[str]:
+        """w000, w001, ..."""
+        return self._names
+
+    def submit(self, questions: Sequence[Question]) -> None:
+        """Take questions; each must name its worker."""
+        for q in questions:
+            if q.worker not in self._number:
+                raise AnnotError(f"question {q.id} is for worker {q.worker!r}; simulated workers are {self._names[:3]} ...")
+            self._waiting[q.id] = q
+
+    def collect(self) -> Sequence[Answer]:
+        """Answer everything that was submitted, at once."""
+        questions = list(self._waiting.values())
+        self._waiting.clear()
+        if not questions:
+            return []
+        item = np.fromiter((self._row[q.item] for q in questions), np.int64, len(questions))
+        worker = np.fromiter((self._number[str(q.worker)] for q in questions), np.int64, len(questions))
+        label = self.answer(worker, item)
+        return [
+            Answer(q.id, str(q.worker), self._classes[k], source="simulated") for q, k in zip(questions, label, strict=True)
+        ]
+
+    def answer(self, worker: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The answer of each (worker, item) pair of rows, by inverting the worker's cumulative confusion row."""
+        cumulative = self._cumulative[worker, self._truth[item]]
+        draw = hashed_uniform(self._seed, worker, item)
+        return (draw[:, None] >= cumulative[:, :-1]).sum(1)
+
+
+class PerfectWorkers(SimulatedWorkers):
+    """Always right."""
+
+    def __init__(self, n_workers: int = 1) -> None:
+        super().__init__(n_workers)
+
+    def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
+        """Identity matrices."""
+        return np.tile(np.eye(len(classes)), (self.n_workers, 1, 1))
+
+
+class UniformNoiseWorkers(SimulatedWorkers):
+    """Right with probability ``accuracy`` in every class, otherwise any other class evenly."""
+
+    def __init__(self, n_workers: int = 50, accuracy: float = 0.8) -> None:
+        super().__init__(n_workers)
+        self.accuracy = _probability("accuracy", accuracy)
+
+    def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
+        """One matrix for all workers."""
+        return np.tile(spread_evenly(np.full(len(classes), self.accuracy)), (self.n_workers, 1, 1))
+
+
+class StructuredWorkers(SimulatedWorkers):
+    """Workers drawn from a generator of structured confusions, for trials without any file.
+
+    Skill differs by worker and class around ``accuracy`` (standard deviation ``spread``), and errors go to a few classes that
+    people share: each row of errors is drawn around one common Dirichlet(``concentration``) pattern.
+    """
+
+    def __init__(self, n_workers: int = 50, accuracy: float = 0.8, spread: float = 0.08, concentration: float = 0.3) -> None:
+        super().__init__(n_workers)
+        self.accuracy = _probability("accuracy", accuracy)
+        if spread < 0 or concentration <= 0:
+            raise AnnotError(f"spread {spread}, concentration {concentration} given; need 0 or more, and above 0.")
+        self.spread, self.concentration = spread, concentration
+
+    def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
+        """Worker j's matrix depends on the seed and j alone, so adding workers changes nobody."""
+        k = len(classes)
+        common = np.random.default_rng((seed, 0)).dirichlet(np.full(k - 1, self.concentration), k)
+        off = ~np.eye(k, dtype=bool)
+        out = np.empty((self.n_workers, k, k))
+        for j, matrix in enumerate(out):
+            rng = np.random.default_rng((seed, 1, j))
+            skill = rng.normal(self.accuracy, self.spread) + rng.normal(0.0, self.spread, k)
+            right = np.clip(skill, 0.05, 0.99)
+            errors = np.stack([rng.dirichlet(20.0 * row + 1e-3) for row in common])
+            matrix[off] = (errors * (1.0 - right)[:, None]).ravel()
+            np.fill_diagonal(matrix, right)
+        return out
+
+
+def spread_evenly(diagonal: NDArray[np.float64]) -> Matrix:
+    """Confusion (K, K) with this ``diagonal`` (K,) and even errors ("uniform noise")."""
+    k = len(diagonal)
+    matrix = np.repeat(((1.0 - diagonal) / (k - 1))[:, None], k, axis=1)
+    np.fill_diagonal(matrix, diagonal)
+    return matrix
+
+
+def hashed_uniform(seed: int, worker: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), each a hash of (seed, worker, item) by three rounds of splitmix64."""
+    state = np.full(len(item), seed, np.uint64)
+    for part in (worker, item, np.zeros_like(item)):
+        state = (state ^ part.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    return (state >> np.uint64(11)) / float(1 << 53)
+
+
+def _probability(name: str, value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise AnnotError(f"{name} {value} given; it must lie in 0..1.")
+    return value
