@@ -1,0 +1,133 @@
+"""What a run left in its folder, read back for people: the report, the terminal and experiment trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lightning_annot.types import AnnotError
+
+LABEL_COLUMNS = ("task", "label", "confidence", "risk", "n_annotations", "status")
+_NAMES = {"labels.csv": ("task", "label", "status"), "workers.csv": ("worker",)}
+
+Thumbnails = dict[str, str]
+"""Item id -> JPEG as base64 text."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run as its files tell it.
+
+    ``labels`` has the columns of ``LABEL_COLUMNS``; ``workers`` and ``rounds`` are empty frames where the file is
+    absent, and ``pooled`` (K, K; row = true class, column = answer) is None without ``confusions.npz``.
+    """
+
+    directory: Path
+    labels: pd.DataFrame
+    workers: pd.DataFrame
+    rounds: pd.DataFrame
+    pooled: np.ndarray | None
+    classes: list[str]
+    config: str
+    summary: dict[str, Any]
+
+    @property
+    def items(self) -> pd.DataFrame:
+        """The labels that were asked for: everything except prototypes."""
+        return self.labels[self.labels["status"] != "prototype"]
+
+    @property
+    def last_round(self) -> dict[str, float]:
+        """The last row of ``rounds.csv`` without its empty cells."""
+        return {} if self.rounds.empty else self.rounds.iloc[-1].dropna().to_dict()
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number a person looks for first."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def read_run(run_dir: str | os.PathLike[str]) -> RunFiles:
+    """Read a run's folder; only ``labels.csv`` must be there, and AnnotError says so if it is missing or another's."""
+    directory = Path(run_dir)
+    if not (directory / "labels.csv").is_file():
+        raise AnnotError(f"{directory} has no labels.csv; give the output folder of a run that has ended or stopped.")
+    labels = _read_csv(directory / "labels.csv")
+    if missing := [name for name in LABEL_COLUMNS if name not in labels]:
+        raise AnnotError(
+            f"{directory / 'labels.csv'} has no column {', '.join(missing)}; it must have {', '.join(LABEL_COLUMNS)}."
+        )
+    summary = json.loads(_read_text(directory / "summary.json") or "{}")
+    pooled, classes = _read_confusions(directory / "confusions.npz")
+    return RunFiles(
+        directory=directory,
+        labels=labels,
+        workers=_read_csv(directory / "workers.csv"),
+        rounds=_read_csv(directory / "rounds.csv"),
+        pooled=pooled,
+        classes=classes or list(summary.get("classes", ())) or sorted(labels["label"].unique()),
+        config=_read_text(directory / "config.yaml"),
+        summary=summary,
+    )
+
+
+def headlines(run: RunFiles) -> list[Headline]:
+    """What was reached, most important first; numbers that the run does not know are left out."""
+    last, items = run.last_round, run.items
+    finished = float((items["status"] == "finished").mean()) if len(items) else 0.0
+    numbers = [
+        ("Accuracy", percent(last.get("accuracy")), "of all labels, against the known truth"),
+        ("Accuracy of finished", percent(last.get("finished_precision")), "of the labels called final"),
+        ("Answers an item", _decimals(last.get("annotations_per_item")), "ordinary answers and skips"),
+        ("Paid an item", _decimals(last.get("paid_per_item")), "with gold questions and audits"),
+        ("Finished", percent(finished), f"{int((items['status'] == 'finished').sum()):,} of {len(items):,} items"),
+        ("Mean risk", percent(float(items["risk"].mean())) if len(items) else "", "expected share of wrong labels"),
+        ("Calibration error", percent(last.get("ece")), "confidence against the known truth"),
+        ("Workers", f"{len(run.workers):,}" if len(run.workers) else "", "gave at least one answer"),
+        ("Rounds", f"{len(run.rounds):,}" if len(run.rounds) else "", "of training, inferring and asking"),
+    ]
+    return [Headline(name, value, note) for name, value, note in numbers if value]
+
+
+def percent(value: float | None) -> str:
+    """``0.9312`` as ``93.1 %``; empty for None and nan."""
+    return "" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _decimals(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Names stay text, whatever they look like (``007``, ``nan``, ``NA``); empty numbers are nan."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return pd.DataFrame()
+    names = dict.fromkeys(_NAMES.get(path.name, ()), str)
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=_empty_numbers(path, names))
+
+
+def _empty_numbers(path: Path, names: Collection[str]) -> dict[str, list[str]]:
+    header = pd.read_csv(path, nrows=0).columns
+    return {name: ["", "nan"] for name in header if name not in names}
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _read_confusions(path: Path) -> tuple[np.ndarray | None, list[str]]:
+    if not path.is_file():
+        return None, []
+    with np.load(path, allow_pickle=False) as arrays:  # members are read when asked for: W x K x K stays on disk
+        return arrays["pooled"], [str(name) for name in arrays["classes"]]

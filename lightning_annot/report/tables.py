@@ -1,0 +1,94 @@
+"""The tables that a run leaves: labels, workers, confusions, rounds. Written whole, then put in place at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import beta
+from torch import Tensor
+
+from lightning_annot.annotations.formats import write_table
+from lightning_annot.crowd.em import EMResult
+from lightning_annot.crowd.risk import Decision
+
+DENSE_CONFUSIONS = 1 << 26  # entries; above it confusions.npz keeps the diagonal and the pooled matrix only
+
+ROUND_COLUMNS = (
+    "round", "annotations", "annotations_per_item", "paid_per_item", "finished_fraction", "mean_risk", "seconds_train",
+    "seconds_predict", "seconds_infer", "seconds_sample", "seconds_ask", "seconds_save",
+)  # fmt: skip
+TRUTH_COLUMNS = ("accuracy", "top5_accuracy", "finished_precision", "ece", "learner_accuracy")
+
+
+def write_labels(
+    path: Path,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    decision: Decision,
+    finished: Tensor,
+    prototype: Tensor,
+    n_annotations: Tensor,
+) -> None:
+    """``labels.csv``: one row an item, in the order of the bank."""
+    n = len(ids)
+    status = np.where(prototype.numpy() >= 0, "prototype", np.where(finished[:n].numpy(), "finished", "unfinished"))
+    frame = pd.DataFrame(
+        {
+            "task": list(ids),
+            "label": np.asarray(classes, dtype=object)[decision.label[:n].numpy()],
+            "confidence": decision.confidence[:n].double().numpy().round(6),
+            "risk": decision.risk[:n].double().numpy().round(6),
+            "n_annotations": n_annotations.numpy(),
+            "status": status,
+        }
+    )
+    write_table(path, frame)
+
+
+def worker_table(names: Sequence[str], n_annotations: Tensor, result: EMResult, class_share: Tensor) -> pd.DataFrame:
+    """Accuracy of each worker with a central 90% interval.
+
+    The mean is sum_y pi_y w_j[y, y] with ``class_share`` pi (K,); the interval is that of a beta distribution with the mean and
+    variance which the Dirichlet posteriors of the rows give.
+    """
+    total = result.row_totals().double()
+    diagonal = result.diagonal().double()
+    pi = class_share.double()
+    mean = diagonal @ pi
+    variance = (diagonal * (1 - diagonal) / (total + 1)) @ pi.square()
+    size = (mean * (1 - mean) / variance.clamp(min=1e-12) - 1).clamp(min=1e-3)
+    a, b = (mean * size).numpy(), ((1 - mean) * size).numpy()
+    frame = pd.DataFrame({"worker": list(names), "n_annotations": n_annotations.numpy(), "accuracy_mean": mean.numpy()})
+    frame["accuracy_low"], frame["accuracy_high"] = beta.ppf(0.05, a, b), beta.ppf(0.95, a, b)
+    return frame.round(6)
+
+
+def write_confusions(path: Path, names: Sequence[str], classes: Sequence[str], result: EMResult) -> None:
+    """``confusions.npz``: ``workers``, ``classes``, ``pooled`` (K, K), ``diagonal`` (W, K), and, if they fit, ``confusions``."""
+    arrays = {
+        "workers": np.asarray(names, dtype=str),
+        "classes": np.asarray(classes, dtype=str),
+        "pooled": result.pooled_confusion().numpy(),
+        "diagonal": result.diagonal()[: len(names)].numpy(),
+    }
+    if len(names) * len(classes) ** 2 <= DENSE_CONFUSIONS:
+        arrays["confusions"] = result.confusions()[: len(names)].numpy()
+    scratch = path.with_suffix(".tmp.npz")
+    np.savez(scratch, **arrays)  # type: ignore[arg-type]
+    os.replace(scratch, path)
+
+
+def write_rounds(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """``rounds.csv``: one row a round; columns that need the truth are there only where it is known."""
+    columns = [c for c in (*ROUND_COLUMNS, *TRUTH_COLUMNS) if c in rows[0]]
+    write_table(path, pd.DataFrame(list(rows), columns=columns))
+
+
+def class_share(posterior: Tensor) -> Tensor:
+    """Mean posterior (K,), summed in double precision."""
+    return (posterior.sum(0, dtype=torch.float64) / len(posterior)).float()
