@@ -51,9 +51,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         if self.per_round < 1 or self.cap < 1:
-            raise AnnotError(
-                f"sampling.per_round {self.per_round}, sampling.cap {self.cap} given; both must be at least 1."
-            )
+            raise AnnotError(f"sampling.per_round {self.per_round}, sampling.cap {self.cap} given; both must be at least 1.")
         if self.items not in ("expected_error_reduction", "uniform"):
             raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform.")
         if self.workers not in ("random", "least_loaded"):
@@ -148,9 +146,7 @@ def round_generator(seed: int, round_: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def open_to_questions(
-    inference: Inference, facts: Facts, prototype: Tensor, cap: int, capacity: Tensor | None
-) -> Tensor:
+def open_to_questions(inference: Inference, facts: Facts, prototype: Tensor, cap: int, capacity: Tensor | None) -> Tensor:
     """Items that may be asked about once more, (n,)."""
     n = len(prototype)
     done = inference.finished[:n] | (prototype >= 0)

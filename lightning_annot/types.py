@@ -5,7 +5,7 @@ Shapes are named alike everywhere: N items, K classes, W workers, A annotations,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -68,31 +68,6 @@ class Task:
     output_dir: str
     paths: Mapping[str, str] | None = None
     truth: Mapping[str, str] | None = None
-
-
-class Workers(Protocol):
-    """Whoever answers. Answers may come later, out of order, in part, or as skips."""
-
-    def bind(self, task: Task) -> None:
-        """Learn the task once, before anything else is called; raises AnnotError if it does not fit."""
-
-    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Take the (item, worker) pairs that the log already has answers of; called once, after ``bind``."""
-
-    def names(self) -> Sequence[str]:
-        """Workers that can be asked by name; empty when questions go to anyone."""
-
-    def capacity(self) -> Tensor | None:
-        """Most answers each item can get, (N,) int64; None without a limit."""
-
-    def can_answer(self) -> tuple[Tensor, Tensor] | None:
-        """Rows of (item, worker) pairs that can be asked, both (n,) int64; None if every worker can answer every item."""
-
-    def submit(self, questions: Sequence[Question]) -> None:
-        """Take all questions that are open (committed, unanswered). Submitting one again changes nothing."""
-
-    def collect(self) -> Sequence[Answer]:
-        """Answers that have arrived to submitted questions; empty if none has yet. Never waits."""
 
 
 @runtime_checkable

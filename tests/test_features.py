@@ -96,9 +96,7 @@ def test_bank_round_trip_in_any_order(tmp_path: Path) -> None:
 def test_bank_keys_do_not_mix(tmp_path: Path) -> None:
     FeatureBank.open(tmp_path, KEY).append(digests_of(range(2)), block_of(range(2)))
     assert len(FeatureBank.open(tmp_path, KEY | {"weights": "other"})) == 0
-    assert (
-        len(FeatureBank.open(tmp_path, dict(reversed(KEY.items())) | KEY)) == len(FeatureBank.open(tmp_path, KEY)) == 2
-    )
+    assert len(FeatureBank.open(tmp_path, dict(reversed(KEY.items())) | KEY)) == len(FeatureBank.open(tmp_path, KEY)) == 2
 
 
 def test_missing_names_equal_images_once(tmp_path: Path) -> None:
@@ -117,9 +115,7 @@ def test_digests_with_zero_bytes(tmp_path: Path) -> None:
     assert np.array_equal(bank.read(digests[2::-1]), block_of(range(3))[::-1])
 
 
-@pytest.mark.parametrize(
-    ("name", "cut", "left"), [("features.f16", 3, 7), ("features.f16", 30, 5), ("digests.bin", 5, 7)]
-)
+@pytest.mark.parametrize(("name", "cut", "left"), [("features.f16", 3, 7), ("features.f16", 30, 5), ("digests.bin", 5, 7)])
 def test_bank_goes_on_after_a_cut_file(tmp_path: Path, name: str, cut: int, left: int) -> None:
     digests = digests_of(range(8))
     bank = FeatureBank.open(tmp_path, KEY)
@@ -274,9 +270,7 @@ def test_local_checkpoint(tmp_path: Path, form: str) -> None:
     if form == "flat.safetensors":
         save_file(state, path)
     else:
-        torch.save(
-            {"bare.pth": state, "wrapped.pt": {"model": state}, "lightning.ckpt": {"state_dict": state}}[form], path
-        )
+        torch.save({"bare.pth": state, "wrapped.pt": {"model": state}, "lightning.ckpt": {"state_dict": state}}[form], path)
     loaded, _ = build_backbone(BackboneSpec(MODEL, weights=str(path)))
     image = torch.rand(2, 3, 32, 32)
     model.eval().reset_classifier(0)
@@ -301,9 +295,7 @@ def test_checkpoint_errors(tmp_path: Path) -> None:
 def test_pretrained_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        AnnotError, match=r"cannot be had: .*give the path of a local checkpoint as weights, or weights=random"
-    ):
+    with pytest.raises(AnnotError, match=r"cannot be had: .*give the path of a local checkpoint as weights, or weights=random"):
         build_backbone(BackboneSpec("test_efficientnet.r160_in1k"))
 
 

@@ -243,9 +243,7 @@ def test_remap_errors(tmp_path: Path, tasks: list[str], pattern: str, message: s
 
 def test_csv_manifest(tmp_path: Path) -> None:
     fill(tmp_path, ["in/b.png", "in/a.png"])
-    (tmp_path / "set.csv").write_text(
-        '\ufefftask,file_name,label\n"one",in/b.png,dog\ntwo,in/a.png,\n\n', encoding="utf-8"
-    )
+    (tmp_path / "set.csv").write_text('\ufefftask,file_name,label\n"one",in/b.png,dog\ntwo,in/a.png,\n\n', encoding="utf-8")
     source = manifest_source(tmp_path / "set.csv")
     assert source.ids == ("one", "two")
     assert source.labels == {"one": "dog"}
@@ -309,15 +307,10 @@ def test_zip_with_class_folders(tmp_path: Path) -> None:
     assert [shade(source, row) for row in range(2)] == [0, 1]
 
 
-def test_zip_digests_read_nothing_and_tell_equal_checksums_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_zip_digests_read_nothing_and_tell_equal_checksums_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack(tmp_path / "a.zip", {"0.png": png(0), "1.png": png(1)})
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("the zip was read"))
-    assert (
-        zip_source(path).digests()
-        == zip_source(pack(tmp_path / "b.zip", {"x/7.png": png(0), "y/8.png": png(1)})).digests()
-    )
+    assert zip_source(path).digests() == zip_source(pack(tmp_path / "b.zip", {"x/7.png": png(0), "y/8.png": png(1)})).digests()
     monkeypatch.undo()
 
     monkeypatch.setattr("lightning_annot.data.archives._stamp", lambda _: (1, 1))
@@ -431,10 +424,7 @@ def test_open_source_dispatch(tmp_path: Path) -> None:
     assert len(open_source("digits")) == 1797
     assert open_source(str(root)).ids == ("a.png",)
     assert open_source(str(archive)).ids == ("a.png",)
-    assert (
-        open_source(str(tmp_path / "set.csv"), cache_dir=tmp_path / "cache").digests()
-        == open_source(str(root)).digests()
-    )
+    assert open_source(str(tmp_path / "set.csv"), cache_dir=tmp_path / "cache").digests() == open_source(str(root)).digests()
     assert (tmp_path / "cache" / "digests.sqlite").exists()
 
 

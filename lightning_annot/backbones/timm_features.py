@@ -203,9 +203,7 @@ def _loader(
         # Half of the cores: the other half computes on a CPU, and feeds the GPU where there is one.
         num_workers = 0 if len(rows) < _SMALL else min(4, (os.cpu_count() or 1) // 2)
     pin = device.type == "cuda"
-    return DataLoader(
-        _Rows(source, rows, transform), batch_size, num_workers=num_workers, collate_fn=_collate, pin_memory=pin
-    )
+    return DataLoader(_Rows(source, rows, transform), batch_size, num_workers=num_workers, collate_fn=_collate, pin_memory=pin)
 
 
 def _bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: bool) -> dict[str, str]:
@@ -226,9 +224,7 @@ def _resolve_device(device: str) -> torch.device:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
-        raise AnnotError(
-            f"device {device!r} cannot be used here ({error}); allowed: auto, cpu, cuda, cuda:0, mps"
-        ) from error
+        raise AnnotError(f"device {device!r} cannot be used here ({error}); allowed: auto, cpu, cuda, cuda:0, mps") from error
     return target
 
 

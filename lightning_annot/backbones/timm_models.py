@@ -47,13 +47,9 @@ class BackboneSpec:
             allowed = ", ".join(tags) or "none"
             raise AnnotError(f"timm has no weights {self.name!r} for this model; allowed: {allowed}")
         if self.weights == "pretrained" and not timm.is_model_pretrained(self.name):
-            raise AnnotError(
-                f"timm has no pretrained weights for {self.name!r}; give weights=random or a local checkpoint"
-            )
+            raise AnnotError(f"timm has no pretrained weights for {self.name!r}; give weights=random or a local checkpoint")
         if self.image_size is not None and self.image_size < 1:
-            raise AnnotError(
-                f"image_size is {self.image_size}; it must be at least 1 pixel, or null for the model's own"
-            )
+            raise AnnotError(f"image_size is {self.image_size}; it must be at least 1 pixel, or null for the model's own")
         if self.weights not in ("pretrained", "random"):
             _check_checkpoint(self.weights)
 
@@ -95,9 +91,7 @@ def _create(spec: BackboneSpec) -> nn.Module:
 
 def _check_checkpoint(path: str) -> None:
     if not Path(path).is_file():
-        raise AnnotError(
-            f"weights are {path!r}, which is no file; allowed: pretrained, random or the path of a checkpoint"
-        )
+        raise AnnotError(f"weights are {path!r}, which is no file; allowed: pretrained, random or the path of a checkpoint")
     if Path(path).suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise AnnotError(f"weights are {path!r}; a checkpoint ends in one of {', '.join(CHECKPOINT_SUFFIXES)}")
 

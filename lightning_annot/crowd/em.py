@@ -5,7 +5,8 @@ rows of w_j ~ Dir(1 + m), m = strength x alpha. EM maximises the MAP objective
 
     L(w) = sum_i log sum_y p(y | x_i) prod_j w_j[y, z_ij] + sum_jyz m[y, z] log w_j[y, z]
 
-E step: q_i(y) proportional to p(y | x_i) prod_j w_j[y, z_ij]. M step: w_j[y, z] = (m[y, z] + sum_i q_i(y) [z_ij = z]) / row sum.
+E step: q_i(y) proportional to p(y | x_i) prod_j w_j[y, z_ij].
+M step: w_j[y, z] = (m[y, z] + sum_i q_i(y) [z_ij = z]) / row sum.
 In the soft mode L never falls. The hard mode puts all of q_i on its largest entry in the M step, as the released code does.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
 from lightning_annot.crowd.priors import rescale_rows
-from lightning_annot.types import AnnotError, Annotations
+from lightning_annot.types import Annotations, AnnotError
 
 LogPrior = Callable[[Tensor], Tensor]
 """Maps item rows (n,) to log p(y | x) (n, K); a tensor's ``__getitem__`` is one."""

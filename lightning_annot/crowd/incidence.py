@@ -58,9 +58,7 @@ class Incidence:
         return embedding_bag(index, table, self.worker_offset, mode="sum")
 
 
-def build_incidence(
-    annotations: Annotations, n_workers: int, n_classes: int, *, chunk_elements: int = 1 << 21
-) -> Incidence:
+def build_incidence(annotations: Annotations, n_workers: int, n_classes: int, *, chunk_elements: int = 1 << 21) -> Incidence:
     """Sort the annotations once for all iterations; a chunk holds at most ``chunk_elements`` values of (items, K)."""
     order = torch.argsort(annotations.item, stable=True)
     item, worker, label = (t[order] for t in (annotations.item, annotations.worker, annotations.label))

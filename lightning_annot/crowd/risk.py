@@ -36,8 +36,6 @@ def decide(posterior: Tensor, cost: Tensor | None = None) -> Decision:
 def check_cost(cost: Tensor, n_classes: int) -> None:
     """Raise AnnotError unless ``cost`` is a finite, non-negative (K, K) matrix with a zero diagonal."""
     if cost.shape != (n_classes, n_classes):
-        raise AnnotError(
-            f"cost matrix of shape {tuple(cost.shape)} given; {n_classes} classes need {n_classes} x {n_classes}."
-        )
+        raise AnnotError(f"cost matrix of shape {tuple(cost.shape)} given; {n_classes} classes need {n_classes} x {n_classes}.")
     if not bool(torch.isfinite(cost).all()) or bool((cost < 0).any()) or bool((cost.diagonal() != 0).any()):
         raise AnnotError("cost matrix given with a negative, infinite or non-zero diagonal entry; being right costs 0.")

@@ -64,9 +64,7 @@ def zip_source(path: str | os.PathLike[str]) -> Images:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise AnnotError(
-            f"{path} cannot be read as a zip file ({error}); it may be cut: write or download it again"
-        ) from error
+        raise AnnotError(f"{path} cannot be read as a zip file ({error}); it may be cut: write or download it again") from error
     members = [member for member in members if not member.is_dir() and is_image_name(member.filename)]
     if not members:
         raise AnnotError(f"{path} holds no images; it may be flat or have one folder a class")

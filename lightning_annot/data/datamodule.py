@@ -23,7 +23,7 @@ class AnnotationDataModule(LightningDataModule):
     """Items, features and the labelled, pseudo-labelled and unlabelled pools.
 
     Args:
-        root: images: a folder, a zip, a CSV or JSONL manifest, ``torchvision:NAME``, or ``digits`` (default without ``features``).
+        root: images: a folder, a zip, a CSV or JSONL manifest, ``torchvision:NAME``, or ``digits`` (the default).
         features: ready-made bank, .npy of shape (N, D), float16 or float32; row i is row i of ``labels`` or ``items``.
         labels: CSV ``task,label`` with the truth of every item, for simulated workers and reporting only.
         items: CSV ``task`` with the ids of the items, where there are no labels.
@@ -73,9 +73,7 @@ class AnnotationDataModule(LightningDataModule):
         """Load ids and raw features, and check prototypes and classes (``predict`` needs neither)."""
         if self.loaded is not None:
             return
-        self.loaded = load_items(
-            self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed
-        )
+        self.loaded = load_items(self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed)
         if self.unlabelled_extra is not None:
             bank = self.unlabelled_extra.endswith(".npy")
             root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)

@@ -97,9 +97,7 @@ def torchvision_source(
 def _build(name: str, root: str, split: str, download: bool, options: dict[str, Any]) -> VisionDataset:
     kind = getattr(torchvision.datasets, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, VisionDataset)):
-        known = [
-            entry for entry in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, entry))
-        ]
+        known = [entry for entry in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, entry))]
         near = get_close_matches(name, known, n=3) or known
         raise AnnotError(f"torchvision has no data set {name!r}; did you mean {first_few(near)}?")
     arguments = _arguments(kind, root, split, download) | options

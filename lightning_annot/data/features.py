@@ -28,9 +28,7 @@ from lightning_annot.types import AnnotError
 
 _FORMAT = 1
 _ITEM_BYTES = 2  # float16
-_DIGEST_TYPE = np.dtype(
-    f"S{DIGEST_BYTES}"
-)  # NumPy sorts and compares bytes; only reading one out would strip zero bytes
+_DIGEST_TYPE = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares bytes; only reading one out would strip zero bytes
 _CHUNK_ROWS = 8192
 
 logger = logging.getLogger(__name__)
@@ -99,9 +97,7 @@ class FeatureBank:
             block = np.ascontiguousarray(block, dtype="<f2")
         bad = np.flatnonzero(~np.isfinite(block).all(1))
         if len(bad):
-            raise AnnotError(
-                f"{len(bad)} feature rows are not finite in float16 (rows {first_few(bad.tolist())} of the block)"
-            )
+            raise AnnotError(f"{len(bad)} feature rows are not finite in float16 (rows {first_few(bad.tolist())} of the block)")
         if not len(block):
             return
         with self.writing():
@@ -161,9 +157,7 @@ class FeatureBank:
             _write_header(self._header_path, self.key_fields, dim)
             self.dim = dim
         if dim != self.dim:
-            raise AnnotError(
-                f"features have {dim} values, those in {self.folder} have {self.dim}; use another cache folder"
-            )
+            raise AnnotError(f"features have {dim} values, those in {self.folder} have {self.dim}; use another cache folder")
         for path, row_bytes in ((self._features_path, dim * _ITEM_BYTES), (self._digests_path, DIGEST_BYTES)):
             if _size(path) > len(self) * row_bytes:
                 os.truncate(path, len(self) * row_bytes)
@@ -225,9 +219,7 @@ def _read_header(path: Path) -> int:
         if header["format"] != _FORMAT or dim < 1:
             raise ValueError(f"format {header['format']}, dim {dim}")
     except (ValueError, KeyError, TypeError) as error:
-        raise AnnotError(
-            f"{path} is no header of a feature bank ({error}); delete its folder to extract again"
-        ) from error
+        raise AnnotError(f"{path} is no header of a feature bank ({error}); delete its folder to extract again") from error
     return dim
 
 

@@ -98,9 +98,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def image_extensions() -> frozenset[str]:
     """Lower-case file extensions with their dot: torchvision's, and all that Pillow reads and calls an image."""
     known = Image.registered_extensions()
-    readable = {
-        ext for ext, kind in known.items() if kind in Image.OPEN and Image.MIME.get(kind, "").startswith("image/")
-    }
+    readable = {ext for ext, kind in known.items() if kind in Image.OPEN and Image.MIME.get(kind, "").startswith("image/")}
     return frozenset(readable.union(IMG_EXTENSIONS))
 
 

@@ -63,8 +63,8 @@ def build_items(
         prototype = _draw_prototypes(truth_codes, len(names), prototypes_per_class, generator)
     else:
         raise AnnotError(
-            "no prototypes given, and no truth to draw them from. Label a few items of each class yourself (10 a class do well), "
-            "write them to a CSV with the columns task,label and give it as data.prototypes."
+            "no prototypes given, and no truth to draw them from. Label a few items of each class yourself (10 a class do "
+            "well), write them to a CSV with the columns task,label and give it as data.prototypes."
         )
     missing = [name for k, name in enumerate(names) if not bool((prototype == k).any())]
     if missing:
@@ -105,9 +105,7 @@ def _classes(
     return names
 
 
-def _codes(
-    ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int], what: str, *, complete: bool
-) -> Tensor:
+def _codes(ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int], what: str, *, complete: bool) -> Tensor:
     """Class index of each id, -1 where there is none; unknown ids and classes are errors, missing ids too if ``complete``."""
     known = set(ids)
     unknown = [i for i in labels if i not in known]
@@ -131,9 +129,7 @@ def _draw_prototypes(truth: Tensor, n_classes: int, per_class: int, generator: t
         rows = (truth == k).nonzero()[:, 0]
         prototype[rows[torch.randperm(len(rows), generator=generator)[:per_class]]] = k
     if bool((prototype >= 0).all()):
-        raise AnnotError(
-            f"{per_class} prototypes a class take all {len(truth)} items; lower data.prototypes_per_class."
-        )
+        raise AnnotError(f"{per_class} prototypes a class take all {len(truth)} items; lower data.prototypes_per_class.")
     return prototype
 
 

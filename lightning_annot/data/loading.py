@@ -92,8 +92,8 @@ def _from_images(
     if backbone.name is None:
         if root != DIGITS:
             raise AnnotError(
-                f"images of {root} need features: name a timm model as data.backbone.name (such as resnet50.a1_in1k), or give a "
-                "ready-made bank as data.features."
+                f"images of {root} need features: name a timm model as data.backbone.name (such as resnet50.a1_in1k), or give "
+                "a ready-made bank as data.features."
             )
         from lightning_annot.data.sources import digits_features
 
@@ -117,13 +117,13 @@ def _from_images(
     return Loaded(found.ids, found.features, source, truth, found.unreadable)
 
 
-def _open(root: str, backbone: BackboneSettings):  # noqa: ANN202
+def _open(root: str, backbone: BackboneSettings):
     from lightning_annot.data.sources import open_source
 
     return open_source(root, cache_dir=backbone.cache_dir)
 
 
-def _mapped(source, ids: list[str], id_pattern: str | None):  # noqa: ANN001, ANN202
+def _mapped(source, ids: list[str], id_pattern: str | None):
     from lightning_annot.data.sources import remap_ids
 
     return remap_ids(source, ids, id_pattern or "%s")
@@ -144,9 +144,7 @@ def _item_ids(path: str | None) -> list[str] | None:
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise AnnotError(
-            f"data.items {path} could not be read ({error}); it needs a CSV with the column task."
-        ) from error
+        raise AnnotError(f"data.items {path} could not be read ({error}); it needs a CSV with the column task.") from error
     if "task" not in frame:
         raise AnnotError(f"data.items {path} has the columns {list(frame)}; it needs the column task.")
     return frame["task"].tolist()

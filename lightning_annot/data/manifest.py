@@ -47,9 +47,7 @@ def manifest_source(
     columns = set().union(*(row.values for row in rows))
     path_column = next((name for name in PATH_COLUMNS if name in columns), None)
     if path_column is None:
-        raise AnnotError(
-            f"{path} has columns {sorted(columns)}; one of {', '.join(PATH_COLUMNS)} must name the image files"
-        )
+        raise AnnotError(f"{path} has columns {sorted(columns)}; one of {', '.join(PATH_COLUMNS)} must name the image files")
     id_column = next((name for name in ID_COLUMNS if name in columns), path_column)
     files, ids = _column(path, rows, path_column), _column(path, rows, id_column)
     base = path.parent if root is None else Path(root)

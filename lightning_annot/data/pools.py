@@ -15,7 +15,7 @@ Objective = Literal["labelled", "pseudo", "mixmatch"]
 class Pools:
     """Rows of the bank by what is known of them; together they are all rows.
 
-    ``labelled``: prototypes and items with an answer. ``pseudo``: no answer, risk below the threshold. ``unlabelled``: the rest.
+    ``labelled``: prototypes and items with an answer. ``pseudo``: no answer, but a low risk. ``unlabelled``: the rest.
     ``target`` (N, K): what the learner learns, posterior or a prototype's clean label; only rows of the first two are used.
     """
 
@@ -26,7 +26,7 @@ class Pools:
 
 
 def make_pools(target: Tensor, known: Tensor, confident: Tensor) -> Pools:
-    """Split the rows of ``target`` (N, K): ``known`` (N,) bool has a label or an answer, ``confident`` (N,) bool has low risk."""
+    """Split the rows of ``target`` (N, K): ``known`` (N,) bool has a label or answer, ``confident`` (N,) bool has low risk."""
     return Pools(
         labelled=known.nonzero()[:, 0],
         pseudo=(confident & ~known).nonzero()[:, 0],

@@ -15,7 +15,8 @@ from lightning_annot.types import AnnotError
 class ProjectionSettings:
     """``dim``: principal components kept (None: all features). ``kernel``: landmarks of a Nystroem map (0: none).
 
-    ``gamma``: width of its kernel exp(-gamma |a - b|^2), for features whose mean square norm is 1. ``rows``: most rows used to fit.
+    ``gamma``: width of its kernel exp(-gamma |a - b|^2), for features whose mean square norm is 1. ``rows``: most rows that
+    are used to fit.
     """
 
     dim: int | None = 128
@@ -25,9 +26,7 @@ class ProjectionSettings:
 
     def __post_init__(self) -> None:
         if (self.dim is not None and self.dim < 1) or self.kernel < 0 or self.gamma <= 0 or self.rows < 2:
-            raise AnnotError(
-                f"projection {self} given; dim and gamma must be above 0, kernel 0 or more, rows 2 or more."
-            )
+            raise AnnotError(f"projection {self} given; dim and gamma must be above 0, kernel 0 or more, rows 2 or more.")
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,7 @@ def remap_ids(source: Images, tasks: Sequence[str], pattern: str = "%s") -> Imag
     for name, row in rows.items():
         by_base[PurePosixPath(name).name].append(row)
     found = [rows.get(name, by_base[name][0] if len(by_base.get(name, ())) == 1 else None) for name in wanted]
-    ambiguous = [
-        name for name, row in zip(wanted, found, strict=True) if row is None and len(by_base.get(name, ())) > 1
-    ]
+    ambiguous = [name for name, row in zip(wanted, found, strict=True) if row is None and len(by_base.get(name, ())) > 1]
     if ambiguous:
         which = first_few([source.ids[row] for row in by_base[ambiguous[0]]])
         raise AnnotError(
@@ -100,7 +98,5 @@ def _apply(pattern: str, tasks: Sequence[str]) -> list[str]:
         return [pattern % task for task in tasks]
     odd = [repr(task) for task in tasks if not task.strip().isdecimal()]
     if odd:
-        raise AnnotError(
-            f"the pattern {pattern!r} needs task ids that are numbers, got {first_few(odd)}; use %s for text"
-        )
+        raise AnnotError(f"the pattern {pattern!r} needs task ids that are numbers, got {first_few(odd)}; use %s for text")
     return [pattern % int(task) for task in tasks]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class FoldHeads(nn.Module):
         super().__init__()
         sizes = [n_inputs, n_classes] if hidden is None else [n_inputs, hidden, n_classes]
         self.n_folds, self.n_classes = n_folds, n_classes
-        self.weights = nn.ParameterList(torch.zeros(n_folds, i, o) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.weights = nn.ParameterList(torch.zeros(n_folds, i, o) for i, o in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(n_folds, 1, o) for o in sizes[1:])
 
     @torch.no_grad()

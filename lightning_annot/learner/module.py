@@ -172,8 +172,9 @@ class MixMatchModule(LightningModule):
         own = (self.heads.n_folds, self.heads.weights[0].shape[1], self.heads.n_classes)  # type: ignore[union-attr]
         if own != tuple(shape):
             raise AnnotError(
-                f"the checkpoint's learner has {shape[0]} folds, {shape[1]} features and {shape[2]} classes; this configuration "
-                f"needs {own[0]}, {own[1]} and {own[2]}. Use the configuration that the run was started with, or another output_dir."
+                f"the checkpoint's learner has {shape[0]} folds, {shape[1]} features and {shape[2]} classes; this "
+                f"configuration needs {own[0]}, {own[1]} and {own[2]}. Use the configuration that the run was started with, or "
+                "another output_dir."
             )
 
 

@@ -13,9 +13,7 @@ CACHED_ELEMENTS = 1 << 27  # values of (rows, K) float32 that are kept: 512 MiB;
 class Predictions:
     """Callable: rows (n,) -> log p(y | x) (n, K), for ``features`` (N, d) with their ``folds`` (N,)."""
 
-    def __init__(
-        self, learner: Learner, features: Tensor, folds: Tensor, cached_elements: int = CACHED_ELEMENTS
-    ) -> None:
+    def __init__(self, learner: Learner, features: Tensor, folds: Tensor, cached_elements: int = CACHED_ELEMENTS) -> None:
         self._learner, self._features, self._folds = learner, features, folds
         self._most = cached_elements
         self._cache: Tensor | None = None

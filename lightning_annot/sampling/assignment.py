@@ -44,7 +44,7 @@ def allowed_workers(
 ) -> Tensor:
     """(n, W) bool: worker j has not been asked item i, and may answer it at all.
 
-    ``asked_item``, ``asked_worker`` (Q,): all questions so far; ``possible``: (item, worker) pairs that can be answered, or None
+    ``asked_item``, ``asked_worker`` (Q,): all questions so far; ``possible``: (item, worker) pairs that can be answered, None
     for all.
     """
     local = torch.full((n_items,), -1)

@@ -20,8 +20,8 @@ def candidates(finished: Tensor, n_asked: Tensor, cap: int, capacity: Tensor | N
 def expected_error_reduction(posterior: Tensor, confusion: Tensor, top: int = 32) -> Tensor:
     """Expected fall of each item's error from one more answer of an average worker, (N,), at least 0.
 
-    sum_z max_y p(y) c[y, z] - max_y p(y), with ``posterior`` (N, K) and ``confusion`` c (K, K). Classes beyond an item's ``top``
-    most probable ones are left out of both y and z, which is exact for K <= top and a lower bound otherwise. Streams in chunks.
+    sum_z max_y p(y) c[y, z] - max_y p(y), with ``posterior`` (N, K) and ``confusion`` c (K, K). Classes beyond an item's
+    ``top`` most probable ones are left out of both y and z: exact for K <= top, a lower bound otherwise. Streams in chunks.
     """
     n, n_classes = posterior.shape
     top = min(top, n_classes)

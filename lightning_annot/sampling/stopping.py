@@ -19,15 +19,13 @@ class StopSettings:
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 0:
-            raise AnnotError(
-                f"stopping.budget {self.budget} given; it must be 0 or more annotations per item, or null."
-            )
+            raise AnnotError(f"stopping.budget {self.budget} given; it must be 0 or more annotations per item, or null.")
         if self.patience is not None and self.patience < 1:
             raise AnnotError(f"stopping.patience {self.patience} given; it must be 1 round or more, or null.")
 
     def left(self, n_annotations: int, n_items: int) -> int | None:
         """Annotations the budget still allows; None without a budget."""
-        return None if self.budget is None else max(0, int(round(self.budget * n_items)) - n_annotations)
+        return None if self.budget is None else max(0, round(self.budget * n_items) - n_annotations)
 
 
 def stop_reason(

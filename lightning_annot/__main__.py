@@ -1,0 +1,74 @@
+"""``lightning-annot COMMAND``: commands without a Trainer are dispatched here, all others are Lightning's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lightning_annot.types import AnnotError
+
+USAGE = """lightning-annot: label image sets with as few human answers as possible
+
+  lightning-annot fit --config FILE      annotate; the same command goes on where it stopped
+  lightning-annot validate --config FILE out-of-fold loss and calibration of the run's learner on the prototypes
+  lightning-annot test --config FILE     compare the run's labels with the truth, where data.labels has it
+  lightning-annot predict --config FILE  label the images of --data.root or --data.features with the run's learner
+  lightning-annot report DIR             write DIR/report.html anew
+  lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
+
+FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
+lightning-annot COMMAND --help lists them.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; errors that a user can mend are shown without a traceback, and give exit status 2."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    try:
+        if args[0] in _COMMANDS:
+            return _COMMANDS[args[0]](args[1:])
+        from lightning_annot.cli import run
+
+        run(args if argv is not None else None)
+    except AnnotError as error:
+        print(f"lightning-annot: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _report(args: list[str]) -> int:
+    parser = argparse.ArgumentParser("lightning-annot report", description="Write DIR/report.html anew from the run's files.")
+    parser.add_argument("dir", type=Path)
+    directory = parser.parse_args(args).dir
+    from lightning_annot.report.page import write_report
+
+    print(write_report(directory))
+    return 0
+
+
+def _export(args: list[str]) -> int:
+    parser = argparse.ArgumentParser("lightning-annot export", description="Write all answers as CSV: task,worker,label.")
+    parser.add_argument("dir", type=Path, help="folder of a run")
+    parser.add_argument("file", type=Path, help="CSV to write")
+    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
+    given = parser.parse_args(args)
+    from lightning_annot.annotations.formats import write_answers
+    from lightning_annot.annotations.log import AnnotationLog
+
+    path = given.dir / "annotations.db"
+    if given.url is None and not path.is_file():
+        raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
+    with AnnotationLog(given.url or path) as log:
+        write_answers(log, given.file)
+    print(given.file)
+    return 0
+
+
+_COMMANDS = {"report": _report, "export": _export}
+
+if __name__ == "__main__":
+    sys.exit(main())

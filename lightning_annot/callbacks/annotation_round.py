@@ -1,0 +1,274 @@
+"""When a round runs, what is broadcast and what is persisted; the round itself is in ``round.py``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lightning_annot.annotations.formats import import_answers
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.callbacks.run_folder import RunFolder, load_cost, progress, truth_metrics
+from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.data.pools import make_pools
+from lightning_annot.learner.predictions import Predictions
+from lightning_annot.ledger import Ledger
+from lightning_annot.round import (
+    CrowdSettings,
+    Facts,
+    Inference,
+    SamplingSettings,
+    choose,
+    infer,
+    open_to_questions,
+    round_generator,
+)
+from lightning_annot.sampling.stopping import StopSettings, stop_reason
+from lightning_annot.types import AnnotError, Learner, Task
+from lightning_annot.workers.base import Workers
+from lightning_annot.workers.simulated import StructuredWorkers
+
+
+class AnnotationRound(Callback):
+    """Runs a round at each epoch's end: infer, write the row, decide whether to stop, and only then ask.
+
+    Args:
+        output_dir: where the run's files go; continued if a run with the same data, classes and seed is there.
+        workers: who answers; simulated structured workers by default.
+        threshold: C; an item is finished when its risk is below it.
+        crowd: the model of the workers.
+        sampling: which items are asked, and of whom.
+        stopping: budget and patience.
+        log_url: SQLAlchemy URL of the annotation log; ``annotations.db`` in ``output_dir`` by default.
+        import_answers: CSV ``task,worker,label`` of answers that are known before round 0.
+        cost: CSV of a cost matrix, rows and columns in the order of the classes; zero-one loss by default.
+    """
+
+    def __init__(
+        self,
+        output_dir: str = "checkpoints/run",
+        workers: Workers | None = None,
+        threshold: float = 0.1,
+        crowd: CrowdSettings = CrowdSettings(),  # noqa: B008
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
+        stopping: StopSettings = StopSettings(),  # noqa: B008
+        log_url: str | None = None,
+        import_answers: str | None = None,
+        cost: str | None = None,
+    ) -> None:
+        if threshold <= 0:
+            raise AnnotError(f"annotation.threshold {threshold} given; it must be above 0.")
+        self.output_dir = output_dir
+        self.workers: Workers = workers if workers is not None else StructuredWorkers()
+        self.threshold, self.crowd, self.sampling, self.stopping = threshold, crowd, sampling, stopping
+        self.log_url, self.import_answers, self.cost_path = log_url, import_answers, cost
+        self.folder = RunFolder(Path(output_dir))
+        self.stop_reason: str | None = None
+        self._next_round = 0
+        self._rows: list[dict[str, float]] = []
+        self._ledger: Ledger | None = None
+        self._annotation_log: AnnotationLog | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the log, claim the folder for this run's identity, and introduce the workers; rank 0 alone."""
+        if stage not in ("fit", "test") or not self._acts_on(trainer, pl_module):
+            return
+        self._data: AnnotationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self._table = self._data.table
+        n_classes = len(self._table.classes)
+        self._cost = None if self.cost_path is None else load_cost(self.cost_path, n_classes)
+        if trainer.is_global_zero and self._ledger is None:
+            self._open(self._data)
+
+    def _open(self, data: AnnotationDataModule) -> None:
+        table, loaded = data.table, data.loaded
+        assert loaded is not None
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        self._annotation_log = AnnotationLog(self.log_url or self.folder.path / "annotations.db")
+        self._annotation_log.claim(table.identity(data.seed))
+        if self.import_answers is not None:
+            import_answers(self._annotation_log, self.import_answers, table.classes, table.ids)
+        paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
+        task = Task(table.ids, table.classes, data.seed, str(self.folder.path), paths, loaded.labels)
+        self._ledger = Ledger(self._annotation_log, task, self.workers)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the facts where the checkpoint, if any, left them, and make the pools of the next round."""
+        if not self._acts_on(trainer, pl_module):
+            return
+        self._predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
+        self._clock, self.stop_reason = time.perf_counter(), None
+        self._facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
+        if self._next_round == 0:
+            self._set_pools(self._infer())
+            return
+        self._inference = self._infer()
+        self._conclude(trainer, self._next_round - 1)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the round."""
+        self._clock = time.perf_counter()
+        self._stage(trainer, "training")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The round; an epoch that was already handled is left alone."""
+        round_ = trainer.current_epoch
+        if round_ < self._next_round or not self._acts_on(trainer, pl_module):
+            return
+        row: dict[str, float] = {"round": round_, "seconds_train": self._lap()}
+        self._stage(trainer, "predicting")
+        features, folds = self._data.projected()
+        rows = self._table.is_prototype.nonzero()[:, 0]
+        pl_module.calibrate(features[rows], folds[rows], self._table.prototype[rows])  # type: ignore[operator]
+        self._predictions.renew()
+        row["seconds_predict"] = self._lap()
+        self._stage(trainer, "inferring")
+        self._inference = self._infer()
+        row["seconds_infer"] = self._lap()
+        self._rows.append(row)
+        self._describe_round(row)
+        self._next_round = round_ + 1
+        self._conclude(trainer, round_)
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in row.items() if k != "round"}, step=round_)
+        if (bar := progress(trainer)) is not None:
+            bar.update_row(row)
+
+    def _describe_round(self, row: dict[str, float]) -> None:
+        """Fill in what was reached; the truth serves these figures and nothing else."""
+        table, facts, inference = self._table, self._facts, self._inference
+        n = len(table)
+        keep = ~table.is_prototype
+        total = int(keep.sum())
+        row["annotations"] = len(facts.item)
+        row["annotations_per_item"] = len(facts.item) / total
+        row["paid_per_item"] = (len(facts.item) + facts.extra_paid) / total
+        row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total
+        row["mean_risk"] = float(inference.decision.risk[:n][keep].double().mean())
+        if table.truth is not None:
+            row |= truth_metrics(inference, table, self._predictions.label()[:n])
+
+    def _conclude(self, trainer: Trainer, round_: int) -> None:
+        """Stop, or ask the questions of ``round_`` and prepare the next; doing it again changes nothing."""
+        row, facts = self._rows[-1], self._facts
+        self._lap()
+        if trainer.is_global_zero:
+            self.stop_reason = self._ask(trainer, round_, row)
+        self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
+        if self.stop_reason is None:
+            self._stage(trainer, "inferring")
+            self._facts = self._shared_facts(trainer, round_ + 1)
+            self._set_pools(self._infer())
+        trainer.should_stop = self.stop_reason is not None
+        row["seconds_infer"] += self._lap()
+        if trainer.is_global_zero:
+            self.folder.save_tables(self._table, facts, self._inference)
+        row["seconds_save"] = self._lap()
+        if trainer.is_global_zero:
+            self.folder.save_rows(self._rows)
+
+    def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
+        """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
+        ledger, facts, prototype = self._ledger, self._facts, self._table.prototype
+        assert ledger is not None
+        row["seconds_sample"] = row["seconds_ask"] = 0.0
+        among = open_to_questions(self._inference, facts, prototype, self.sampling.cap, self.workers.capacity())
+        keep = ~self._table.is_prototype
+        n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
+        finished = [round(r["finished_fraction"] * total) for r in self._rows]
+        reason = stop_reason(
+            self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
+            n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
+        )  # fmt: skip
+        if reason is not None:
+            return reason
+        if not ledger.has_asked(round_):
+            self._stage(trainer, "choosing")
+            left = self.stopping.left(len(facts.item) + n_open, total)
+            n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
+            named = len(self.workers.names()) > 0
+            items, workers = choose(
+                self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
+                self.workers.can_answer(), named,
+            )  # fmt: skip
+            row["seconds_sample"] = self._lap()
+            ledger.ask(round_, items, workers)
+        self._stage(trainer, "asking")
+        ledger.collect()
+        now = ledger.facts(round_ + 1)
+        row["seconds_ask"] = self._lap()
+        if len(now.item) > row["annotations"]:  # what the last training has not seen
+            return None
+        if len(now.open_item):
+            return f"waiting for the answers to {len(now.open_item)} questions"
+        return "no worker can answer any of the unfinished items once more"
+
+    def _infer(self) -> Inference:
+        features, _ = self._data.projected()
+        n_classes = len(self._table.classes)
+        return infer(
+            self._facts, self._predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
+            self._cost,
+        )  # fmt: skip
+
+    def _set_pools(self, inference: Inference) -> None:
+        n = len(self._table)
+        known = torch.zeros(len(inference.finished), dtype=torch.bool)
+        known[:n] = self._table.is_prototype | (torch.bincount(self._facts.annotations().item, minlength=n) > 0)
+        self._data.set_pools(make_pools(inference.posterior, known, inference.finished))
+
+    def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:
+        """Rank 0 reads the log; everybody gets the same facts, and computes all else from them."""
+        facts = self._ledger.facts(before_round) if self._ledger is not None else None
+        return trainer.strategy.broadcast(facts)  # type: ignore[return-value]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the report and say what was reached."""
+        if self._acts_on(trainer, pl_module) and trainer.is_global_zero and self._rows:
+            if self.stop_reason is None:
+                self.stop_reason = "interrupted"
+            self.folder.finish(self._rows, self._table, self._data, self.threshold, self.stop_reason)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the labels that all facts and the checkpoint's learner give with the truth."""
+        if not self._acts_on(trainer, pl_module):
+            return
+        self._predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
+        self._facts = self._shared_facts(trainer, 1 << 31)
+        inference = self._infer()
+        n = len(self._table)
+        metrics = truth_metrics(inference, self._table, self._predictions.label()[:n])
+        self.log_dict({f"label_{name}": value for name, value in metrics.items()}, rank_zero_only=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the log."""
+        if self._annotation_log is not None:
+            self._annotation_log.close()
+            self._annotation_log = self._ledger = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rounds so far, as plain values; the facts are in the log."""
+        return {"next_round": self._next_round, "rows": [dict(row) for row in self._rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the checkpoint's last round."""
+        self._next_round, self._rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
+
+    @staticmethod
+    def _stage(trainer: Trainer, name: str) -> None:
+        if (bar := progress(trainer)) is not None:
+            bar.stage(name)
+
+    def _lap(self) -> float:
+        """Seconds since the last call."""
+        before, self._clock = self._clock, time.perf_counter()
+        return self._clock - before
+
+    @staticmethod
+    def _acts_on(trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Only annotation models have rounds; others (adaptation, fine-tuning) train as usual."""
+        data = getattr(trainer, "datamodule", None)
+        return isinstance(pl_module, Learner) and isinstance(data, AnnotationDataModule)

@@ -1,0 +1,125 @@
+"""What a run writes beside its log, and what it tells whoever watches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+from pytorch_lightning import Trainer
+from rich.console import Console
+from torch import Tensor
+
+from lightning_annot.annotations.formats import write_table
+from lightning_annot.callbacks.progress import RoundProgress
+from lightning_annot.crowd.risk import check_cost
+from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.data.items import ItemTable
+from lightning_annot.report.atomic import write_text
+from lightning_annot.report.metrics import label_metrics
+from lightning_annot.report.page import write_report
+from lightning_annot.report.tables import class_share, worker_table, write_confusions, write_labels, write_rounds
+from lightning_annot.report.terminal import print_summary
+from lightning_annot.round import Facts, Inference
+from lightning_annot.types import AnnotError
+
+
+class RunFolder:
+    """The output folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save_tables(self, table: ItemTable, facts: Facts, inference: Inference) -> None:
+        """``labels.csv``, ``workers.csv``, ``confusions.npz``: what is believed after this round."""
+        n = len(table)
+        annotations, result = facts.annotations(), inference.crowd
+        answers = torch.bincount(annotations.item, minlength=n)
+        write_labels(
+            self.path / "labels.csv",
+            table.ids,
+            table.classes,
+            inference.decision,
+            inference.finished,
+            table.prototype,
+            answers,
+        )
+        names = facts.workers
+        given = torch.bincount(annotations.worker, minlength=result.incidence.n_workers)
+        share = class_share(inference.posterior[:n])
+        if names:
+            write_table(self.path / "workers.csv", worker_table(names, given, result, share))
+        else:
+            columns = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
+            write_table(self.path / "workers.csv", pd.DataFrame(columns=columns))
+        write_confusions(self.path / "confusions.npz", names, table.classes, result)
+
+    def save_rows(self, rows: Sequence[dict[str, float]]) -> None:
+        """``rounds.csv``: all rounds so far."""
+        write_rounds(self.path / "rounds.csv", rows)
+
+    def finish(
+        self,
+        rows: Sequence[dict[str, float]],
+        table: ItemTable,
+        data: AnnotationDataModule,
+        threshold: float,
+        reason: str,
+    ) -> None:
+        """``summary.json`` and ``report.html``, and a table in the terminal."""
+        loaded = data.loaded
+        assert loaded is not None
+        summary: dict[str, Any] = {
+            "stop_reason": reason,
+            "n_items": int((~table.is_prototype).sum()),
+            "classes": list(table.classes),
+            "threshold": threshold,
+            "annotations": rows[-1]["annotations"],
+            "prototypes": int(table.is_prototype.sum()),
+            "prototypes_drawn": table.drawn,
+            "unreadable_images": list(loaded.unreadable),
+        }
+        write_text(self.path / "summary.json", json.dumps(summary, indent=1))
+        write_report(self.path, thumbnails(data))
+        print_summary(Console(), self.path)
+
+
+def thumbnails(data: AnnotationDataModule) -> Any:
+    """A function that opens the image of an item, or None where the data has no images."""
+    loaded = data.loaded
+    if loaded is None or loaded.source is None:
+        return None
+    source, row = loaded.source, {item: i for i, item in enumerate(loaded.source.ids)}
+
+    def open_item(item: str) -> Image.Image | None:
+        return source.open(row[item]) if item in row else None
+
+    return open_item
+
+
+def truth_metrics(inference: Inference, table: ItemTable, learner_label: Tensor) -> dict[str, float]:
+    """Figures that need the truth; for reporting alone. ``learner_label`` (N,): the learner's own labels."""
+    assert table.truth is not None
+    n, keep = len(table), ~table.is_prototype
+    metrics = label_metrics(inference.posterior[:n], table.truth, inference.finished[:n], keep)
+    return metrics | {"learner_accuracy": float((learner_label[:n] == table.truth)[keep].double().mean())}
+
+
+def progress(trainer: Trainer) -> RoundProgress | None:
+    """The Trainer's progress bar, if it is ours."""
+    return next((c for c in trainer.callbacks if isinstance(c, RoundProgress)), None)  # type: ignore[attr-defined]
+
+
+def load_cost(path: str, n_classes: int) -> Tensor:
+    """A cost matrix from a CSV without header, row = true class, column = decided class."""
+    try:
+        values = pd.read_csv(path, header=None).to_numpy(dtype="float64")
+    except (OSError, ValueError) as error:
+        raise AnnotError(f"cost matrix {path} could not be read ({error}); it needs {n_classes} rows of numbers.") from error
+    cost = torch.from_numpy(values)
+    check_cost(cost, n_classes)
+    return cost

@@ -1,0 +1,146 @@
+"""One LightningCLI for annotation, adaptation and fine-tuning: fit, validate, test, predict."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger
+
+from lightning_annot.callbacks.annotation_round import AnnotationRound
+from lightning_annot.callbacks.prediction_file import PredictionFile
+from lightning_annot.callbacks.progress import RoundProgress
+from lightning_annot.callbacks.wandb_records import WandbRecords
+from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.learner.module import MixMatchModule
+from lightning_annot.report.atomic import write_text
+from lightning_annot.types import AnnotError
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 100,
+    "reload_dataloaders_every_n_epochs": 1,  # pools change every round; other values shift on resume
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # each rank slices the same draw itself
+    "log_every_n_steps": 1,
+    "enable_model_summary": False,
+}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved configuration of ``fit`` to the run's folder; the newest counts, an equal one changes nothing."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Rank 0 alone, after the round callback has claimed the folder."""
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        path = Path(self.config["annotation"]["output_dir"]) / "config.yaml"
+        if not path.is_file() or path.read_text() != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+
+
+class AnnotationCLI(LightningCLI):
+    """Adds the round, its checkpoints and its records to Lightning's command line; any Lightning model and data run too."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The ``annotation`` group, our model and data by default, and one seed for all."""
+        parser.add_lightning_class_args(AnnotationRound, "annotation")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.set_defaults({"model": _class_path(MixMatchModule), "data": _class_path(AnnotationDataModule)})
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Checkpoints, logs and records go below ``annotation.output_dir`` unless the configuration says otherwise."""
+        config = self._get(self.config_init, "trainer")
+        output = Path(self.output_dir)
+        callbacks: list[Callback] = list(config.get("callbacks") or [])
+        if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks.append(
+                ModelCheckpoint(
+                    dirpath=output / "checkpoints",
+                    save_last=True,
+                    save_top_k=0,
+                    save_on_train_epoch_end=True,
+                    enable_version_counter=False,
+                )
+            )
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(RoundProgress())
+        # After the round callback, whose files they read.
+        callbacks += [self._get(self.config_init, "annotation"), WandbRecords(str(output)), PredictionFile(str(output))]
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = CSVLogger(output, name="logs") if self.subcommand == "fit" else False
+        kwargs["callbacks"] = callbacks
+        return self._instantiate_trainer({**config, **kwargs}, [])
+
+    @property
+    def output_dir(self) -> str:
+        """Folder of the run."""
+        return str(self._get(self.config, "annotation")["output_dir"])
+
+    def before_fit(self) -> None:
+        """``last`` means the run's last checkpoint if there is one, else a start from the log."""
+        config = self.config_init["fit"]
+        if config["ckpt_path"] == "last":
+            last = self._last_checkpoint()
+            config["ckpt_path"] = str(last) if last.is_file() else None
+
+    def before_validate(self) -> None:
+        """A checkpoint is needed."""
+        self._need_checkpoint("validate")
+
+    def before_test(self) -> None:
+        """A checkpoint is needed."""
+        self._need_checkpoint("test")
+
+    def before_predict(self) -> None:
+        """A checkpoint is needed; predictions go to a file, not to memory."""
+        self._need_checkpoint("predict")
+        self.config_init["predict"]["return_predictions"] = False
+
+    def _need_checkpoint(self, command: str) -> None:
+        config = self.config_init[command]
+        if config["ckpt_path"] != "last":
+            return
+        last = self._last_checkpoint()
+        if not last.is_file():
+            raise AnnotError(
+                f"{command} needs a trained learner, and {last} does not exist. Run fit first, name the run's folder as "
+                "--annotation.output_dir, or give --ckpt_path."
+            )
+        config["ckpt_path"] = str(last)
+
+    def _last_checkpoint(self) -> Path:
+        return Path(self.output_dir) / "checkpoints" / "last.ckpt"
+
+
+def _class_path(kind: type) -> dict[str, str]:
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
+
+
+def run(args: list[str] | None = None) -> AnnotationCLI:
+    """Parse ``args`` (default: the command line) and run the Trainer's method they name."""
+    # What a user can neither cause nor mend: Lightning's use of a torch name, and that batches need no reader processes.
+    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    return AnnotationCLI(
+        model_class=LightningModule,
+        datamodule_class=LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveRunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        trainer_defaults=TRAINER_DEFAULTS,
+        seed_everything_default=0,
+        parser_kwargs={
+            "parser_mode": "omegaconf",
+            **{name: {"default_config_files": []} for name in ("fit", "validate", "test", "predict")},
+        },
+        auto_configure_optimizers=False,
+        args=args,
+    )

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from run_folder import make_run, picture
+
+from lightning_annot.callbacks.wandb_records import CURVES, X_AXIS, WandbRecords
+
+
+def fit(callback: WandbRecords, logger: WandbLogger | CSVLogger, root: Path) -> None:
+    torch.set_num_threads(1)
+    Trainer(
+        callbacks=[callback],
+        logger=logger,
+        default_root_dir=root,
+        max_epochs=1,
+        limit_train_batches=1,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        accelerator="cpu",
+    ).fit(BoringModel())
+
+
+@pytest.fixture
+def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+@pytest.mark.usefixtures("_offline")
+def test_offline_run_has_pictures_table_and_files(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", n=150)
+    (run / "report.html").write_text("<!doctype html>")
+    logger = WandbLogger(project="annotation", save_dir=tmp_path, offline=True)
+    callback = WandbRecords(str(run))
+    callback.thumbnails = picture
+    fit(callback, logger, tmp_path)
+    logger.experiment.finish()
+
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    media = folder / "files" / "media"
+    assert list(media.glob("images/confusion*.png"))
+    (table,) = media.glob("table/riskiest_items*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["task", "image", "label", "confidence", "risk", "answers"]
+    risks = [row[4] for row in content["data"]]
+    assert len(risks) == 24
+    assert risks == sorted(risks, reverse=True)
+
+    staged = [path.read_bytes() for path in (tmp_path / "wandb_data_dir").rglob("*") if path.is_file()]
+    for name in ("labels.csv", "workers.csv", "rounds.csv", "report.html"):
+        assert (run / name).read_bytes() in staged, name
+    assert sum(content.startswith(b"\x89PNG") for content in staged) == 24  # pictures of the table
+    record = next(folder.glob("*.wandb")).read_bytes()
+    for name in (X_AXIS, *CURVES):
+        assert name.encode() in record
+
+
+@pytest.mark.usefixtures("_offline")
+def test_run_without_labels_logs_nothing(tmp_path: Path) -> None:
+    logger = WandbLogger(project="annotation", save_dir=tmp_path, offline=True)
+    fit(WandbRecords(str(tmp_path / "nowhere")), logger, tmp_path)
+    logger.experiment.finish()
+    assert not list(tmp_path.glob("wandb/offline-run-*/files/media/**/*.png"))
+
+
+def test_other_loggers_are_left_alone_without_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # from here on ``import wandb`` is an error
+    make_run(tmp_path / "run", n=150)
+    fit(WandbRecords(str(tmp_path / "run")), CSVLogger(tmp_path), tmp_path)
+    assert not (tmp_path / "wandb").exists()
