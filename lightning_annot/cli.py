@@ -62,8 +62,7 @@ class AnnotationCLI(LightningCLI):
             callbacks.append(
                 ModelCheckpoint(
                     dirpath=output / "checkpoints",
-                    save_last=True,
-                    save_top_k=0,
+                    filename="last",  # replaced every round; save_last with save_top_k=0 would write at the end of fit alone
                     save_on_train_epoch_end=True,
                     enable_version_counter=False,
                 )
@@ -104,7 +103,7 @@ class AnnotationCLI(LightningCLI):
 
     def _need_checkpoint(self, command: str) -> None:
         config = self.config_init[command]
-        if config["ckpt_path"] != "last":
+        if config["ckpt_path"] not in (None, "last"):
             return
         last = self._last_checkpoint()
         if not last.is_file():

@@ -43,11 +43,11 @@ class Ledger:
         waiting = self._log.questions(before_round=before_round, open_only=True, kind="annotation")
         asked = self._codes(self._items, waiting["item"], "item")
         whom = np.array([-1 if w is None else self._number(w) for w in waiting["worker"]], dtype=np.int64)
-        arrays = (item[use], worker[use], label[use], asked, whom)
+        arrays = {"item": item[use], "worker": worker[use], "label": label[use], "open_item": asked, "open_worker": whom}
         return Facts(
             self.workers,
-            *(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays),
-            int((now & (ordinary == 0)).sum()),
+            **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
+            extra_paid=int((now & (ordinary == 0)).sum()),
         )
 
     def has_asked(self, round_: int) -> bool:
@@ -96,7 +96,7 @@ class Ledger:
 
     @staticmethod
     def _codes(index: pd.Index, values: Sequence[str] | pd.Series, what: str) -> np.ndarray:
-        codes = index.get_indexer(values)
+        codes: np.ndarray = index.get_indexer(values)
         if (codes < 0).any():
             unknown = list(pd.unique(pd.Series(values)[codes < 0]))[:3]
             raise AnnotError(f"the annotation log names an unknown {what}, such as {unknown}; it belongs to other data.")

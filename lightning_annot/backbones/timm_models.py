@@ -12,7 +12,8 @@ from typing import Any
 import timm
 import torch
 from PIL.Image import Image
-from timm.data import create_transform, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, Transform]:
     model = _create(spec)
     if spec.weights not in ("pretrained", "random"):
         _load_local(model, spec.weights)
-    data_config = resolve_model_data_config(model)
+    data_config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     if spec.image_size is not None:
         size = (spec.image_size, spec.image_size)
         _resize_input(model, spec.name, size)

@@ -68,7 +68,7 @@ class AnnotationRound(Callback):
         self.folder = RunFolder(Path(output_dir))
         self.stop_reason: str | None = None
         self._next_round = 0
-        self._rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, float]] = []
         self._ledger: Ledger | None = None
         self._annotation_log: AnnotationLog | None = None
 
@@ -99,9 +99,9 @@ class AnnotationRound(Callback):
         """Take up the facts where the checkpoint, if any, left them, and make the pools of the next round."""
         if not self._acts_on(trainer, pl_module):
             return
-        self._predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
+        self.predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
         self._clock, self.stop_reason = time.perf_counter(), None
-        self._facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
+        self.facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
         if self._next_round == 0:
             self._set_pools(self._infer())
             return
@@ -120,15 +120,16 @@ class AnnotationRound(Callback):
             return
         row: dict[str, float] = {"round": round_, "seconds_train": self._lap()}
         self._stage(trainer, "predicting")
+        self._data.set_pools(None)
         features, folds = self._data.projected()
         rows = self._table.is_prototype.nonzero()[:, 0]
         pl_module.calibrate(features[rows], folds[rows], self._table.prototype[rows])  # type: ignore[operator]
-        self._predictions.renew()
+        self.predictions.renew()
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
         self._inference = self._infer()
         row["seconds_infer"] = self._lap()
-        self._rows.append(row)
+        self.rows.append(row)
         self._describe_round(row)
         self._next_round = round_ + 1
         self._conclude(trainer, round_)
@@ -139,7 +140,7 @@ class AnnotationRound(Callback):
 
     def _describe_round(self, row: dict[str, float]) -> None:
         """Fill in what was reached; the truth serves these figures and nothing else."""
-        table, facts, inference = self._table, self._facts, self._inference
+        table, facts, inference = self._table, self.facts, self._inference
         n = len(table)
         keep = ~table.is_prototype
         total = int(keep.sum())
@@ -149,36 +150,38 @@ class AnnotationRound(Callback):
         row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total
         row["mean_risk"] = float(inference.decision.risk[:n][keep].double().mean())
         if table.truth is not None:
-            row |= truth_metrics(inference, table, self._predictions.label()[:n])
+            row |= truth_metrics(inference, table, self.predictions.label()[:n])
 
     def _conclude(self, trainer: Trainer, round_: int) -> None:
         """Stop, or ask the questions of ``round_`` and prepare the next; doing it again changes nothing."""
-        row, facts = self._rows[-1], self._facts
+        row, facts = self.rows[-1], self.facts
         self._lap()
         if trainer.is_global_zero:
             self.stop_reason = self._ask(trainer, round_, row)
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
+        if trainer.is_global_zero:
+            self.folder.save_tables(self._table, facts, self._inference)
+        row["seconds_save"] = self._lap()
+        # The (N, K) posterior is the largest thing there is: let go of the round's before the next is made.
+        del self._inference
         if self.stop_reason is None:
             self._stage(trainer, "inferring")
-            self._facts = self._shared_facts(trainer, round_ + 1)
+            self.facts = self._shared_facts(trainer, round_ + 1)
             self._set_pools(self._infer())
         trainer.should_stop = self.stop_reason is not None
         row["seconds_infer"] += self._lap()
         if trainer.is_global_zero:
-            self.folder.save_tables(self._table, facts, self._inference)
-        row["seconds_save"] = self._lap()
-        if trainer.is_global_zero:
-            self.folder.save_rows(self._rows)
+            self.folder.save_rows(self.rows)
 
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
-        ledger, facts, prototype = self._ledger, self._facts, self._table.prototype
+        ledger, facts, prototype = self._ledger, self.facts, self._table.prototype
         assert ledger is not None
         row["seconds_sample"] = row["seconds_ask"] = 0.0
         among = open_to_questions(self._inference, facts, prototype, self.sampling.cap, self.workers.capacity())
         keep = ~self._table.is_prototype
         n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
-        finished = [round(r["finished_fraction"] * total) for r in self._rows]
+        finished = [round(r["finished_fraction"] * total) for r in self.rows]
         reason = stop_reason(
             self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
             n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
@@ -210,14 +213,14 @@ class AnnotationRound(Callback):
         features, _ = self._data.projected()
         n_classes = len(self._table.classes)
         return infer(
-            self._facts, self._predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
+            self.facts, self.predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
             self._cost,
         )  # fmt: skip
 
     def _set_pools(self, inference: Inference) -> None:
         n = len(self._table)
         known = torch.zeros(len(inference.finished), dtype=torch.bool)
-        known[:n] = self._table.is_prototype | (torch.bincount(self._facts.annotations().item, minlength=n) > 0)
+        known[:n] = self._table.is_prototype | (torch.bincount(self.facts.annotations().item, minlength=n) > 0)
         self._data.set_pools(make_pools(inference.posterior, known, inference.finished))
 
     def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:
@@ -227,21 +230,21 @@ class AnnotationRound(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the report and say what was reached."""
-        if self._acts_on(trainer, pl_module) and trainer.is_global_zero and self._rows:
+        if self._acts_on(trainer, pl_module) and trainer.is_global_zero and self.rows:
             if self.stop_reason is None:
                 self.stop_reason = "interrupted"
-            self.folder.finish(self._rows, self._table, self._data, self.threshold, self.stop_reason)
+            self.folder.finish(self.rows, self._table, self._data, self.threshold, self.stop_reason)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the labels that all facts and the checkpoint's learner give with the truth."""
         if not self._acts_on(trainer, pl_module):
             return
-        self._predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
-        self._facts = self._shared_facts(trainer, 1 << 31)
+        self.predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
+        self.facts = self._shared_facts(trainer, 1 << 31)
         inference = self._infer()
         n = len(self._table)
-        metrics = truth_metrics(inference, self._table, self._predictions.label()[:n])
-        self.log_dict({f"label_{name}": value for name, value in metrics.items()}, rank_zero_only=True)
+        metrics = truth_metrics(inference, self._table, self.predictions.label()[:n])
+        pl_module.log_dict({f"label_{name}": value for name, value in metrics.items()}, rank_zero_only=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the log."""
@@ -251,11 +254,11 @@ class AnnotationRound(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rounds so far, as plain values; the facts are in the log."""
-        return {"next_round": self._next_round, "rows": [dict(row) for row in self._rows]}
+        return {"next_round": self._next_round, "rows": [dict(row) for row in self.rows]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the checkpoint's last round."""
-        self._next_round, self._rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
+        self._next_round, self.rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
 
     @staticmethod
     def _stage(trainer: Trainer, name: str) -> None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
 from lightning_annot.crowd.priors import rescale_rows
@@ -46,6 +48,10 @@ class EMResult:
         """M steps taken."""
         return len(self.objective_history)
 
+    @cached_property
+    def _log_totals(self) -> Tensor:
+        return self.row_totals().log()
+
     def row_totals(self) -> Tensor:
         """Prior and expected annotations of each worker and true class, (W, K)."""
         return self.incidence.worker_sums(self.counts) + self.pseudo_counts.sum(1)
@@ -69,10 +75,12 @@ class EMResult:
         right[inc.pair_worker, inc.pair_label] += self.counts[torch.arange(len(self.counts)), inc.pair_label]
         return right / self.row_totals()
 
-    def log_table(self) -> Tensor:
-        """log w_j[y, z] of each pair (j, z) by true class y, (P, K)."""
-        table, _ = _log_table(self.incidence, self.counts.clone(), self.pseudo_counts)
-        return table
+    def log_likelihood(self, chunk: Chunk) -> Tensor:
+        """log prod_j w_j[y, z_ij] of the chunk's items by class y, (n, K); needs no table of all pairs."""
+        inc, prior = self.incidence, self.pseudo_counts.T
+        table = (self.counts[chunk.pairs] + prior[inc.pair_label[chunk.pairs]]).log_()
+        table -= self._log_totals[inc.pair_worker[chunk.pairs]]
+        return embedding_bag(torch.searchsorted(chunk.pairs, chunk.pair), table, chunk.item_offset, mode="sum")
 
 
 def run_em(
@@ -90,7 +98,7 @@ def run_em(
     """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts`` (K, K).
 
     ``log_prior`` gives log p(y | x) by item row; it may compute its rows when asked, so no (N, K) array need exist. Stops when
-    the objective gains less than ``tolerance`` nats an annotation. ``start``: optional posterior (N, K) of a first M step.
+    the objective gains no more than ``tolerance`` nats an annotation. ``start``: optional posterior (N, K) of a first M step.
     """
     _check(annotations, pseudo_counts, n_workers, m_step, max_iterations)
     if isinstance(log_prior, Tensor):
@@ -108,7 +116,7 @@ def run_em(
         table, log_density = _log_table(inc, counts, pseudo_counts)
         counts, log_evidence = _renewed_counts(inc, table, log_prior, m_step == "hard")
         history.append(log_evidence + log_density)
-        converged = len(history) > 1 and history[-1] - history[-2] < tolerance * len(annotations)
+        converged = len(history) > 1 and history[-1] - history[-2] <= tolerance * len(annotations)
     return EMResult(inc, counts, pseudo_counts, tuple(history), converged)
 
 
@@ -145,9 +153,9 @@ def write_posterior(result: EMResult, log_prior: LogPrior | Tensor, n_items: int
     for start in range(0, n_items, rows):
         stop = min(start + rows, n_items)
         out[start:stop] = log_prior(torch.arange(start, stop, device=out.device)).exp()
-    table = result.log_table()
     for chunk in inc.chunks:
-        out[inc.items[chunk.start : chunk.stop]] = _e_step(inc, chunk, table, log_prior)[0]
+        items = inc.items[chunk.start : chunk.stop]
+        out[items] = (result.log_likelihood(chunk) + log_prior(items)).softmax(1)
     return out
 
 

@@ -74,6 +74,10 @@ class RoundBatches(Dataset[Batch]):
             second = steps(mixable, balanced_weights(pools.target, mixable), size)
             self._pair = (steps(rows, weight, size), second, torch.from_numpy(share).float()[:, keep])
 
+    def release(self) -> None:
+        """Let go of the targets, the largest array of a run; to be called when the round's last batch is done."""
+        self._target = self._target.new_empty(0, self._target.shape[1])
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -95,7 +99,7 @@ class RoundBatches(Dataset[Batch]):
 def _mixable(pools: Pools, tau: float, chunk: int = 1 << 16) -> Tensor:
     """Rows without an answer whose largest posterior is above 1 - ``tau``."""
     rows = torch.cat([pools.pseudo, pools.unlabelled])
-    sure = [part[pools.target[part].amax(1) > 1.0 - tau] for part in rows.split(chunk)]
+    sure = [part[pools.target[part].amax(1) > 1.0 - tau] for part in torch.split(rows, chunk)]
     return torch.cat(sure)
 
 
@@ -104,7 +108,7 @@ class FixedRows(Dataset[Batch]):
 
     def __init__(self, features: Tensor, folds: Tensor, rows: Tensor, label: Tensor | None, chunk: int = 8192) -> None:
         self._features, self._folds, self._label = features, folds, label
-        self._parts = rows.split(chunk) if len(rows) else ()
+        self._parts = torch.split(rows, chunk) if len(rows) else ()
 
     def __len__(self) -> int:
         return len(self._parts)

@@ -68,6 +68,7 @@ class AnnotationDataModule(LightningDataModule):
         self._projection: Projection | None = None
         self._projected: tuple[Tensor, Tensor] | None = None
         self._pools: Pools | None = None
+        self._round_batches: RoundBatches | None = None
 
     def setup(self, stage: str) -> None:
         """Load ids and raw features, and check prototypes and classes (``predict`` needs neither)."""
@@ -116,7 +117,7 @@ class AnnotationDataModule(LightningDataModule):
         if self._projection is not None:
             return self._projection.n_outputs
         assert self.loaded is not None
-        n, width = self.loaded.features.shape
+        n, width = map(int, self.loaded.features.shape)
         settings = self.projection_settings
         rows = min(n, settings.rows)
         return min(settings.kernel, rows) if settings.kernel else min(settings.dim or width, width, rows)
@@ -135,9 +136,11 @@ class AnnotationDataModule(LightningDataModule):
             self._projected = (torch.cat(parts), torch.cat([own, extra_fold]))
         return self._projected
 
-    def set_pools(self, pools: Pools) -> None:
-        """Learn from these pools from the next round on."""
-        self._pools = pools
+    def set_pools(self, pools: Pools | None) -> None:
+        """Learn from these pools from the next round on; None lets go of them, and of the batches drawn from them."""
+        if self._round_batches is not None:
+            self._round_batches.release()
+        self._pools, self._round_batches = pools, None
 
     @property
     def pools(self) -> Pools:
@@ -159,7 +162,8 @@ class AnnotationDataModule(LightningDataModule):
         seed, rank, world = (self.seed, 0), 0, 1
         if trainer is not None:
             seed, rank, world = (self.seed, trainer.current_epoch), trainer.global_rank, trainer.world_size
-        return _whole(RoundBatches(features, folds, self.pools, self.batches, seed, rank, world))
+        self._round_batches = RoundBatches(features, folds, self.pools, self.batches, seed, rank, world)
+        return _whole(self._round_batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Prototypes, each with its own fold."""

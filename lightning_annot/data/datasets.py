@@ -72,7 +72,8 @@ def digits_source() -> Images:
 
 def digits_features() -> NDArray[np.float32]:
     """Pixels of ``digits_source`` as features in [0, 1], (1797, 64) float32."""
-    return (load_digits().data / 16.0).astype(np.float32)
+    pixels: NDArray[np.float32] = (load_digits().data / 16.0).astype(np.float32)
+    return pixels
 
 
 def torchvision_source(

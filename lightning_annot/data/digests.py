@@ -55,7 +55,8 @@ def file_digests(paths: Sequence[str], cache_dir: str | os.PathLike[str] | None 
 def _cached_chunk(cache: sqlite3.Connection, pool: ThreadPoolExecutor, paths: Sequence[str]) -> list[str]:
     """Digests of at most ``_CHUNK`` files; hashes and commits those that are new or changed."""
     query = f"SELECT path, size, mtime_ns, digest FROM digest WHERE path IN ({','.join('?' * len(paths))})"
-    known = {(path, (size, mtime)): digest for path, size, mtime, digest in cache.execute(query, paths)}
+    found = cache.execute(query, paths)
+    known: dict[tuple[str, Stamp | None], str] = {(path, (size, mtime)): digest for path, size, mtime, digest in found}
     # Stamps are taken before the files are read: a file that changes meanwhile is hashed again at the next start.
     slices = [paths[start : start + _SLICE] for start in range(0, len(paths), _SLICE)]
     stamps = [stamp for part in pool.map(_stamps, slices) for stamp in part]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.types import AnnotError, ImageSource
+
+if TYPE_CHECKING:
+    from lightning_annot.data.images import Images
 
 DIGITS = "digits"
 
@@ -117,13 +121,13 @@ def _from_images(
     return Loaded(found.ids, found.features, source, truth, found.unreadable)
 
 
-def _open(root: str, backbone: BackboneSettings):
+def _open(root: str, backbone: BackboneSettings) -> Images:
     from lightning_annot.data.sources import open_source
 
     return open_source(root, cache_dir=backbone.cache_dir)
 
 
-def _mapped(source, ids: list[str], id_pattern: str | None):
+def _mapped(source: Images, ids: list[str], id_pattern: str | None) -> Images:
     from lightning_annot.data.sources import remap_ids
 
     return remap_ids(source, ids, id_pattern or "%s")
@@ -147,4 +151,5 @@ def _item_ids(path: str | None) -> list[str] | None:
         raise AnnotError(f"data.items {path} could not be read ({error}); it needs a CSV with the column task.") from error
     if "task" not in frame:
         raise AnnotError(f"data.items {path} has the columns {list(frame)}; it needs the column task.")
-    return frame["task"].tolist()
+    ids: list[str] = frame["task"].tolist()
+    return ids

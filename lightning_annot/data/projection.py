@@ -92,8 +92,8 @@ def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int
     projected = (sample - mean) @ matrix
     scale = float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0
     landmarks, root = _nystroem(projected / scale, settings, seed)
-    tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (mean, matrix / scale, landmarks, root))
-    return Projection(*tensors, gamma=settings.gamma)
+    arrays = {"mean": mean, "matrix": matrix / scale, "landmarks": landmarks, "root": root}
+    return Projection(**{k: torch.from_numpy(np.ascontiguousarray(a)) for k, a in arrays.items()}, gamma=settings.gamma)
 
 
 def _nystroem(sample: np.ndarray, settings: ProjectionSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -45,5 +45,5 @@ class FoldHeads(nn.Module):
             y = x[rows]
             for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
                 y = torch.addmm(bias[f], torch.tanh(y) if i else y, weight[f])
-            logits[rows] = y
+            logits[rows] = y.to(logits)  # autocast gives bfloat16
         return logits

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -29,7 +30,7 @@ class MixMatchModule(LightningModule):
     Args:
         hidden: units of a hidden tanh layer; None for a linear head.
         lr: Adam's step size at the start of a round, falling linearly to 0.
-        weight_decay: L2 penalty of the weights, per unit of the mean loss.
+        weight_decay: L2 penalty of the weights, divided by the number of classes: a class has its share of the mean loss.
         mixed_weight: weight of the mixed term.
         ema: decay of an exponential moving average of the weights, used for prediction; None for the last weights.
         restart: start every round from fresh weights instead of the last round's.
@@ -39,7 +40,7 @@ class MixMatchModule(LightningModule):
     def __init__(
         self,
         hidden: int | None = None,
-        lr: float = 0.1,
+        lr: float = 0.03,
         weight_decay: float = 0.003,
         mixed_weight: float = 10.0,
         ema: float | None = None,
@@ -58,6 +59,7 @@ class MixMatchModule(LightningModule):
         self.ema, self.restart, self.temperature_prior = ema, restart, temperature_prior
         self.heads: FoldHeads | None = None
         self.averaged: AveragedModel | None = None
+        self.temperature: Tensor
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def setup(self, stage: str) -> None:
@@ -71,19 +73,21 @@ class MixMatchModule(LightningModule):
         self.heads = FoldHeads(n_folds, n_inputs, n_classes, self.hidden)
         self.heads.reset(torch.Generator().manual_seed(seed))
         if self.ema is not None:
-            self.averaged = AveragedModel(deepcopy(self.heads), multi_avg_fn=get_ema_multi_avg_fn(self.ema))
+            follow = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
+            self.averaged = AveragedModel(deepcopy(self.heads), multi_avg_fn=follow)
 
     @property
     def predictor(self) -> FoldHeads:
         """The heads that predict: averaged if ``ema`` is set, else the trained ones."""
         heads = self.averaged.module if self.averaged is not None else self.heads
-        if heads is None:
+        if not isinstance(heads, FoldHeads):
             raise AnnotError("the learner has no heads yet; train it, or load a checkpoint with --ckpt_path.")
         return heads
 
     def forward(self, x: Tensor) -> Tensor:
         """Class probabilities (B, K) of new items with projected features ``x`` (B, d): the mean of the folds."""
-        return (self.predictor(x).double() / self.temperature).softmax(-1).mean(0).to(x.dtype)
+        logits: Tensor = self.predictor(x)
+        return (logits.double() / self.temperature).softmax(-1).mean(0).to(x.dtype)
 
     def on_train_epoch_start(self) -> None:
         """Renew the optimizer, whose momentum belongs to the last round, and the weights if asked to."""
@@ -109,19 +113,19 @@ class MixMatchModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Follow the weights with their moving average, if there is one."""
-        if self.averaged is not None:
+        if self.averaged is not None and self.heads is not None:
             self.averaged.update_parameters(self.heads)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam with an L2 penalty on the weights alone; the step size falls to 0 within each round."""
         assert self.heads is not None
         groups = [
-            {"params": list(self.heads.weights), "weight_decay": self.weight_decay},
+            {"params": list(self.heads.weights), "weight_decay": self.weight_decay / self.heads.n_classes},
             {"params": list(self.heads.biases), "weight_decay": 0.0},
         ]
         optimizer = torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.99))
-        steps = max(1, self.trainer.num_training_batches)  # type: ignore[attr-defined]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, falling(steps))
+        # Asked at each step, because the Trainer does not know the length of a round before the first.
+        schedule = LambdaLR(optimizer, lambda step: falling(step, self.trainer.num_training_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @torch.no_grad()
@@ -178,6 +182,6 @@ class MixMatchModule(LightningModule):
             )
 
 
-def falling(steps: int) -> Callable[[int], float]:
-    """Factor of the step size at each step: from 1 down towards 0 in every round of ``steps`` steps."""
-    return lambda step: 1.0 - (step % steps) / steps
+def falling(step: int, steps: float) -> float:
+    """Factor of the step size at ``step`` of a run: from 1 down towards 0 in every round of ``steps`` steps."""
+    return 1.0 - (step % steps) / steps

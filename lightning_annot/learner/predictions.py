@@ -24,14 +24,14 @@ class Predictions:
         self._cache = None
         n_classes = self._compute(torch.arange(1)).shape[1]
         if len(self._features) * n_classes <= self._most:
-            self._cache = torch.cat([self._compute(rows) for rows in torch.arange(len(self._features)).split(1 << 15)])
+            self._cache = torch.cat([self._compute(rows) for rows in torch.split(torch.arange(len(self._features)), 1 << 15)])
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self._compute(rows) if self._cache is None else self._cache[rows]
 
     def label(self, chunk: int = 1 << 15) -> Tensor:
         """The learner's most probable class of every row, (N,)."""
-        return torch.cat([self(rows).argmax(1) for rows in torch.arange(len(self._features)).split(chunk)])
+        return torch.cat([self(rows).argmax(1) for rows in torch.split(torch.arange(len(self._features)), chunk)])
 
     def _compute(self, rows: Tensor) -> Tensor:
         return self._learner.log_probability(self._features[rows], self._folds[rows])

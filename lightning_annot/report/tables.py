@@ -69,7 +69,7 @@ def worker_table(names: Sequence[str], n_annotations: Tensor, result: EMResult, 
 
 
 def write_confusions(path: Path, names: Sequence[str], classes: Sequence[str], result: EMResult) -> None:
-    """``confusions.npz``: ``workers``, ``classes``, ``pooled`` (K, K), ``diagonal`` (W, K), and, if they fit, ``confusions``."""
+    """``confusions.npz``: ``workers``, ``classes``, ``pooled`` (K, K), ``diagonal`` (W, K), ``confusions`` if they fit."""
     arrays = {
         "workers": np.asarray(names, dtype=str),
         "classes": np.asarray(classes, dtype=str),

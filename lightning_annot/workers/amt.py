@@ -38,8 +38,8 @@ class AMTWorkers(SimulatedWorkers):
         super().__init__(n_workers)
         if group not in GROUP_NAMES:
             raise AnnotError(f"group {group!r} given; allowed are {', '.join(GROUP_NAMES)}.")
-        if smooth < 0 or not 0 <= outside < 1:
-            raise AnnotError(f"smooth {smooth}, outside {outside} given; need 0 or more, and 0 up to below 1.")
+        if smooth <= 0 or not 0 <= outside < 1:  # without smoothing, classes that a person was never shown have empty rows
+            raise AnnotError(f"smooth {smooth}, outside {outside} given; need above 0, and 0 up to below 1.")
         self.workers_file, self.groups_file, self.group = workers_file, groups_file, group
         self.smooth, self.outside, self.noise = smooth, outside, noise
 

@@ -73,7 +73,8 @@ class SimulatedWorkers(Workers):
         """The answer of each (worker, item) pair of rows, by inverting the worker's cumulative confusion row."""
         cumulative = self._cumulative[worker, self._truth[item]]
         draw = hashed_uniform(self._seed, worker, item)
-        return (draw[:, None] >= cumulative[:, :-1]).sum(1)
+        label: NDArray[np.int64] = (draw[:, None] >= cumulative[:, :-1]).sum(1)
+        return label
 
 
 class PerfectWorkers(SimulatedWorkers):
@@ -139,13 +140,14 @@ def spread_evenly(diagonal: NDArray[np.float64]) -> Matrix:
 
 def hashed_uniform(seed: int, worker: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), each a hash of (seed, worker, item) by three rounds of splitmix64."""
-    state = np.full(len(item), seed, np.uint64)
-    for part in (worker, item, np.zeros_like(item)):
+    state = np.zeros(len(item), np.uint64)
+    for part in (np.full_like(item, seed), worker, item):  # the seed is mixed alone: 0 and 1 share no worker's draws
         state = (state ^ part.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state ^= state >> np.uint64(31)
-    return (state >> np.uint64(11)) / float(1 << 53)
+    uniform: NDArray[np.float64] = (state >> np.uint64(11)) / float(1 << 53)
+    return uniform
 
 
 def _probability(name: str, value: float) -> float:

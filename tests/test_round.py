@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+
+from lightning_annot.crowd.em import run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.priors import homogeneous_prior
+from lightning_annot.round import (
+    CrowdSettings,
+    Facts,
+    Inference,
+    SamplingSettings,
+    choose,
+    infer,
+    open_to_questions,
+    round_generator,
+)
+from lightning_annot.types import AnnotError
+
+N, K, W = 60, 3, 5
+
+
+def make_facts(n_answers: int = 80, skips: bool = False, seed: int = 0) -> Facts:
+    generator = torch.Generator().manual_seed(seed)
+    pair = torch.randperm(N * W, generator=generator)[: n_answers + 10]
+    label = torch.randint(0, K, (n_answers,), generator=generator)
+    if skips:
+        label[::4] = -1
+    item, worker = pair // W, pair % W
+    names = tuple(f"w{j}" for j in range(W))
+    return Facts(names, item[:n_answers], worker[:n_answers], label, item[n_answers:], worker[n_answers:])
+
+
+def log_prior(rows: int = N, seed: int = 1) -> Tensor:
+    return torch.randn(rows, K, generator=torch.Generator().manual_seed(seed)).log_softmax(1)
+
+
+def some_prototypes() -> Tensor:
+    prototype = torch.full((N,), -1)
+    prototype[[3, 10, 20]] = torch.tensor([0, 1, 2])
+    return prototype
+
+
+NO_PROTOTYPES = torch.full((N,), -1)
+
+
+@pytest.mark.parametrize("prior", ["homogeneous", "tiered"])
+def test_infer_is_the_em_with_its_settings(prior: str) -> None:
+    facts, p = make_facts(), log_prior()
+    settings = CrowdSettings(prior=prior, accuracy=0.6, strength=4.0, m_step="hard", max_iterations=7)  # type: ignore[arg-type]
+    found = infer(facts, p.__getitem__, NO_PROTOTYPES, N, K, settings, threshold=0.2)
+    base = homogeneous_prior(K, 0.6, 4.0)
+    if prior == "tiered":
+        em = run_tiered_em(facts.annotations(), p, base, W, strength=4.0, m_step="hard", max_iterations=7)
+    else:
+        em = run_em(facts.annotations(), p, base, W, m_step="hard", max_iterations=7)
+    assert torch.equal(found.crowd.counts, em.counts)
+    assert torch.equal(found.posterior, write_posterior(em, p, N))
+    assert torch.equal(found.decision.label, found.posterior.argmax(1))
+    assert torch.equal(found.finished, 1.0 - found.posterior.amax(1) < 0.2)
+    assert 0 < int(found.finished.sum()) < N
+
+
+def test_prototypes_are_certain_and_their_answers_tell_of_the_workers() -> None:
+    """Worker 0 is wrong on every prototype, worker 1 right: their word about item 40 counts accordingly."""
+    prototype = torch.full((N,), -1)
+    prototype[:30] = torch.arange(30) % 2
+    about = torch.arange(30)
+    item = torch.cat([about, about, torch.tensor([40, 41])])
+    worker = torch.tensor([0] * 30 + [1] * 30 + [0, 1])
+    label = torch.cat([1 - prototype[:30], prototype[:30], torch.tensor([0, 0])])
+    none = torch.empty(0, dtype=torch.int64)
+    facts = Facts(("bad", "good"), item, worker, label, none, none)
+    flat = torch.full((N, 2), 0.5).log()
+    found = infer(facts, flat.__getitem__, prototype, N, 2, CrowdSettings(prior="homogeneous"), threshold=0.1)
+    assert torch.equal(found.posterior[:30], torch.eye(2)[prototype[:30]])
+    assert bool(found.finished[:30].all())
+    assert float(found.posterior[40, 1]) > 0.7
+    assert float(found.posterior[41, 0]) > 0.85
+    assert flat.unique().numel() == 1  # the learner's table was not written to
+
+
+def test_prototypes_without_answers_change_nothing_else() -> None:
+    facts, p, prototype = make_facts(), log_prior(), some_prototypes()
+    untouched = ~torch.isin(facts.item, prototype.ge(0).nonzero()[:, 0])
+    facts = replace(facts, item=facts.item[untouched], worker=facts.worker[untouched], label=facts.label[untouched])
+    with_, without = (infer(facts, p.__getitem__, t, N, K, CrowdSettings(), 0.1) for t in (prototype, NO_PROTOTYPES))
+    rest = prototype < 0
+    assert torch.equal(with_.posterior[rest], without.posterior[rest])
+    assert torch.equal(with_.posterior[~rest], torch.eye(K))
+
+
+def test_extra_rows_keep_the_learners_word() -> None:
+    p = log_prior(N + 15)
+    found = infer(make_facts(), p.__getitem__, some_prototypes(), N + 15, K, CrowdSettings(), 0.3)
+    assert found.posterior.shape == (N + 15, K)
+    torch.testing.assert_close(found.posterior[N:], p[N:].exp())
+
+
+@pytest.mark.parametrize("prior", ["homogeneous", "tiered"])
+def test_first_round_has_no_answers(prior: str) -> None:
+    none = torch.empty(0, dtype=torch.int64)
+    facts, p = Facts((), none, none, none, none, none), log_prior()
+    found = infer(facts, p.__getitem__, some_prototypes(), N, K, CrowdSettings(prior=prior), 0.1)  # type: ignore[arg-type]
+    rest = some_prototypes() < 0
+    torch.testing.assert_close(found.posterior[rest], p[rest].exp())
+    assert found.crowd.converged
+
+
+def test_skips_count_as_asked_but_not_as_answers() -> None:
+    facts = make_facts(skips=True)
+    assert len(facts.annotations()) == 60
+    assert bool((facts.annotations().label >= 0).all())
+    asked = facts.asked(N)
+    assert int(asked.sum()) == 80 + 10
+    for i in range(N):
+        assert int(asked[i]) == int((facts.item == i).sum() + (facts.open_item == i).sum())
+    said = replace(facts, item=facts.item[facts.label >= 0], worker=facts.worker[facts.label >= 0])
+    said = replace(said, label=facts.label[facts.label >= 0])
+    a, b = (infer(f, log_prior().__getitem__, NO_PROTOTYPES, N, K, CrowdSettings(), 0.1) for f in (facts, said))
+    assert torch.equal(a.posterior, b.posterior)
+
+
+def test_cost_matrix_decides() -> None:
+    cost = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [50.0, 50.0, 0.0]])
+    found = infer(make_facts(), log_prior().__getitem__, NO_PROTOTYPES, N, K, CrowdSettings(), 0.4, cost)
+    expected = found.posterior @ cost
+    torch.testing.assert_close(found.decision.risk, expected.amin(1))
+    assert torch.equal(found.decision.label, expected.argmin(1))
+    assert torch.equal(found.finished, found.decision.risk < 0.4)
+
+
+def inference(facts: Facts, threshold: float = 0.02) -> Inference:
+    return infer(facts, log_prior().__getitem__, some_prototypes(), N, K, CrowdSettings(), threshold)
+
+
+def test_open_to_questions() -> None:
+    facts = make_facts(skips=True)
+    found = inference(facts, threshold=0.3)
+    capacity = torch.randint(0, 4, (N,), generator=torch.Generator().manual_seed(2))
+    for limit in (None, capacity):
+        got = open_to_questions(found, facts, some_prototypes(), 2, limit).tolist()
+        asked, prototype = facts.asked(N).tolist(), some_prototypes().tolist()
+        most = [2] * N if limit is None else [min(2, c) for c in limit.tolist()]
+        assert got == [i for i in range(N) if not found.finished[i] and prototype[i] < 0 and asked[i] < most[i]]
+        assert got
+
+
+@pytest.mark.parametrize("items", ["expected_error_reduction", "uniform"])
+@pytest.mark.parametrize("workers", ["random", "least_loaded"])
+@pytest.mark.parametrize("n", [0, 7, 1000])
+def test_choose(items: str, workers: str, n: int) -> None:
+    facts = make_facts(skips=True)
+    found, settings = inference(facts), SamplingSettings(items=items, workers=workers)  # type: ignore[arg-type]
+    among = open_to_questions(found, facts, some_prototypes(), 3, None)
+    item, worker = choose(found, facts, among, n, N, settings, round_generator(0, 4))
+    again = choose(found, facts, among, n, N, settings, round_generator(0, 4))
+    assert torch.equal(item, again[0])
+    assert torch.equal(worker, again[1])
+    assert len(item) == min(n, len(among))
+    assert len(set(item.tolist())) == len(item)
+    assert set(item.tolist()) <= set(among.tolist())
+    asked = set(zip(facts.item.tolist(), facts.worker.tolist(), strict=True))
+    asked |= set(zip(facts.open_item.tolist(), facts.open_worker.tolist(), strict=True))
+    assert not asked & set(zip(item.tolist(), worker.tolist(), strict=True))
+
+
+def test_choose_keeps_to_the_possible_pairs() -> None:
+    facts = make_facts()
+    found, settings = inference(facts), SamplingSettings()
+    among = open_to_questions(found, facts, some_prototypes(), 3, None)
+    possible = (torch.arange(0, N, 2), torch.arange(0, N, 2) % W)
+    item, worker = choose(found, facts, among, N, N, settings, round_generator(0, 0), possible)
+    assert len(item) > 0
+    assert bool((item % 2 == 0).all())
+    assert torch.equal(worker, item % W)
+
+
+def test_questions_to_anyone() -> None:
+    facts = make_facts()
+    found = inference(facts)
+    among = open_to_questions(found, facts, some_prototypes(), 3, None)
+    item, worker = choose(found, facts, among, 9, N, SamplingSettings(), round_generator(0, 0), named=False)
+    assert worker.tolist() == [-1] * 9
+    assert set(item.tolist()) <= set(among.tolist())
+
+
+def test_uniform_is_uniform_and_the_gain_prefers_doubt() -> None:
+    facts = make_facts(0)
+    found = inference(facts)
+    among = open_to_questions(found, facts, some_prototypes(), 3, None)
+    hits = {}
+    for rule in ("uniform", "expected_error_reduction"):
+        settings = SamplingSettings(items=rule)  # type: ignore[arg-type]
+        draws = [
+            choose(found, facts, among, 1, N, settings, round_generator(0, r), named=False)[0] for r in range(20 * len(among))
+        ]
+        hits[rule] = torch.bincount(torch.cat(draws), minlength=N)[among]
+    assert chisquare(hits["uniform"].numpy()).pvalue > 1e-3
+    risk = found.decision.risk[among]
+    doubtful = risk > risk.median()
+    chosen = hits["expected_error_reduction"].double()
+    assert float(chosen[doubtful].sum() / chosen.sum()) > 0.7
+
+
+def test_round_generator_is_a_function_of_seed_and_round() -> None:
+    states = {(s, r): int(round_generator(s, r).initial_seed()) for s in range(20) for r in range(20)}
+    assert len(set(states.values())) == 400
+    assert int(round_generator(3, 5).initial_seed()) == states[3, 5]
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "message"),
+    [
+        (CrowdSettings, {"prior": "flat"}, "'flat' given; allowed are tiered, homogeneous"),
+        (SamplingSettings, {"per_round": 0}, "per_round 0"),
+        (SamplingSettings, {"cap": 0}, "cap 0"),
+        (SamplingSettings, {"items": "best"}, "'best' given"),
+        (SamplingSettings, {"workers": "best"}, "'best' given"),
+    ],
+)
+def test_settings_are_checked(settings: type, change: dict[str, object], message: str) -> None:
+    with pytest.raises(AnnotError, match=message):
+        settings(**change)

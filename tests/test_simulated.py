@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from lightning_annot.types import AnnotError, Question, Task
+from lightning_annot.workers.amt import GROUP_NAMES, AMTWorkers
+from lightning_annot.workers.simulated import (
+    PerfectWorkers,
+    SimulatedWorkers,
+    StructuredWorkers,
+    UniformNoiseWorkers,
+    hashed_uniform,
+    spread_evenly,
+)
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+AMT = Path(__file__).resolve().parents[2] / "shared" / "data" / "amt_imagenet100"
+needs_amt = pytest.mark.skipif(not AMT.is_dir(), reason="the AMT confusion study is not beside the project")
+
+
+def make_task(n: int = 200, seed: int = 0, classes: Sequence[str] = CLASSES) -> Task:
+    items = [f"i{j}" for j in range(n)]
+    truth = {name: classes[j % len(classes)] for j, name in enumerate(items)}
+    return Task(items, classes, seed, "", truth=truth)
+
+
+def bound(workers: SimulatedWorkers, task: Task) -> SimulatedWorkers:
+    workers.bind(task)
+    return workers
+
+
+def answers(workers: SimulatedWorkers, questions: list[Question], size: int) -> dict[tuple[str, str], str | None]:
+    found = {}
+    by_id = {q.id: q for q in questions}
+    for start in range(0, len(questions), size):
+        workers.submit(questions[start : start + size])
+        for answer in workers.collect():
+            assert by_id[answer.question].worker == answer.worker
+            found[by_id[answer.question].item, answer.worker] = answer.label
+    return found
+
+
+def test_answers_are_a_function_of_seed_worker_and_item() -> None:
+    task = make_task()
+    pairs = [(item, f"w{j:03d}") for item in task.items for j in range(5)]
+    questions = [Question(item, worker, id=i + 1) for i, (item, worker) in enumerate(pairs)]
+    shuffled = [questions[i] for i in np.random.default_rng(0).permutation(len(questions))]
+    renumbered = [Question(q.item, q.worker, round=7, id=q.id + 5000) for q in questions]
+    one = answers(bound(StructuredWorkers(5), task), questions, len(questions))
+    assert len(one) == 1000
+    assert one == answers(bound(StructuredWorkers(5), task), shuffled, 37)
+    assert one == answers(bound(StructuredWorkers(5), task), renumbered, 999)
+    assert one == answers(bound(StructuredWorkers(9), task), questions, 100)  # more workers change nobody
+    assert one != answers(bound(StructuredWorkers(5), make_task(seed=1)), questions, 1000)
+
+
+def test_submitting_again_changes_nothing() -> None:
+    workers = bound(UniformNoiseWorkers(3), make_task())
+    question = Question("i3", "w001", id=4)
+    workers.submit([question])
+    workers.submit([question])
+    assert [answer.question for answer in workers.collect()] == [4]
+    assert workers.collect() == []
+
+
+@pytest.mark.parametrize("workers", [UniformNoiseWorkers(2, 0.6), StructuredWorkers(2, 0.7), PerfectWorkers(2)])
+def test_answers_approach_the_confusion_matrix(workers: SimulatedWorkers) -> None:
+    n = 40_000
+    workers.bind(make_task(n))
+    truth, item = np.arange(n) % 4, np.arange(n)
+    for j, matrix in enumerate(workers.confusions(CLASSES, 0)):
+        label = workers.answer(np.full(n, j), item)
+        found = np.zeros((4, 4))
+        np.add.at(found, (truth, label), 4 / n)
+        np.testing.assert_allclose(found, matrix, atol=5 * np.sqrt(0.25 / (n / 4)))
+
+
+@pytest.mark.parametrize("n_classes", [2, 4, 30])
+@pytest.mark.parametrize("workers", [PerfectWorkers(3), UniformNoiseWorkers(3), StructuredWorkers(3)])
+def test_confusions_are_distributions(workers: SimulatedWorkers, n_classes: int) -> None:
+    confusions = workers.confusions([str(k) for k in range(n_classes)], 5)
+    assert confusions.shape == (3, n_classes, n_classes)
+    assert (confusions >= 0).all()
+    np.testing.assert_allclose(confusions.sum(2), 1.0)
+
+
+def test_structured_workers_differ_but_share_their_errors() -> None:
+    confusions = StructuredWorkers(300, accuracy=0.8).confusions([str(k) for k in range(10)], 3)
+    accuracy = confusions.diagonal(axis1=1, axis2=2).mean(1)
+    assert accuracy.mean() == pytest.approx(0.8, abs=0.02)
+    assert 0.05 < accuracy.std() < 0.11
+    off = confusions[:, ~np.eye(10, dtype=bool)]
+    assert np.corrcoef(off)[np.triu_indices(300, 1)].mean() > 0.5
+
+
+def test_hashed_uniform_is_uniform_and_independent() -> None:
+    item = np.arange(20_000)
+    draws = np.stack([hashed_uniform(seed, np.full_like(item, j), item) for seed in (0, 1) for j in range(6)])
+    assert ((draws >= 0) & (draws < 1)).all()
+    assert min(kstest(row, "uniform").pvalue for row in draws) > 1e-3
+    assert np.abs(np.corrcoef(draws)[np.triu_indices(12, 1)]).max() < 5 / np.sqrt(len(item))
+    neighbours = [np.corrcoef(row[:-1], row[1:])[0, 1] for row in draws]
+    assert np.abs(neighbours).max() < 5 / np.sqrt(len(item))
+    by_worker = hashed_uniform(0, item, np.full_like(item, 3))
+    assert kstest(by_worker, "uniform").pvalue > 1e-3
+    assert len(np.unique(draws)) == draws.size
+
+
+def test_hashed_uniform_values_stay() -> None:
+    """A recorded run is continued by the same answers, so the hash may never change."""
+    got = hashed_uniform(7, np.array([0, 1, 2]), np.array([5, 5, 6]))
+    np.testing.assert_array_equal(got, [slow_hash(7, 0, 5), slow_hash(7, 1, 5), slow_hash(7, 2, 6)])
+
+
+def slow_hash(*parts: int) -> float:
+    """The same in Python's integers."""
+    most, state = (1 << 64) - 1, 0
+    for part in parts:
+        state = ((state ^ part) + 0x9E3779B97F4A7C15) & most
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & most
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & most
+        state ^= state >> 31
+    return (state >> 11) / 2.0**53
+
+
+def test_spread_evenly() -> None:
+    np.testing.assert_allclose(spread_evenly(np.array([0.8, 0.5, 1.0])), [[0.8, 0.1, 0.1], [0.25, 0.5, 0.25], [0, 0, 1]])
+
+
+def test_bad_tasks_and_questions() -> None:
+    task = make_task()
+    with pytest.raises(AnnotError, match="answers from the truth"):
+        PerfectWorkers().bind(Task(task.items, CLASSES, 0, ""))
+    with pytest.raises(AnnotError, match=r"1 items without a true label, such as \['new'\]"):
+        PerfectWorkers().bind(Task([*task.items, "new"], CLASSES, 0, "", truth=task.truth))
+    with pytest.raises(AnnotError, match="worker 'w009'"):
+        bound(PerfectWorkers(), task).submit([Question("i0", "w009", id=1)])
+    with pytest.raises(AnnotError, match="worker None"):
+        bound(PerfectWorkers(), task).submit([Question("i0", None, id=1)])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PerfectWorkers(0), "n_workers 0"),
+        (lambda: UniformNoiseWorkers(5, 1.2), r"accuracy 1\.2"),
+        (lambda: StructuredWorkers(5, -0.1), r"accuracy -0\.1"),
+        (lambda: StructuredWorkers(5, spread=-1.0), r"spread -1\.0"),
+        (lambda: StructuredWorkers(5, concentration=0.0), r"concentration 0\.0"),
+        (lambda: AMTWorkers("a", "b", group="cats"), "'cats' given; allowed are dog, vertebrate"),
+        (lambda: AMTWorkers("a", "b", smooth=0.0), r"smooth 0\.0"),
+        (lambda: AMTWorkers("a", "b", outside=1.0), r"outside 1\.0"),
+        (lambda: AMTWorkers("a", "b").confusions(CLASSES, 0), "a does not exist"),
+    ],
+)
+def test_settings_are_checked(make: object, message: str) -> None:
+    with pytest.raises(AnnotError, match=message):
+        make()  # type: ignore[operator]
+
+
+N_IDS = 12  # two class ids in each of the six groups
+
+
+@pytest.fixture
+def small_amt(tmp_path: Path) -> tuple[str, str]:
+    """A study of made-up counts, in the form of the released one; ids stand in the file in another order than in the groups."""
+    rng = np.random.default_rng(0)
+    ids = [f"n{k:02d}" for k in rng.permutation(N_IDS)]
+    people = {str(g): rng.integers(1, 9, (2 + g % 3, N_IDS, N_IDS)).tolist() for g in range(6)}
+    workers, groups = tmp_path / "group_workers.json", tmp_path / "groups.txt"
+    workers.write_text(json.dumps({"imagenet100": ids, "group_workers": people}))
+    groups.write_text("\n\n".join(f"n{2 * b:02d}\nn{2 * b + 1:02d}" for b in range(6)) + "\n")
+    return str(workers), str(groups)
+
+
+def slow_worker(
+    files: tuple[str, str], chosen: list[str], seed: tuple[int, int], smooth: float, outside: float
+) -> list[list[float]]:
+    """Listing 1 in plain loops."""
+    data = json.loads(Path(files[0]).read_text())
+    group_of = {}
+    for b, block in enumerate(Path(files[1]).read_text().strip().split("\n\n")):
+        for name in block.split():
+            group_of[name] = b
+    index = {name: i for i, name in enumerate(data["imagenet100"])}
+    rng = np.random.default_rng(seed)
+    person = {g: int(rng.integers(len(data["group_workers"][g]))) for g in sorted(data["group_workers"])}
+    rows = []
+    for true in chosen:
+        row = []
+        for answer in chosen:
+            value = 0.0
+            for g, people in data["group_workers"].items():
+                value += smooth * sum(counts[index[true]][index[answer]] for counts in people)
+                value += people[person[g]][index[true]][index[answer]]
+            row.append(value)
+        row = [value / sum(row) for value in row]
+        others = [i for i, name in enumerate(chosen) if group_of[name] != group_of[true]]
+        if others:
+            moved = outside * sum(row[i] for i in range(len(row)) if i not in others)
+            row = [v + moved / len(others) if i in others else v * (1 - outside) for i, v in enumerate(row)]
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.03])
+@pytest.mark.parametrize("chosen", [["n03", "n02"], ["n00", "n01", "n07", "n06", "n11"]])
+def test_amt_equals_listing_1(small_amt: tuple[str, str], chosen: list[str], outside: float) -> None:
+    workers = AMTWorkers(*small_amt, n_workers=4, smooth=0.2, outside=outside)
+    want = [slow_worker(small_amt, chosen, (5, j), 0.2, outside) for j in range(4)]
+    np.testing.assert_allclose(workers.confusions(chosen, 5), want, atol=1e-12)
+
+
+def test_amt_maps_classes_to_the_groups_ids_in_order(small_amt: tuple[str, str]) -> None:
+    by_group = AMTWorkers(*small_amt, group="objects", n_workers=3).confusions(["cat", "dog"], 0)
+    by_id = AMTWorkers(*small_amt, n_workers=3).confusions(["n06", "n07"], 0)
+    np.testing.assert_array_equal(by_group, by_id)
+    with pytest.raises(AnnotError, match="the task has 3 classes; group 'objects' has 2"):
+        AMTWorkers(*small_amt, group="objects").confusions(["cat", "dog", "emu"], 0)
+
+
+def test_amt_moves_mass_outside_only_where_there_is_an_outside(small_amt: tuple[str, str]) -> None:
+    inside, mixed = ["n02", "n03"], ["n02", "n03", "n04"]
+    for chosen, moves in ((inside, False), (mixed, True)):
+        stay, move = (AMTWorkers(*small_amt, n_workers=2, outside=o).confusions(chosen, 0) for o in (0.0, 0.5))
+        np.testing.assert_allclose(move.sum(2), 1.0)
+        assert np.allclose(stay, move) != moves
+    np.testing.assert_allclose(move[:, :2, :2].sum(2), 0.5 * stay[:, :2, :2].sum(2))
+
+
+def test_amt_uniform_noise_keeps_the_diagonal(small_amt: tuple[str, str]) -> None:
+    chosen = ["n00", "n01", "n07", "n06"]
+    plain, even = (AMTWorkers(*small_amt, n_workers=3, noise=n).confusions(chosen, 1) for n in ("structured", "uniform"))  # type: ignore[arg-type]
+    np.testing.assert_allclose(even.diagonal(0, 1, 2), plain.diagonal(0, 1, 2))
+    np.testing.assert_allclose(even.sum(2), 1.0)
+    for j in range(3):
+        for k in range(4):
+            assert np.ptp(np.delete(even[j, k], k)) < 1e-12
+
+
+def test_amt_workers_depend_on_seed_and_number_alone(small_amt: tuple[str, str]) -> None:
+    few, many = (AMTWorkers(*small_amt, n_workers=n).confusions(["n00", "n01"], 3) for n in (2, 8))
+    np.testing.assert_array_equal(few, many[:2])
+    assert not np.array_equal(many, AMTWorkers(*small_amt, n_workers=8).confusions(["n00", "n01"], 4))
+
+
+def test_amt_groups_file_of_another_form(small_amt: tuple[str, str]) -> None:
+    Path(small_amt[1]).write_text("n00\nn01\n")
+    with pytest.raises(AnnotError, match="has 1 blocks of ids; 6 are expected"):
+        AMTWorkers(*small_amt).confusions(["n00", "n01"], 0)
+
+
+@needs_amt
+@pytest.mark.parametrize(("group", "accuracy"), [("dog", 0.67), ("commodity", 0.84)])
+def test_amt_real_people(group: str, accuracy: float) -> None:
+    files = str(AMT / "group_workers.json"), str(AMT / "groups.txt")
+    confusions = AMTWorkers(*files, group=group, n_workers=50).confusions([f"c{k}" for k in range(10)], 0)
+    assert confusions.diagonal(0, 1, 2).mean() == pytest.approx(accuracy, abs=0.02)
+    np.testing.assert_allclose(confusions.sum(2), 1.0)
+
+
+@needs_amt
+def test_amt_real_groups() -> None:
+    workers = AMTWorkers(str(AMT / "group_workers.json"), str(AMT / "groups.txt"), n_workers=3)
+    ids, people, blocks = workers._read()
+    assert [len(block) for block in blocks] == [19, 18, 13, 19, 16, 15]
+    assert sorted(ids) == sorted(name for block in blocks for name in block)
+    assert sum(len(counts) for counts in people) == 58
+    assert len(GROUP_NAMES) == len(blocks)
+    confusions = workers.confusions(ids, 0)
+    block = {name: b for b, members in enumerate(blocks) for name in members}
+    outside = np.array([[block[a] != block[b] for b in ids] for a in ids])
+    assert (confusions * outside).sum(2).min() >= 0.03 * 0.99

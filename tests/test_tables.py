@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import beta
+
+from lightning_annot.crowd.em import EMResult, run_em
+from lightning_annot.crowd.priors import homogeneous_prior
+from lightning_annot.crowd.risk import Decision
+from lightning_annot.report import tables
+from lightning_annot.report.tables import (
+    ROUND_COLUMNS,
+    TRUTH_COLUMNS,
+    class_share,
+    worker_table,
+    write_confusions,
+    write_labels,
+    write_rounds,
+)
+from lightning_annot.types import Annotations
+
+NAMES = ["ann", "bob", "eve"]
+K = 3
+
+
+def fitted() -> EMResult:
+    generator = torch.Generator().manual_seed(0)
+    item = torch.arange(120) % 40
+    worker, label = torch.arange(120) // 40, torch.randint(0, K, (120,), generator=generator)
+    label[:60] = item[:60] % K
+    annotations = Annotations(item, worker, label)
+    prior = torch.randn(40, K, generator=generator).log_softmax(1).double()
+    return run_em(annotations, prior, homogeneous_prior(K, dtype=torch.float64), len(NAMES))
+
+
+def test_labels(tmp_path: Path) -> None:
+    decision = Decision(torch.tensor([1, 0, 1, 0]), torch.tensor([0.05, 0.4, 0.0, 0.2]), torch.tensor([0.95, 0.6, 1.0, 0.8]))
+    path = tmp_path / "labels.csv"
+    finished, prototype = torch.tensor([True, False, True, True]), torch.tensor([-1, -1, 1])
+    write_labels(path, ["007", "x,y", "é"], ["cat", "dog"], decision, finished, prototype, torch.tensor([2, 0, 1]))
+    frame = pd.read_csv(path, dtype={"task": str})
+    assert list(frame) == ["task", "label", "confidence", "risk", "n_annotations", "status"]
+    assert frame.to_numpy().tolist() == [
+        ["007", "dog", 0.95, 0.05, 2, "finished"],
+        ["x,y", "cat", 0.6, 0.4, 0, "unfinished"],
+        ["é", "dog", 1.0, 0.0, 1, "prototype"],  # the fourth row is an extra one and no item
+    ]
+
+
+def test_worker_interval_is_exact_for_one_class() -> None:
+    """With all weight on class 0 accuracy is one entry of a Dirichlet row, which is beta distributed."""
+    result = fitted()
+    frame = worker_table(NAMES, torch.tensor([40, 40, 40]), result, torch.tensor([1.0, 0.0, 0.0]))
+    assert list(frame) == ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
+    assert frame["worker"].tolist() == NAMES
+    total, right = result.row_totals()[:, 0].numpy(), result.diagonal()[:, 0].numpy()
+    np.testing.assert_allclose(frame["accuracy_mean"], right, atol=1e-6)
+    np.testing.assert_allclose(frame["accuracy_low"], beta.ppf(0.05, right * total, (1 - right) * total), atol=2e-6)
+    np.testing.assert_allclose(frame["accuracy_high"], beta.ppf(0.95, right * total, (1 - right) * total), atol=2e-6)
+
+
+def test_worker_interval_agrees_with_draws_of_whole_confusions() -> None:
+    result, share = fitted(), torch.tensor([0.5, 0.3, 0.2])
+    frame = worker_table(NAMES, torch.tensor([40, 40, 40]), result, share)
+    rng = np.random.default_rng(0)
+    rows = (result.confusions() * result.row_totals()[:, :, None]).numpy()
+    for j in range(len(NAMES)):
+        draws = sum(float(share[y]) * rng.dirichlet(rows[j, y], 20_000)[:, y] for y in range(K))
+        assert frame["accuracy_mean"][j] == pytest.approx(np.mean(draws), abs=0.005)
+        assert frame["accuracy_low"][j] == pytest.approx(np.quantile(draws, 0.05), abs=0.015)
+        assert frame["accuracy_high"][j] == pytest.approx(np.quantile(draws, 0.95), abs=0.015)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_confusions(dense: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not dense:
+        monkeypatch.setattr(tables, "DENSE_CONFUSIONS", len(NAMES) * K * K - 1)
+    result, path = fitted(), tmp_path / "confusions.npz"
+    write_confusions(path, NAMES, ["a", "b", "c"], result)
+    with np.load(path, allow_pickle=False) as found:
+        assert found["workers"].tolist() == NAMES
+        assert found["classes"].tolist() == ["a", "b", "c"]
+        np.testing.assert_array_equal(found["pooled"], result.pooled_confusion().numpy())
+        np.testing.assert_array_equal(found["diagonal"], result.diagonal().numpy())
+        assert ("confusions" in found) == dense
+        if dense:
+            np.testing.assert_array_equal(found["confusions"], result.confusions().numpy())
+    assert [file.name for file in tmp_path.iterdir()] == ["confusions.npz"]
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_rounds(truth: bool, tmp_path: Path) -> None:
+    columns = [*TRUTH_COLUMNS, *ROUND_COLUMNS] if truth else [*ROUND_COLUMNS]
+    rows = [{name: float(i + 100 * r) for i, name in enumerate(columns)} for r in range(3)]
+    write_rounds(tmp_path / "rounds.csv", rows)
+    frame = pd.read_csv(tmp_path / "rounds.csv")
+    assert list(frame) == [*ROUND_COLUMNS, *(TRUTH_COLUMNS if truth else ())]
+    assert frame.to_dict("records") == [pytest.approx(row) for row in rows]
+
+
+def test_class_share() -> None:
+    posterior = torch.randn(1000, K, generator=torch.Generator().manual_seed(0)).softmax(1)
+    torch.testing.assert_close(class_share(posterior), posterior.mean(0))
