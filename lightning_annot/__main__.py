@@ -34,8 +34,11 @@ def main(argv: list[str] | None = None) -> int:
         from lightning_annot.cli import run
 
         run(args if argv is not None else None)
-    except AnnotError as error:
-        print(f"lightning-annot: {error}", file=sys.stderr)
+    except ValueError as error:
+        ours = error if isinstance(error, AnnotError) else error.__cause__  # jsonargparse wraps those of models and data
+        if not isinstance(ours, AnnotError):
+            raise
+        print(f"lightning-annot: {ours}", file=sys.stderr)
         return 2
     return 0
 

@@ -162,20 +162,25 @@ def choose(
     settings: SamplingSettings,
     generator: torch.Generator,
     possible: tuple[Tensor, Tensor] | None = None,
-    named: bool = True,
+    askable: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """At most ``n`` of the items ``among`` and the worker (n,) to ask about each; -1 (anyone) unless workers are ``named``."""
+    """At most ``n`` of the items ``among`` and the worker (n,) to ask about each.
+
+    The first ``askable`` workers (None: all) can be asked by name, others have only answered; with 0 it is -1, anyone.
+    """
     if settings.items == "uniform":
         weight = torch.zeros(len(among))
     else:
         confusion = inference.crowd.pooled_confusion()
         weight = expected_error_reduction(inference.posterior[among], confusion).clamp(min=1e-30).log()
     order = among[gumbel_top(weight, n, generator)]
-    if not named:
+    n_workers = len(facts.workers) if askable is None else askable
+    if not n_workers:
         return order, torch.full_like(order, -1)
     asked_item = torch.cat([facts.item, facts.open_item])
     asked_worker = torch.cat([facts.worker, facts.open_worker])
-    n_workers = len(facts.workers)
+    by_name = (asked_worker >= 0) & (asked_worker < n_workers)
+    asked_item, asked_worker = asked_item[by_name], asked_worker[by_name]
     allowed = allowed_workers(order, n_items, n_workers, asked_item, asked_worker, possible)
-    load = torch.bincount(asked_worker[asked_worker >= 0], minlength=n_workers)
+    load = torch.bincount(asked_worker, minlength=n_workers)
     return assign(order, allowed, load, generator, settings.workers)

@@ -216,11 +216,13 @@ def test_figures_take_edge_cases() -> None:
     assert all(isinstance(figure, Figure) and plots.figure_svg(figure).startswith("<svg") for figure in figures)
 
 
-def test_risk_bars_do_not_cross_the_threshold() -> None:
-    figure = plots.plot_risk(np.linspace(0, 0.83, 200), threshold=0.07)
+@pytest.mark.parametrize("threshold", [0.07, 1e-9])
+def test_risk_bars_do_not_cross_the_threshold(threshold: float) -> None:
+    figure = plots.plot_risk(np.linspace(0, 0.83, 200), threshold)
     edges = [bar.get_x() for bar in figure.axes[0].patches]
-    assert min(abs(edge - 0.07) for edge in edges) < 1e-9
+    assert min(abs(edge - threshold) for edge in edges) < 1e-12
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == 200
+    assert len(edges) < 100
 
 
 def test_terminal_summary(tmp_path: Path) -> None:

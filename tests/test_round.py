@@ -184,7 +184,7 @@ def test_questions_to_anyone() -> None:
     facts = make_facts()
     found = inference(facts)
     among = open_to_questions(found, facts, some_prototypes(), 3, None)
-    item, worker = choose(found, facts, among, 9, N, SamplingSettings(), round_generator(0, 0), named=False)
+    item, worker = choose(found, facts, among, 9, N, SamplingSettings(), round_generator(0, 0), askable=0)
     assert worker.tolist() == [-1] * 9
     assert set(item.tolist()) <= set(among.tolist())
 
@@ -197,7 +197,7 @@ def test_uniform_is_uniform_and_the_gain_prefers_doubt() -> None:
     for rule in ("uniform", "expected_error_reduction"):
         settings = SamplingSettings(items=rule)  # type: ignore[arg-type]
         draws = [
-            choose(found, facts, among, 1, N, settings, round_generator(0, r), named=False)[0] for r in range(20 * len(among))
+            choose(found, facts, among, 1, N, settings, round_generator(0, r), askable=0)[0] for r in range(20 * len(among))
         ]
         hits[rule] = torch.bincount(torch.cat(draws), minlength=N)[among]
     assert chisquare(hits["uniform"].numpy()).pvalue > 1e-3

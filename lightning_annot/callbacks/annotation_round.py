@@ -192,10 +192,9 @@ class AnnotationRound(Callback):
             self._stage(trainer, "choosing")
             left = self.stopping.left(len(facts.item) + n_open, total)
             n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
-            named = len(self.workers.names()) > 0
             items, workers = choose(
                 self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
-                self.workers.can_answer(), named,
+                self.workers.can_answer(), len(self.workers.names()),
             )  # fmt: skip
             row["seconds_sample"] = self._lap()
             ledger.ask(round_, items, workers)

@@ -58,7 +58,7 @@ class Projection:
             )
         out = torch.empty(len(features), self.n_outputs)
         for start in range(0, len(features), chunk):
-            part = torch.from_numpy(np.asarray(features[start : start + chunk], dtype=np.float32))
+            part = torch.from_numpy(np.array(features[start : start + chunk], dtype=np.float32))
             out[start : start + chunk] = self.apply_rows(part)
         return out
 

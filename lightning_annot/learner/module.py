@@ -40,7 +40,7 @@ class MixMatchModule(LightningModule):
     def __init__(
         self,
         hidden: int | None = None,
-        lr: float = 0.03,
+        lr: float = 0.06,
         weight_decay: float = 0.003,
         mixed_weight: float = 10.0,
         ema: float | None = None,

@@ -104,9 +104,13 @@ def plot_risk(risk: np.ndarray, threshold: float | None = None) -> Figure:
     figure, axes = _figure()
     top = max(float(risk.max(initial=0.0)), 1.05 * (threshold or 0.0), 1e-3)
     width = top / _RISK_BINS
-    if threshold:  # the threshold is an edge, so that no bar has items of both sides
-        width = threshold / max(1, round(threshold / width))
-    counts, edges = np.histogram(risk, bins=width * np.arange(np.ceil(top / width) + 1))
+    steps = round(threshold / width) if threshold else 0  # the threshold is an edge, so that no bar has items of both sides
+    if threshold and steps:
+        width = threshold / steps
+    edges = width * np.arange(np.ceil(top / width) + 1)
+    if threshold and not steps:  # bars as narrow as a tiny threshold would be without number
+        edges = np.append(0.0, threshold + edges)
+    counts, edges = np.histogram(risk, bins=edges)
     limit = np.inf if threshold is None else threshold
     colours = [BLUE if centre < limit else ORANGE for centre in (edges[:-1] + edges[1:]) / 2]
     axes.bar(edges[:-1], counts, np.diff(edges) * 0.92, align="edge", color=colours)

@@ -1,0 +1,108 @@
+"""What a run leaves beside its labels: Weights & Biases, curves; and answers and items that come from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cli_runs import QUIET, SMALL, Bank, answers, assert_equal_weights, checkpoint, fit, questions, rounds
+
+from lightning_annot.callbacks.wandb_records import CURVES
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+
+def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+        (tmp_path / name.lower()).mkdir()
+    run = fit(
+        {**QUIET, **SMALL, "data.root": "digits"},
+        tmp_path / "run",
+        trainer__logger="WandbLogger",
+        trainer__logger__init_args__project="annotation",
+        trainer__logger__init_args__save_dir=tmp_path,
+    )
+    import wandb
+
+    wandb.finish()
+    (folder,) = tmp_path.rglob("offline-run-*")
+    media = folder / "files" / "media"
+    assert list(media.glob("images/confusion*.png"))
+    (table,) = media.glob("table/riskiest_items*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["task", "image", "label", "confidence", "risk", "answers"]
+    n_shown = len(content["data"])
+    assert n_shown > 0
+    labels = pd.read_csv(run / "labels.csv", dtype=str).set_index("task")
+    for task, _, label, _, risk, n_answers in content["data"]:
+        row = labels.loc[task]
+        assert (row["label"], int(row["n_annotations"])) == (str(label), n_answers)
+        assert float(row["risk"]) == pytest.approx(risk, abs=1e-6)
+    staged = [path.read_bytes() for path in (tmp_path / "wandb_data_dir").rglob("*") if path.is_file()]
+    for name in ("labels.csv", "workers.csv", "rounds.csv", "report.html"):
+        assert (run / name).read_bytes() in staged, name
+    assert sum(part.startswith(b"\x89PNG") for part in staged) == n_shown  # pictures of the table
+    record = next(folder.glob("*.wandb")).read_bytes()
+    for name in CURVES:
+        assert name.encode() in record
+
+
+def test_curves_are_in_a_csv_by_default(bank: Bank, tmp_path: Path) -> None:
+    run = fit(bank.settings(), tmp_path / "run")
+    curves = pd.read_csv(run / "logs" / "version_0" / "metrics.csv").groupby("step").last()
+    table = rounds(run)
+    for name in ("annotations_per_item", "finished_fraction", "mean_risk", "accuracy", "learner_accuracy", "ece"):
+        logged = curves[name].dropna()
+        np.testing.assert_allclose(logged.loc[table["round"]], table[name], atol=1e-5, err_msg=name)
+    assert curves["val_loss"].notna().any()
+
+
+def test_extra_items_teach_but_are_never_asked(bank: Bank, tmp_path: Path) -> None:
+    features = np.load(bank.features)
+    np.save(tmp_path / "extra.npy", np.concatenate([features, features + 0.1]).astype(np.float32))
+    extra = {"data__unlabelled_extra": tmp_path / "extra.npy"}
+    runs = {}
+    for objective in ("labelled", "pseudo"):
+        chosen = {"data__batches__objective": objective, "annotation__threshold": 0.5}
+        runs[objective] = fit(bank.settings(), tmp_path / objective, **chosen)
+        runs[objective + " extra"] = fit(bank.settings(), tmp_path / f"{objective}_extra", **chosen, **extra)
+    items = set(pd.read_csv(bank.labels)["task"])
+    for run in runs.values():
+        assert set(pd.read_csv(run / "labels.csv")["task"]) == items
+        assert set(questions(run)["item"]) <= items
+        assert (rounds(run)["annotations_per_item"] == rounds(run)["annotations"] / 288).all()
+    assert_equal_weights(runs["labelled"], runs["labelled extra"])  # the labelled pool has none of them
+    own, taught = (checkpoint(runs[name])["state_dict"]["heads.weights.0"] for name in ("pseudo", "pseudo extra"))
+    assert own.shape == taught.shape
+    assert not torch.equal(own, taught)
+
+
+def test_imported_answers_are_known_before_round_0(bank: Bank, tmp_path: Path) -> None:
+    given = pd.read_csv(bank.answers)[100:160]
+    given.to_csv(tmp_path / "known.csv", index=False)
+    settings = bank.settings(**{"data.prototypes": bank.prototypes, "annotation.import_answers": tmp_path / "known.csv"})
+    run = fit(settings, tmp_path / "run", trainer__max_epochs=1)
+    columns = ["item", "worker", "label"]
+    known = given.rename(columns={"task": "item"})[columns].reset_index(drop=True)
+    log = answers(run)
+    pd.testing.assert_frame_equal(log[columns], known, check_dtype=False)
+    assert set(log["source"]) == {"import"}
+    assert rounds(run)["annotations"].tolist() == [60]
+    assert rounds(run)["annotations_per_item"].tolist() == pytest.approx([60 / 288])
+    labels = pd.read_csv(run / "labels.csv").set_index("task")
+    assert (labels.loc[known["item"], "n_annotations"] == 1).all()
+    workers = pd.read_csv(run / "workers.csv").set_index("worker")["n_annotations"]
+    assert workers[workers > 0].to_dict() == known["worker"].value_counts().to_dict()
+
+    fit(settings, run, "--ckpt_path=last", trainer__max_epochs=3)  # the file is imported once
+    log = answers(run)
+    pd.testing.assert_frame_equal(log[columns][:60], known, check_dtype=False)
+    assert set(log["source"][60:]) == {"simulated"}
+    assert rounds(run)["annotations"].iloc[-1] == len(log)
