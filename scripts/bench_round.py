@@ -42,7 +42,7 @@ ACCURACY = 0.7  # of the simulated workers
 
 
 def write_data(folder: Path, n: int, k: int, d: int, seed: int) -> np.ndarray:
-    """Gaussian classes in a latent space of 128 dimensions, seen through a random map: features (N, D), labels; returns the truth.
+    """Gaussian classes in a latent space of 128 dimensions, seen through a random map; writes both files, returns the truth (N,).
 
     Class centres lie about 6 standard deviations apart, so that classes overlap and a head has something to learn.
     """

@@ -175,3 +175,16 @@ def test_bad_settings(tmp_path):
     blocked.write_text("")
     with pytest.raises(AnnotError, match="no folder for questions"):
         bound(blocked)
+
+
+def test_without_names_a_second_opinion_needs_a_second_person(tmp_path: Path) -> None:
+    workers = FileWorkers()
+    workers.bind(Task(["a", "b"], ["cat", "dog"], 0, str(tmp_path)))
+    assert workers.capacity().tolist() == [1, 1]
+    workers.remember([("a", "anna"), ("b", "anna")])
+    assert workers.capacity().tolist() == [1, 1]
+    workers.remember([("a", "ben")])
+    assert workers.capacity().tolist() == [2, 2]
+    named = FileWorkers(workers=["anna"])
+    named.bind(Task(["a", "b"], ["cat", "dog"], 0, str(tmp_path)))
+    assert named.capacity() is None

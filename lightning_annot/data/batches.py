@@ -33,7 +33,8 @@ class BatchSettings:
     tau: float = 0.1
 
     def __post_init__(self) -> None:
-        if (self.size is not None and self.size < 1) or self.steps < 1 or self.alpha <= 0 or self.ratio <= 0 or not 0 < self.tau < 1:
+        positive = (1 if self.size is None else self.size, self.steps, self.alpha, self.ratio)
+        if min(positive) <= 0 or not 0 < self.tau < 1:
             raise AnnotError(f"{self} given; size, steps, alpha and ratio must be above 0, tau between 0 and 1.")
         if self.objective not in ("labelled", "pseudo", "mixmatch"):
             raise AnnotError(f"objective {self.objective!r} given; allowed are labelled, pseudo, mixmatch.")

@@ -11,7 +11,8 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from lightning_annot.learner.calibration import fit_temperature
 from lightning_annot.learner.heads import FoldHeads
@@ -59,6 +60,7 @@ class MixMatchModule(LightningModule):
         self.ema, self.restart, self.temperature_prior = ema, restart, temperature_prior
         self.heads: FoldHeads | None = None
         self.averaged: AveragedModel | None = None
+        self._metrics: MetricCollection | None = None
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
@@ -151,12 +153,27 @@ class MixMatchModule(LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         log_prob, label = self.log_probability(batch["x"], batch["fold"]), batch["label"].cpu()
-        n = len(label)
+        if self._metrics is None:
+            k = log_prob.shape[1]
+            self._metrics = MetricCollection(
+                {"ece": MulticlassCalibrationError(k, n_bins=10), "accuracy": MulticlassAccuracy(k, average="micro")}
+            )
+        self._metrics.update(log_prob.exp(), label)
         loss = torch.nn.functional.nll_loss(log_prob, label)
-        ece = multiclass_calibration_error(log_prob.exp(), label, num_classes=log_prob.shape[1], n_bins=10)
-        accuracy = (log_prob.argmax(1) == label).float().mean()
-        metrics = {f"{stage}_loss": loss, f"{stage}_ece": ece, f"{stage}_accuracy": accuracy}
-        self.log_dict(metrics, batch_size=n, on_epoch=True, sync_dist=True)
+        self.log(f"{stage}_loss", loss, batch_size=len(label), on_epoch=True, sync_dist=True)
+
+    def _log_metrics(self, stage: str) -> None:
+        if self._metrics is not None:
+            self.log_dict({f"{stage}_{name}": value for name, value in self._metrics.compute().items()})
+            self._metrics = None
+
+    def on_validation_epoch_end(self) -> None:
+        """ECE and accuracy over all prototypes."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """ECE and accuracy over all items."""
+        self._log_metrics("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Rows (B,) and the mean probability of the folds (B, K)."""

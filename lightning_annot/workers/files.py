@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from lightning_annot.annotations.formats import check_members, parse_seconds, read_table, write_table
@@ -72,12 +73,11 @@ class FileWorkers(Workers):
         return list(self._workers)
 
     def capacity(self) -> Tensor | None:
-        """None: people can always be asked."""
-        return None
-
-    def can_answer(self) -> tuple[Tensor, Tensor] | None:
-        """None: everybody can be asked about every item."""
-        return None
+        """As many answers an item as people have answered so far, if none are named: a second opinion needs a second person."""
+        if self._workers:
+            return None
+        people = {worker for _, worker in self._answered}
+        return torch.full((len(self._task.items),), max(1, len(people)), dtype=torch.int64)
 
     def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Learn which (item, worker) pairs have answers already, so that their lines are not used again.
