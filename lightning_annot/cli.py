@@ -82,9 +82,9 @@ class AnnotationCLI(LightningCLI):
         return str(self._get(self.config, "annotation")["output_dir"])
 
     def before_fit(self) -> None:
-        """``last`` means the run's last checkpoint if there is one, else a start from the log."""
+        """The same command goes on: from the run's last checkpoint if there is one, else from the log."""
         config = self.config_init["fit"]
-        if config["ckpt_path"] == "last":
+        if config["ckpt_path"] in (None, "last"):
             last = self._last_checkpoint()
             config["ckpt_path"] = str(last) if last.is_file() else None
 
@@ -126,6 +126,7 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
     # What a user can neither cause nor mend: Lightning's use of a torch name, and that batches need no reader processes.
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", "The dirpath has changed from")
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return AnnotationCLI(
         model_class=LightningModule,

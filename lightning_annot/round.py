@@ -147,9 +147,10 @@ def round_generator(seed: int, round_: int) -> torch.Generator:
 
 
 def open_to_questions(inference: Inference, facts: Facts, prototype: Tensor, cap: int, capacity: Tensor | None) -> Tensor:
-    """Items that may be asked about once more, (n,)."""
+    """Items that may be asked about once more, (n,): not those whose last question still waits for its answer."""
     n = len(prototype)
     done = inference.finished[:n] | (prototype >= 0)
+    done[facts.open_item] = True
     return candidates(done, facts.asked(n), cap, capacity)
 
 

@@ -356,7 +356,9 @@ def test_help_of_fit_names_the_settings() -> None:
         assert key in shown.stdout
 
 
-@pytest.mark.parametrize(("words", "named"), [(["anotate"], "anotate"), (["fit", "--data.batch", "3"], "data.batch")])
+@pytest.mark.parametrize(
+    ("words", "named"), [(["anotate"], "anotate"), (["fit", "--data.batch", "3"], "'batch' is not accepted")]
+)
 def test_unknown_commands_and_settings_are_refused(words: list[str], named: str) -> None:
     result = call(words[0], {}, *words[1:])
     assert result.status == 2

@@ -17,15 +17,14 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """``size`` rows a step, ``steps`` steps a round. Without a size, a round passes about twice over its pool, in steps of
-    1,024 to 8,192 rows. ``objective``: which pools are learned from.
+    """``size`` rows a step, ``steps`` steps a round. ``objective``: which pools are learned from.
 
     labelled: prototypes and annotated items. pseudo: those and confident items without an answer. mixmatch: labelled, and
     ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with
     shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2).
     """
 
-    size: int | None = None
+    size: int = 1024
     steps: int = 60
     objective: Objective = "pseudo"
     alpha: float = 0.75
@@ -33,15 +32,10 @@ class BatchSettings:
     tau: float = 0.1
 
     def __post_init__(self) -> None:
-        positive = (1 if self.size is None else self.size, self.steps, self.alpha, self.ratio)
-        if min(positive) <= 0 or not 0 < self.tau < 1:
+        if min(self.size, self.steps, self.alpha, self.ratio) <= 0 or not 0 < self.tau < 1:
             raise AnnotError(f"{self} given; size, steps, alpha and ratio must be above 0, tau between 0 and 1.")
         if self.objective not in ("labelled", "pseudo", "mixmatch"):
             raise AnnotError(f"objective {self.objective!r} given; allowed are labelled, pseudo, mixmatch.")
-
-    def rows_a_step(self, pool: int) -> int:
-        """Rows of one step, for a pool of that many rows."""
-        return self.size if self.size is not None else min(max(2 * pool // self.steps, 1024), 8192)
 
 
 class RoundBatches(Dataset[Batch]):
@@ -71,12 +65,11 @@ class RoundBatches(Dataset[Batch]):
         def steps(pool: Tensor, by: Tensor, size: int) -> Tensor:
             return draw(pool, by, settings.steps * size, generator).view(settings.steps, size)[:, keep]
 
-        size = settings.rows_a_step(len(rows))
-        self._rows = steps(rows, weight, size)
+        self._rows = steps(rows, weight, settings.size)
         self._pair: tuple[Tensor, Tensor, Tensor] | None = None
         mixable = _mixable(pools, settings.tau) if settings.objective == "mixmatch" else rows[:0]
         if len(mixable):
-            n = max(1, round(settings.ratio * size))
+            n = max(1, round(settings.ratio * settings.size))
             share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (settings.steps, n))
             second = steps(mixable, balanced_weights(pools.target, mixable), n)
             self._pair = (steps(rows, weight, n), second, torch.from_numpy(share).float()[:, keep])
