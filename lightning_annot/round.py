@@ -19,6 +19,8 @@ from lightning_annot.sampling.assignment import Assignment, allowed_workers, ass
 from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
 from lightning_annot.types import Annotations, AnnotError
 
+HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as float16
+
 
 @dataclass(frozen=True)
 class CrowdSettings:
@@ -115,7 +117,9 @@ def infer(
         result = run_tiered_em(annotations, prior, base, n_workers, strength=crowd.strength, **options)
     else:
         result = run_em(annotations, prior, base, n_workers, **options)  # type: ignore[arg-type]
-    posterior = write_posterior(result, prior, n_rows)
+    # Half precision is exact to 5e-4, and keeps the one array of this size within reach where N x K is vast.
+    dtype = torch.float16 if n_rows * n_classes > HALF_ABOVE else torch.float32
+    posterior = write_posterior(result, prior, n_rows, torch.empty(n_rows, n_classes, dtype=dtype))
     rows = (prototype >= 0).nonzero()[:, 0]
     posterior[rows] = torch.nn.functional.one_hot(prototype[rows], n_classes).to(posterior)
     decision = decide(posterior, cost)
@@ -173,7 +177,7 @@ def choose(
         weight = torch.zeros(len(among))
     else:
         confusion = inference.crowd.pooled_confusion()
-        weight = expected_error_reduction(inference.posterior[among], confusion).clamp(min=1e-30).log()
+        weight = expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
     order = among[gumbel_top(weight, n, generator)]
     n_workers = len(facts.workers) if askable is None else askable
     if not n_workers:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ from lightning_annot.crowd.risk import check_cost
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.items import ItemTable
 from lightning_annot.report.atomic import write_text
-from lightning_annot.report.metrics import label_metrics
+from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
 from lightning_annot.report.tables import class_share, worker_table, write_confusions, write_labels, write_rounds
 from lightning_annot.report.terminal import print_summary
@@ -83,9 +84,20 @@ class RunFolder:
             "prototypes_drawn": table.drawn,
             "unreadable_images": list(loaded.unreadable),
         }
+        if table.truth is not None:
+            summary["reliability"] = self._reliability(table)
         write_text(self.path / "summary.json", json.dumps(summary, indent=1))
         write_report(self.path, thumbnails(data))
         print_summary(Console(), self.path)
+
+    def _reliability(self, table: ItemTable) -> dict[str, list[float] | list[int]]:
+        """Accuracy of the labels that were left, by their stated confidence."""
+        labels = pd.read_csv(self.path / "labels.csv", dtype={"task": str, "label": str}, keep_default_na=False)
+        assert table.truth is not None
+        right = labels["label"].to_numpy() == np.asarray(table.classes, dtype=object)[table.truth.numpy()]
+        keep = ~table.is_prototype.numpy()
+        confidence = torch.from_numpy(labels["confidence"].to_numpy()[keep])
+        return reliability(confidence, torch.from_numpy(right[keep])).as_dict()
 
 
 def thumbnails(data: AnnotationDataModule) -> Any:

@@ -27,6 +27,7 @@ def decide(posterior: Tensor, cost: Tensor | None = None) -> Decision:
     """
     if cost is None:
         confidence, label = posterior.max(1)
+        confidence = confidence if posterior.dtype == torch.float64 else confidence.float()
         return Decision(label, 1.0 - confidence, confidence)
     check_cost(cost, posterior.shape[1])
     risk, label = (posterior @ cost.to(posterior)).min(1)

@@ -91,7 +91,7 @@ class RoundBatches(Dataset[Batch]):
     def _gather(self, suffix: str, rows: Tensor) -> Batch:
         return {
             "x" + suffix: self._features[rows],
-            "target" + suffix: self._target[rows],
+            "target" + suffix: self._target[rows].float(),
             "fold" + suffix: self._folds[rows],
         }
 

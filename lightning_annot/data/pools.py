@@ -35,16 +35,18 @@ def make_pools(target: Tensor, known: Tensor, confident: Tensor) -> Pools:
     )
 
 
-def balanced_weights(target: Tensor, rows: Tensor, chunk: int = 1 << 16) -> Tensor:
+def balanced_weights(target: Tensor, rows: Tensor, chunk: int = 1 << 14) -> Tensor:
     """Weight sum_k q_k / n_k of each row, (n,), where n_k = sum q_k over ``rows``: every class weighs the same.
 
     A class that nobody has yet (n_k of nothing, or next to it) carries no weight.
     """
+    work = torch.promote_types(target.dtype, torch.float32)  # a half-precision posterior is multiplied in single
     mass = torch.zeros(target.shape[1], dtype=torch.float64)
     for part in torch.split(rows, chunk):
         mass += target[part].sum(0, dtype=torch.float64)
-    per_class = torch.where(mass > 1e-30, 1.0 / mass, 0.0).to(target)  # below, float32 would make it infinite
-    return torch.cat([target[part] @ per_class for part in torch.split(rows, chunk)]) if len(rows) else target.new_empty(0)
+    per_class = torch.where(mass > 1e-30, 1.0 / mass, 0.0).to(work)  # below, float32 would make it infinite
+    parts = [target[part].to(work) @ per_class for part in torch.split(rows, chunk)]
+    return torch.cat(parts) if parts else target.new_empty(0)
 
 
 def draw(rows: Tensor, weight: Tensor, n: int, generator: torch.Generator) -> Tensor:

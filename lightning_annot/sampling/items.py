@@ -17,22 +17,21 @@ def candidates(finished: Tensor, n_asked: Tensor, cap: int, capacity: Tensor | N
     return allowed.nonzero()[:, 0]
 
 
-def expected_error_reduction(posterior: Tensor, confusion: Tensor, top: int = 32) -> Tensor:
-    """Expected fall of each item's error from one more answer of an average worker, (N,), at least 0.
+def expected_error_reduction(posterior: Tensor, confusion: Tensor, rows: Tensor | None = None, top: int = 32) -> Tensor:
+    """Expected fall of the error of ``rows`` (n,), default all, from one more answer of an average worker: (n,), at least 0.
 
     sum_z max_y p(y) c[y, z] - max_y p(y), with ``posterior`` (N, K) and ``confusion`` c (K, K). Classes beyond an item's
     ``top`` most probable ones are left out of both y and z: exact for K <= top, a lower bound otherwise. Streams in chunks.
     """
-    n, n_classes = posterior.shape
-    top = min(top, n_classes)
-    gain = posterior.new_empty(n)
-    rows = max(1, (1 << 21) // (top * top))
-    for start in range(0, n, rows):
-        part = posterior[start : start + rows]
-        prob, label = part.topk(top, dim=1)
-        joint = prob[:, :, None] * confusion[label[:, :, None], label[:, None, :]].to(part)  # (n, true y, answer z)
-        gain[start : start + rows] = (joint.amax(1) - joint[:, 0]).sum(1)
-    return gain.clamp_(min=0.0)
+    rows = torch.arange(len(posterior)) if rows is None else rows
+    top = min(top, posterior.shape[1])
+    confusion = confusion.to(torch.promote_types(posterior.dtype, confusion.dtype))
+    gains = [confusion.new_empty(0)]
+    for part in torch.split(rows, max(1, (1 << 21) // (top * top))):
+        prob, label = posterior[part].to(confusion).topk(top, dim=1)
+        joint = prob[:, :, None] * confusion[label[:, :, None], label[:, None, :]]  # (n, true y, answer z)
+        gains.append((joint.amax(1) - joint[:, 0]).sum(1))
+    return torch.cat(gains).clamp_(min=0.0)
 
 
 def gumbel_top(log_weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
