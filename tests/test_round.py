@@ -228,3 +228,16 @@ def test_round_generator_is_a_function_of_seed_and_round() -> None:
 def test_settings_are_checked(settings: type, change: dict[str, object], message: str) -> None:
     with pytest.raises(AnnotError, match=message):
         settings(**change)
+
+
+def test_half_precision_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = make_facts()
+    whole = inference(facts)
+    monkeypatch.setattr("lightning_annot.round.HALF_ABOVE", 0)
+    half = inference(facts)
+    assert half.posterior.dtype == torch.float16
+    assert half.decision.risk.dtype == torch.float32
+    torch.testing.assert_close(half.posterior.float(), whole.posterior.float(), atol=1e-3, rtol=0)
+    among = open_to_questions(half, facts, some_prototypes(), 3, None)
+    items, _ = choose(half, facts, among, 5, N, SamplingSettings(), round_generator(0, 1))
+    assert set(items.tolist()) <= set(among.tolist())

@@ -155,7 +155,7 @@ def write_posterior(result: EMResult, log_prior: LogPrior | Tensor, n_items: int
         out[start:stop] = log_prior(torch.arange(start, stop, device=out.device)).exp()
     for chunk in inc.chunks:
         items = inc.items[chunk.start : chunk.stop]
-        out[items] = (result.log_likelihood(chunk) + log_prior(items)).softmax(1)
+        out[items] = (result.log_likelihood(chunk) + log_prior(items)).softmax(1).to(out)
     return out
 
 

@@ -43,7 +43,7 @@ class SimulatedWorkers(Workers):
         self._truth = np.fromiter((code[task.truth[i]] for i in task.items), np.int64, len(task.items))
         self._names = [f"w{j:03d}" for j in range(self.n_workers)]
         self._number = {name: j for j, name in enumerate(self._names)}
-        self._cumulative = self.confusions(task.classes, task.seed).cumsum(2)
+        self._cumulative = _cumulative(self.confusions(task.classes, task.seed))
 
     def names(self) -> Sequence[str]:
         """w000, w001, ..."""
@@ -85,7 +85,7 @@ class PerfectWorkers(SimulatedWorkers):
 
     def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
         """Identity matrices."""
-        return np.tile(np.eye(len(classes)), (self.n_workers, 1, 1))
+        return np.broadcast_to(np.eye(len(classes)), (self.n_workers, len(classes), len(classes)))
 
 
 class UniformNoiseWorkers(SimulatedWorkers):
@@ -97,7 +97,8 @@ class UniformNoiseWorkers(SimulatedWorkers):
 
     def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
         """One matrix for all workers."""
-        return np.tile(spread_evenly(np.full(len(classes), self.accuracy)), (self.n_workers, 1, 1))
+        k = len(classes)
+        return np.broadcast_to(spread_evenly(np.full(k, self.accuracy)), (self.n_workers, k, k))
 
 
 class StructuredWorkers(SimulatedWorkers):
@@ -128,6 +129,13 @@ class StructuredWorkers(SimulatedWorkers):
             matrix[off] = (errors * (1.0 - right)[:, None]).ravel()
             np.fill_diagonal(matrix, right)
         return out
+
+
+def _cumulative(confusions: Matrix) -> Matrix:
+    """Cumulative rows; workers who share one matrix go on sharing it, since W x K x K is large for many classes."""
+    if confusions.strides[0] == 0:
+        return np.broadcast_to(confusions[0].cumsum(1), confusions.shape)
+    return confusions.cumsum(2)
 
 
 def spread_evenly(diagonal: NDArray[np.float64]) -> Matrix:
