@@ -68,10 +68,6 @@ class Ledger:
         self._workers.submit(questions)
         return self._log.answer(self._workers.collect())
 
-    def n_open(self) -> int:
-        """Questions without an answer."""
-        return len(self._log.questions(open_only=True))
-
     def _read(self) -> pd.DataFrame:
         """Rows that came since the last call, which are also added to the columns."""
         rows = self._log.answers(after_id=self._last_id)
