@@ -18,6 +18,8 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
+--method NAME stands for the settings of a method: majority_vote, online_ds, lean, improved_lean, efficient_annotation, mixmatch, ours;
+--faithful true makes the choices of the paper's released code as well.
 lightning-annot COMMAND --help lists them.
 """
 
@@ -31,9 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args[0] in _COMMANDS:
             return _COMMANDS[args[0]](args[1:])
+        from lightning_annot.presets import expand
+
+        args = expand(args)  # before the heavy imports: a wrong name is told at once
         from lightning_annot.cli import run
 
-        run(args if argv is not None else None)
+        run(args)
     except ValueError as error:
         ours = error if isinstance(error, AnnotError) else error.__cause__  # jsonargparse wraps those of models and data
         if not isinstance(ours, AnnotError):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.round import Facts
-from lightning_annot.types import AnnotError, Question, Task
+from lightning_annot.types import KINDS, AnnotError, Kind, Question, Task
 from lightning_annot.workers.base import Workers
 
 
@@ -25,7 +25,7 @@ class Ledger:
         self._names: list[str] = list(workers.names())
         self._known = {name: j for j, name in enumerate(self._names)}
         self._last_id = 0
-        self._columns = np.empty((5, 0), dtype=np.int64)  # item, worker, label, round, is an ordinary annotation
+        self._columns = np.empty((5, 0), dtype=np.int64)  # item, worker, label, round, kind as a row of KINDS
         answered = self._read()
         workers.remember(zip(answered["item"], answered["worker"], strict=True))
 
@@ -37,28 +37,29 @@ class Ledger:
     def facts(self, before_round: int) -> Facts:
         """Answers to, and open questions of, rounds before ``before_round``."""
         self._read()
-        item, worker, label, round_, ordinary = self._columns
+        item, worker, label, round_, kind = self._columns
         now = round_ < before_round
-        use = now & (ordinary == 1)
+        use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
         waiting = self._log.questions(before_round=before_round, open_only=True, kind="annotation")
         asked = self._codes(self._items, waiting["item"], "item")
         whom = np.array([-1 if w is None else self._number(w) for w in waiting["worker"]], dtype=np.int64)
         arrays = {"item": item[use], "worker": worker[use], "label": label[use], "open_item": asked, "open_worker": whom}
+        arrays |= {"gold_item": item[gold], "gold_worker": worker[gold], "gold_label": label[gold]}
         return Facts(
             self.workers,
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
-            extra_paid=int((now & (ordinary == 0)).sum()),
+            extra_paid=int((now & ~use).sum()),
         )
 
-    def has_asked(self, round_: int) -> bool:
-        """Whether the questions of ``round_`` are in the log (they are committed all at once)."""
-        return len(self._log.questions(round=round_, kind="annotation")) > 0
+    def has_asked(self, round_: int, kind: Kind = "annotation") -> bool:
+        """Whether the questions of ``round_`` and ``kind`` are in the log (they are committed all at once)."""
+        return len(self._log.questions(round=round_, kind=kind)) > 0
 
-    def ask(self, round_: int, items: Tensor, workers: Tensor) -> None:
+    def ask(self, round_: int, items: Tensor, workers: Tensor, kind: Kind = "annotation") -> None:
         """Commit one question for each of ``items`` (n,) to its worker (n,), -1 for anyone."""
         names = [None if j < 0 else self._names[j] for j in workers.tolist()]
         ids = self._task.items
-        self._log.ask([Question(ids[i], name, "annotation", round_) for i, name in zip(items.tolist(), names, strict=True)])
+        self._log.ask([Question(ids[i], name, kind, round_) for i, name in zip(items.tolist(), names, strict=True)])
 
     def collect(self) -> int:
         """Hand all open questions to the workers and commit the answers that are there; returns how many were new."""
@@ -79,8 +80,8 @@ class Ledger:
             label[given] = self._codes(self._classes, rows["label"][given], "label")
             codes, names = pd.factorize(rows["worker"])
             worker = np.array([self._number(name) for name in names], dtype=np.int64)[codes]
-            ordinary = (rows["kind"] == "annotation").to_numpy(np.int64)
-            new = np.stack([item, worker, label, rows["round"].to_numpy(np.int64), ordinary])
+            kind = self._codes(pd.Index(KINDS), rows["kind"], "kind")
+            new = np.stack([item, worker, label, rows["round"].to_numpy(np.int64), kind])
             self._columns = np.concatenate([self._columns, new], axis=1)
         return rows
 

@@ -5,7 +5,7 @@ Everything here is a pure function of the facts, of the learner's probabilities,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lightning_annot.crowd.em import EMResult, LogPrior, run_em, run_tiered_em, write_posterior
-from lightning_annot.crowd.priors import homogeneous_prior
+from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, rescale_rows
 from lightning_annot.crowd.risk import Decision, decide
-from lightning_annot.sampling.assignment import Assignment, allowed_workers, assign
+from lightning_annot.crowd.skill import PRIORS, Gold, PriorKind, gold_accuracy, reduce_accuracy
+from lightning_annot.sampling.assignment import ASSIGNMENTS, Assignment, allowed_workers, assign, assign_hits
 from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
 from lightning_annot.types import Annotations, AnnotError
 
@@ -24,46 +25,83 @@ HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as floa
 
 @dataclass(frozen=True)
 class CrowdSettings:
-    """``strength``: pseudo-counts of a worker's confusion row. ``accuracy``: diagonal of the homogeneous prior, which is the
-    workers' own prior (``prior: homogeneous``) or that of their pooled confusion (``prior: tiered``).
+    """The model of the workers.
+
+    ``prior``: what their confusions are shrunk to. tiered: the full pooled confusion, estimated by a first EM. The others have
+    even errors, and one accuracy (homogeneous), one a class, one a worker, or one for each worker and class (class_worker).
+    ``estimate``: where these accuracies come from: fixed (``accuracy``), em (the pooled EM), or gold (answers to gold questions).
+    ``oracle``: an .npz of the true confusions, as simulated workers export; relative paths start at the output folder. Results
+    with it are no estimates, and are marked oracle-prior.
+    ``strength``: pseudo-counts of a worker's confusion row. ``accuracy``: what is believed of a worker before any answer.
     """
 
-    prior: Literal["tiered", "homogeneous"] = "tiered"
+    prior: PriorKind = "tiered"
     accuracy: float = 0.7
     strength: float = 10.0
     m_step: Literal["soft", "hard"] = "soft"
     max_iterations: int = 100
     tolerance: float = 1e-4
+    estimate: Literal["fixed", "em", "gold"] = "fixed"
+    oracle: str | None = None
 
     def __post_init__(self) -> None:
-        if self.prior not in ("tiered", "homogeneous"):
-            raise AnnotError(f"crowd.prior {self.prior!r} given; allowed are tiered, homogeneous.")
+        if self.prior not in PRIORS:
+            raise AnnotError(f"crowd.prior {self.prior!r} given; allowed are {', '.join(PRIORS)}.")
+        if self.estimate not in ("fixed", "em", "gold"):
+            raise AnnotError(f"crowd.estimate {self.estimate!r} given; allowed are fixed, em, gold.")
+        if self.oracle is not None:
+            return
+        if self.prior in ("worker", "class_worker") and self.estimate != "gold":
+            raise AnnotError(
+                f"crowd.prior {self.prior} with crowd.estimate {self.estimate} given; what one worker can do is known before "
+                "their answers only from gold questions: set crowd.estimate gold and annotation.gold, or give crowd.oracle."
+            )
+        if self.prior == "class" and self.estimate == "fixed":
+            raise AnnotError("crowd.prior class needs accuracies of its own; set crowd.estimate to em or gold.")
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """``per_round``: questions a round. ``cap``: most answers an item. ``items``: how items are drawn among the unfinished.
-    ``workers``: how a worker is chosen for each.
+
+    ``workers``: how a worker is chosen, for each item or, with a ``hit_size`` above 1, for each HIT of so many items; greedy
+    takes the worker who is most probably right (Liao et al. 2021, Eq. 1). ``worker_cap``: most questions a worker is asked
+    (alpha there), gold questions apart; None: no limit.
     """
 
     per_round: int = 200
     cap: int = 3
     items: Literal["expected_error_reduction", "uniform"] = "expected_error_reduction"
     workers: Assignment = "random"
+    worker_cap: int | None = None
+    hit_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.per_round < 1 or self.cap < 1:
-            raise AnnotError(f"sampling.per_round {self.per_round}, sampling.cap {self.cap} given; both must be at least 1.")
+        if self.per_round < 1 or self.cap < 1 or self.hit_size < 1:
+            raise AnnotError(
+                f"sampling.per_round {self.per_round}, sampling.cap {self.cap}, sampling.hit_size {self.hit_size} given; all must "
+                "be at least 1."
+            )
         if self.items not in ("expected_error_reduction", "uniform"):
             raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform.")
-        if self.workers not in ("random", "least_loaded"):
-            raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are random, least_loaded.")
+        if self.workers not in ASSIGNMENTS:
+            raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are {', '.join(ASSIGNMENTS)}.")
+        if self.worker_cap is not None and self.worker_cap < self.hit_size:
+            raise AnnotError(
+                f"sampling.worker_cap {self.worker_cap} given, with HITs of {self.hit_size}; a worker must be allowed at least one "
+                "HIT: raise worker_cap or lower sampling.hit_size."
+            )
+
+
+def _no_rows() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Facts:
     """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip); open questions (Q,):
-    ``open_item``, ``open_worker`` (-1 for anyone). ``extra_paid`` counts gold and audit answers.
+    ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
+    ``gold_worker``, ``gold_label`` (-1 for a skip). ``extra_paid`` counts gold and audit answers.
     """
 
     workers: tuple[str, ...]
@@ -72,12 +110,30 @@ class Facts:
     label: Tensor
     open_item: Tensor
     open_worker: Tensor
+    gold_item: Tensor = field(default_factory=_no_rows)
+    gold_worker: Tensor = field(default_factory=_no_rows)
+    gold_label: Tensor = field(default_factory=_no_rows)
     extra_paid: int = 0
 
     def annotations(self) -> Annotations:
         """The labels given, without skips."""
         given = self.label >= 0
         return Annotations(self.item[given], self.worker[given], self.label[given])
+
+    def gold(self, prototype: Tensor) -> Gold:
+        """Answers to gold questions, against the clean classes ``prototype`` (N,)."""
+        given = self.gold_label >= 0
+        truth = prototype[self.gold_item[given]]
+        return Gold(self.gold_worker[given], truth, self.gold_label[given] == truth)
+
+    def with_gold(self) -> Annotations:
+        """The labels given, those to gold questions among them."""
+        own, given = self.annotations(), self.gold_label >= 0
+        return Annotations(
+            torch.cat([own.item, self.gold_item[given]]),
+            torch.cat([own.worker, self.gold_worker[given]]),
+            torch.cat([own.label, self.gold_label[given]]),
+        )
 
     def asked(self, n_items: int) -> Tensor:
         """Answers, skips and open questions of each item, (N,)."""
@@ -103,20 +159,15 @@ def infer(
     crowd: CrowdSettings,
     threshold: float,
     cost: Tensor | None = None,
+    oracle: Tensor | None = None,
 ) -> Inference:
     """Joint EM over the facts; ``log_prior`` gives the learner's log p(y | x) by row.
 
     ``prototype`` (N,) is the clean class of a prototype, else -1: their labels are certain. ``threshold`` is C: an item is
-    finished if its risk is below it.
+    finished if its risk is below it. ``oracle`` (W, K, K): true confusions, where the settings name them.
     """
-    annotations, n_workers = facts.annotations(), max(1, len(facts.workers))
     prior = _with_prototypes(log_prior, prototype, n_classes)
-    base = homogeneous_prior(n_classes, crowd.accuracy, crowd.strength)
-    options = {"m_step": crowd.m_step, "max_iterations": crowd.max_iterations, "tolerance": crowd.tolerance}
-    if crowd.prior == "tiered" and len(annotations):
-        result = run_tiered_em(annotations, prior, base, n_workers, strength=crowd.strength, **options)
-    else:
-        result = run_em(annotations, prior, base, n_workers, **options)  # type: ignore[arg-type]
+    result = fit_crowd(facts, prior, prototype, n_classes, crowd, oracle)
     # Half precision is exact to 5e-4, and keeps the one array of this size within reach where N x K is vast.
     dtype = torch.float16 if n_rows * n_classes > HALF_ABOVE else torch.float32
     posterior = write_posterior(result, prior, n_rows, torch.empty(n_rows, n_classes, dtype=dtype))
@@ -124,6 +175,35 @@ def infer(
     posterior[rows] = torch.nn.functional.one_hot(prototype[rows], n_classes).to(posterior)
     decision = decide(posterior, cost)
     return Inference(posterior, decision, decision.risk < threshold, result)
+
+
+def fit_crowd(
+    facts: Facts, log_prior: LogPrior, prototype: Tensor, n_classes: int, crowd: CrowdSettings, oracle: Tensor | None = None
+) -> EMResult:
+    """The workers' confusions by EM under the prior that the settings name; arguments as in ``infer``.
+
+    Gold answers are evidence like all others, about items whose class is certain; but where they make the prior
+    (``estimate: gold``) they are in it already.
+    """
+    n_workers = max(1, len(facts.workers))
+    annotations = facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
+    base = homogeneous_prior(n_classes, crowd.accuracy, crowd.strength)
+    options = {"m_step": crowd.m_step, "max_iterations": crowd.max_iterations, "tolerance": crowd.tolerance}
+    if oracle is not None:
+        if crowd.prior == "tiered":
+            base = rescale_rows(oracle.mean(0).clamp(min=1e-4), crowd.strength)
+        else:
+            base = diagonal_prior(reduce_accuracy(oracle.diagonal(dim1=1, dim2=2), crowd.prior), crowd.strength)
+    elif crowd.estimate == "gold" and crowd.prior != "tiered":
+        gold = facts.gold(prototype)
+        base = diagonal_prior(gold_accuracy(gold, crowd.prior, n_workers, n_classes, crowd.accuracy), crowd.strength)
+    elif len(annotations) and crowd.prior == "tiered":
+        return run_tiered_em(annotations, log_prior, base, n_workers, strength=crowd.strength, **options)
+    elif len(annotations) and crowd.estimate == "em":
+        everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
+        pooled = run_em(everybody, log_prior, base, 1, **options)  # type: ignore[arg-type]
+        base = diagonal_prior(reduce_accuracy(pooled.diagonal(), crowd.prior), crowd.strength)
+    return run_em(annotations, log_prior, base, n_workers, **options)  # type: ignore[arg-type]
 
 
 def _with_prototypes(log_prior: LogPrior, prototype: Tensor, n_classes: int) -> LogPrior:
@@ -178,14 +258,22 @@ def choose(
     else:
         confusion = inference.crowd.pooled_confusion()
         weight = expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
-    order = among[gumbel_top(weight, n, generator)]
+    # A HIT is filled with what its worker has not seen, so there is more to choose from than will be asked.
+    order = among[gumbel_top(weight, n if settings.hit_size == 1 else 2 * n, generator)]
     n_workers = len(facts.workers) if askable is None else askable
     if not n_workers:
-        return order, torch.full_like(order, -1)
+        return order[:n], torch.full_like(order[:n], -1)
     asked_item = torch.cat([facts.item, facts.open_item])
     asked_worker = torch.cat([facts.worker, facts.open_worker])
     by_name = (asked_worker >= 0) & (asked_worker < n_workers)
     asked_item, asked_worker = asked_item[by_name], asked_worker[by_name]
     allowed = allowed_workers(order, n_items, n_workers, asked_item, asked_worker, possible)
     load = torch.bincount(asked_worker, minlength=n_workers)
-    return assign(order, allowed, load, generator, settings.workers)
+    reliability = None
+    if settings.workers == "greedy":
+        reliability = inference.posterior[order].float() @ inference.crowd.diagonal()[:n_workers].float().T
+    if settings.hit_size > 1:
+        return assign_hits(
+            order, allowed, load, generator, settings.hit_size, n, settings.workers, reliability, settings.worker_cap
+        )
+    return assign(order, allowed, load, generator, settings.workers, reliability, settings.worker_cap)

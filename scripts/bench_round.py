@@ -35,7 +35,7 @@ from lightning_annot.data.batches import BatchSettings
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.projection import ProjectionSettings
 from lightning_annot.learner.heads import FoldHeads
-from lightning_annot.learner.mixmatch import fold_use, soft_cross_entropy
+from lightning_annot.learner.mixmatch import fold_use, soft_cross_entropy, windows
 from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.round import SamplingSettings
 from lightning_annot.types import Answer, Question
@@ -139,6 +139,7 @@ def time_heads(n_folds: int, n_classes: int, steps: int = 60, repeats: int = 3) 
     size, width = BatchSettings().size, ProjectionSettings().dim
     x, fold = torch.randn(size, width), torch.randint(5, (size,))
     target = torch.randn(size, n_classes).softmax(1)
+    x, target, fold = (windows(rows, n_folds, MixMatchModule().fold_share) for rows in (x, target, fold))
     use = fold_use(n_folds, fold) if n_folds > 1 else torch.ones(1, size, dtype=torch.bool)
     best = float("inf")
     for _ in range(repeats):

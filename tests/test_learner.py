@@ -194,7 +194,7 @@ def test_temperature_minimises_the_stated_objective() -> None:
 
 
 def built(hidden: int | None = None, **options: object) -> MixMatchModule:
-    module = MixMatchModule(hidden=hidden, **options)  # type: ignore[arg-type]
+    module = MixMatchModule(hidden=hidden, **{"fold_share": 1.0, **options})  # type: ignore[arg-type]
     module.build(F, D, K)
     module.heads = random_heads(hidden)
     return module
@@ -256,7 +256,7 @@ def test_predictions_are_renewed() -> None:
 def test_a_fit_equals_a_plain_loop(ema: float | None, tmp_path: object) -> None:
     """Two rounds of Adam, a step size that falls to 0 in each, a fresh momentum in each, and the moving average."""
     batches = [make_batch(seed=step) for step in range(6)]
-    module = MixMatchModule(lr=0.05, weight_decay=0.01, ema=ema)
+    module = MixMatchModule(lr=0.05, weight_decay=0.01, ema=ema, fold_share=1.0)
     module.build(F, D, K)
     plain = deepcopy(module.heads)
     assert plain is not None

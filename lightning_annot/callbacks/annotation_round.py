@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.callbacks.run_folder import RunFolder, load_cost, progress, truth_metrics
+from lightning_annot.callbacks.run_folder import RunFolder, class_accuracy, load_cost, load_oracle, progress, truth_metrics
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
@@ -26,10 +26,13 @@ from lightning_annot.round import (
     open_to_questions,
     round_generator,
 )
+from lightning_annot.sampling.gold import gold_questions
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
 from lightning_annot.types import AnnotError, Learner, Task
 from lightning_annot.workers.base import Workers
-from lightning_annot.workers.simulated import StructuredWorkers
+from lightning_annot.workers.simulated import SimulatedWorkers, StructuredWorkers
+
+GOLD_DRAW = 1 << 20  # stands for a round in the draw of the gold questions, beyond all real ones
 
 
 class AnnotationRound(Callback):
@@ -45,6 +48,8 @@ class AnnotationRound(Callback):
         log_url: SQLAlchemy URL of the annotation log; ``annotations.db`` in ``output_dir`` by default.
         import_answers: CSV ``task,worker,label`` of answers that are known before round 0.
         cost: CSV of a cost matrix, rows and columns in the order of the classes; zero-one loss by default.
+        gold: gold questions, about prototypes, that each worker is asked in round 0; they count in ``paid_per_item``.
+        method: the name under which results are listed.
     """
 
     def __init__(
@@ -58,18 +63,24 @@ class AnnotationRound(Callback):
         log_url: str | None = None,
         import_answers: str | None = None,
         cost: str | None = None,
+        gold: int = 0,
+        method: str = "ours",
     ) -> None:
-        if threshold <= 0:
-            raise AnnotError(f"annotation.threshold {threshold} given; it must be above 0.")
+        if threshold <= 0 or gold < 0:
+            raise AnnotError(f"annotation.threshold {threshold}, annotation.gold {gold} given; need above 0, and 0 or more.")
+        if crowd.estimate == "gold" and not gold and crowd.oracle is None:
+            raise AnnotError("crowd.estimate gold given, and no gold questions; set annotation.gold, such as 20 a worker.")
         self.output_dir = output_dir
         self.workers: Workers = workers if workers is not None else StructuredWorkers()
         self.threshold, self.crowd, self.sampling, self.stopping = threshold, crowd, sampling, stopping
         self.log_url, self.import_answers, self.cost_path = log_url, import_answers, cost
+        self.gold, self.method = gold, method
         self.folder = RunFolder(Path(output_dir))
         self.stop_reason: str | None = None
         self._next_round = 0
         self.rows: list[dict[str, float]] = []
         self._ledger: Ledger | None = None
+        self._true_confusions: torch.Tensor | None = None
         self._annotation_log: AnnotationLog | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -94,6 +105,13 @@ class AnnotationRound(Callback):
         paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
         task = Task(table.ids, table.classes, data.seed, str(self.folder.path), paths, loaded.labels)
         self._ledger = Ledger(self._annotation_log, task, self.workers)
+        if self.gold and not self.workers.names():
+            raise AnnotError(
+                f"annotation.gold {self.gold} given, and questions go to anyone; gold questions need workers who can be asked by "
+                "name: name them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
+            )
+        if isinstance(self.workers, SimulatedWorkers):
+            self.workers.export(self.folder.path / "simulated_workers.npz")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the facts where the checkpoint, if any, left them, and make the pools of the next round."""
@@ -183,8 +201,8 @@ class AnnotationRound(Callback):
         n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
         reason = stop_reason(
-            self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
-            n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
+            self.stopping, finished_history=finished, annotation_history=[int(r["annotations"]) for r in self.rows],
+            n_items=total, n_candidates=len(among), n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
         )  # fmt: skip
         if reason is not None:
             return reason
@@ -197,6 +215,7 @@ class AnnotationRound(Callback):
                 self.workers.can_answer(), len(self.workers.names()),
             )  # fmt: skip
             row["seconds_sample"] = self._lap()
+            self._ask_gold(round_)
             ledger.ask(round_, items, workers)
         self._stage(trainer, "asking")
         ledger.collect()
@@ -208,13 +227,32 @@ class AnnotationRound(Callback):
             return f"waiting for the answers to {len(now.open_item)} questions"
         return "no worker can answer any of the unfinished items once more"
 
+    def _ask_gold(self, round_: int) -> None:
+        """Commit the gold questions, once a run: all of them in its first round, so that skill is known from the start."""
+        assert self._ledger is not None
+        if not self.gold or round_ or self._ledger.has_asked(0, "gold"):
+            return
+        prototypes = self._table.is_prototype.nonzero()[:, 0]
+        generator = round_generator(self._data.seed, GOLD_DRAW)
+        chosen = gold_questions(self.gold, prototypes, len(self.workers.names()), generator, self.workers.can_answer())
+        self._ledger.ask(0, *chosen, "gold")
+
     def _infer(self) -> Inference:
         features, _ = self._data.projected()
         n_classes = len(self._table.classes)
         return infer(
             self.facts, self.predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
-            self._cost,
+            self._cost, self._oracle(),
         )  # fmt: skip
+
+    def _oracle(self) -> torch.Tensor | None:
+        """True confusions of the workers, where the settings ask for them; read once all workers are known."""
+        if self.crowd.oracle is None or not self.facts.workers:
+            return None
+        if self._true_confusions is None or len(self._true_confusions) != len(self.facts.workers):
+            path = self.folder.path / self.crowd.oracle
+            self._true_confusions = load_oracle(path, self.facts.workers, self._table.classes)
+        return self._true_confusions
 
     def _set_pools(self, inference: Inference) -> None:
         n = len(self._table)
@@ -232,7 +270,11 @@ class AnnotationRound(Callback):
         if self._acts_on(trainer, pl_module) and trainer.is_global_zero and self.rows:
             if self.stop_reason is None:
                 self.stop_reason = "interrupted"
-            self.folder.finish(self.rows, self._table, self._data, self.threshold, self.stop_reason)
+            facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "gold": self.gold}
+            if self._table.truth is not None:
+                label = self.predictions.label()[: len(self._table)]
+                facts["learner_class_accuracy"] = class_accuracy(label, self._table)
+            self.folder.finish(self.rows, self._table, self._data, self.threshold, self.stop_reason, facts)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the labels that all facts and the checkpoint's learner give with the truth."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,9 @@ class RunFolder:
         data: AnnotationDataModule,
         threshold: float,
         reason: str,
+        more: Mapping[str, Any],
     ) -> None:
-        """``summary.json`` and ``report.html``, and a table in the terminal."""
+        """``summary.json``, with ``more`` in it, and ``report.html``, and a table in the terminal."""
         loaded = data.loaded
         assert loaded is not None
         summary: dict[str, Any] = {
@@ -83,6 +84,7 @@ class RunFolder:
             "prototypes": int(table.is_prototype.sum()),
             "prototypes_drawn": table.drawn,
             "unreadable_images": list(loaded.unreadable),
+            **more,
         }
         if table.truth is not None:
             summary["reliability"] = self._reliability(table)
@@ -121,6 +123,15 @@ def truth_metrics(inference: Inference, table: ItemTable, learner_label: Tensor)
     return metrics | {"learner_accuracy": float((learner_label[:n] == table.truth)[keep].double().mean())}
 
 
+def class_accuracy(learner_label: Tensor, table: ItemTable) -> list[float]:
+    """The learner's own accuracy in each true class, [K], 0 where there is none; for reporting alone."""
+    assert table.truth is not None
+    keep, k = ~table.is_prototype, len(table.classes)
+    truth, right = table.truth[keep], (learner_label == table.truth)[keep].double()
+    share = torch.bincount(truth, right, minlength=k) / torch.bincount(truth, minlength=k).clamp(min=1)
+    return [float(value) for value in share]
+
+
 def progress(trainer: Trainer) -> RoundProgress | None:
     """The Trainer's progress bar, if it is ours."""
     return next((c for c in trainer.callbacks if isinstance(c, RoundProgress)), None)  # type: ignore[attr-defined]
@@ -135,3 +146,21 @@ def load_cost(path: str, n_classes: int) -> Tensor:
     cost = torch.from_numpy(values)
     check_cost(cost, n_classes)
     return cost
+
+
+def load_oracle(path: Path, workers: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """True confusions (W, K, K) of ``workers`` in that order, from an .npz with ``workers``, ``classes``, ``confusions``."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names, known, confusions = arrays["workers"].tolist(), arrays["classes"].tolist(), arrays["confusions"]
+    except (OSError, ValueError, KeyError) as error:
+        raise AnnotError(
+            f"crowd.oracle {path} cannot be read ({error}); it needs workers, classes and confusions, as simulated workers "
+            "export them to simulated_workers.npz."
+        ) from error
+    if known != list(classes):
+        raise AnnotError(f"crowd.oracle {path} is about the classes {known[:5]}; this run's are {list(classes)[:5]}.")
+    row = {name: j for j, name in enumerate(names)}
+    if unknown := [name for name in workers if name not in row]:
+        raise AnnotError(f"crowd.oracle {path} knows nothing of the workers {unknown[:5]}; it knows {names[:5]}.")
+    return torch.from_numpy(confusions[[row[name] for name in workers]]).float()

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
-from lightning_annot.crowd.priors import rescale_rows
+from lightning_annot.crowd.priors import Prior, rescale_rows
 from lightning_annot.types import Annotations, AnnotError
 
 LogPrior = Callable[[Tensor], Tensor]
@@ -33,7 +33,8 @@ LogPrior = Callable[[Tensor], Tensor]
 class EMResult:
     """Fitted confusions, kept as expected counts of the (worker, answer) pairs that occur.
 
-    ``counts`` (P, K): expected annotations of pair (worker, answer) by true class. ``pseudo_counts`` (K, K): the prior.
+    ``counts`` (P, K): expected annotations of pair (worker, answer) by true class. ``pseudo_counts``: the prior, (K, K) or,
+    where workers have their own, (W, K, K).
     ``objective_history``: L before each M step, so the returned confusions reach at least its last value.
     """
 
@@ -49,38 +50,43 @@ class EMResult:
         return len(self.objective_history)
 
     @cached_property
+    def prior(self) -> Prior:
+        """The prior, by (worker, answer)."""
+        return Prior(self.pseudo_counts)
+
+    @cached_property
     def _log_totals(self) -> Tensor:
         return self.row_totals().log()
 
     def row_totals(self) -> Tensor:
         """Prior and expected annotations of each worker and true class, (W, K)."""
-        return self.incidence.worker_sums(self.counts) + self.pseudo_counts.sum(1)
+        return self.incidence.worker_sums(self.counts) + self.prior.totals()
 
     def confusions(self) -> Tensor:
         """Confusions (W, K, K), row = true class, column = answer; dense, for small W x K x K."""
         inc = self.incidence
-        dense = self.pseudo_counts.repeat(inc.n_workers, 1, 1)
+        dense = self.pseudo_counts.expand(inc.n_workers, -1, -1).clone()
         dense[inc.pair_worker, :, inc.pair_label] += self.counts
         return dense / dense.sum(2, keepdim=True)
 
     def pooled_confusion(self) -> Tensor:
         """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1."""
-        pooled = self.pseudo_counts.T.clone().index_add_(0, self.incidence.pair_label, self.counts).T
+        pooled = self.prior.mean().T.clone().index_add_(0, self.incidence.pair_label, self.counts).T
         return pooled / pooled.sum(1, keepdim=True)
 
     def diagonal(self) -> Tensor:
         """p(answer = y given true = y) of each worker, (W, K)."""
         inc = self.incidence
-        right = self.pseudo_counts.diagonal().repeat(inc.n_workers, 1)
+        right = self.pseudo_counts.diagonal(dim1=-2, dim2=-1).expand(inc.n_workers, -1).clone()
         right[inc.pair_worker, inc.pair_label] += self.counts[torch.arange(len(self.counts)), inc.pair_label]
         return right / self.row_totals()
 
     def log_likelihood(self, chunk: Chunk) -> Tensor:
         """log prod_j w_j[y, z_ij] of the chunk's items by class y, (n, K); needs no table of all pairs."""
-        inc, prior = self.incidence, self.pseudo_counts.T
-        table = (self.counts[chunk.pairs] + prior[inc.pair_label[chunk.pairs]]).log_()
-        table -= self._log_totals[inc.pair_worker[chunk.pairs]]
-        return embedding_bag(torch.searchsorted(chunk.pairs, chunk.pair), table, chunk.item_offset, mode="sum")
+        inc, pairs = self.incidence, chunk.pairs
+        table = (self.counts[pairs] + self.prior.rows(inc.pair_worker[pairs], inc.pair_label[pairs])).log_()
+        table -= self._log_totals[inc.pair_worker[pairs]]
+        return embedding_bag(torch.searchsorted(pairs, chunk.pair), table, chunk.item_offset, mode="sum")
 
 
 def run_em(
@@ -95,7 +101,7 @@ def run_em(
     start: Tensor | None = None,
     chunk_elements: int = 1 << 21,
 ) -> EMResult:
-    """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts`` (K, K).
+    """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts``, (K, K) or (W, K, K).
 
     ``log_prior`` gives log p(y | x) by item row; it may compute its rows when asked, so no (N, K) array need exist. Stops when
     the objective gains no more than ``tolerance`` nats an annotation. ``start``: optional posterior (N, K) of a first M step.
@@ -103,7 +109,7 @@ def run_em(
     _check(annotations, pseudo_counts, n_workers, m_step, max_iterations)
     if isinstance(log_prior, Tensor):
         log_prior = log_prior.__getitem__
-    n_classes = len(pseudo_counts)
+    n_classes, prior = pseudo_counts.shape[-1], Prior(pseudo_counts)
     inc = build_incidence(annotations, n_workers, n_classes, chunk_elements=chunk_elements)
     counts = pseudo_counts.new_zeros(len(inc.pair_worker), n_classes)
     if start is not None:
@@ -113,7 +119,7 @@ def run_em(
     converged = False
     while not converged and len(history) < max_iterations:
         # The table takes the memory of the counts: two (P, K) arrays are alive, not three.
-        table, log_density = _log_table(inc, counts, pseudo_counts)
+        table, log_density = _log_table(inc, counts, prior)
         counts, log_evidence = _renewed_counts(inc, table, log_prior, m_step == "hard")
         history.append(log_evidence + log_density)
         converged = len(history) > 1 and history[-1] - history[-2] <= tolerance * len(annotations)
@@ -183,31 +189,34 @@ def _e_step(inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior) ->
     return posterior.div_(total), evidence
 
 
-def _log_table(inc: Incidence, counts: Tensor, pseudo_counts: Tensor) -> tuple[Tensor, float]:
+def _log_table(inc: Incidence, counts: Tensor, prior: Prior) -> tuple[Tensor, float]:
     """Turn ``counts`` into log w of each occurring pair (P, K), in place; also the log density of all confusions.
 
     An answer that a worker never gave has w = m / row sum, so its part of the density needs no row of its own.
     """
-    log_total = (inc.worker_sums(counts) + pseudo_counts.sum(1)).log()
-    prior = pseudo_counts.T.contiguous()  # (answer, true class), like the rows of the table
-    log_prior = prior.log()
-    table = counts
-    density = inc.n_workers * float((prior * log_prior).sum(dtype=torch.float64))
-    density -= float((log_total * pseudo_counts.sum(1)).sum(dtype=torch.float64))
+    log_total = (inc.worker_sums(counts) + prior.totals()).log()
+    table, shared = counts, prior.counts.ndim == 2
+    density = float(torch.xlogy(prior.counts, prior.counts).sum(dtype=torch.float64)) * (inc.n_workers if shared else 1)
+    density -= float((log_total * prior.totals()).sum(dtype=torch.float64))
     rows = max(1, (1 << 21) // inc.n_classes)
     for start in range(0, len(table), rows):
-        part, label = table[start : start + rows], inc.pair_label[start : start + rows]
-        part += prior[label]
+        part, worker = table[start : start + rows], inc.pair_worker[start : start + rows]
+        before = prior.rows(worker, inc.pair_label[start : start + rows])
+        part += before
         part.log_()
-        density += float((prior[label] * (part - log_prior[label])).sum(dtype=torch.float64))
-        part -= log_total[inc.pair_worker[start : start + rows]]
+        density += float((before * (part - before.log())).sum(dtype=torch.float64))
+        part -= log_total[worker]
     return table, density
 
 
 def _check(annotations: Annotations, pseudo_counts: Tensor, n_workers: int, m_step: str, max_iterations: int) -> None:
-    n_classes = len(pseudo_counts)
-    if pseudo_counts.shape != (n_classes, n_classes) or not bool((pseudo_counts > 0).all()):
-        raise AnnotError(f"pseudo_counts of shape {tuple(pseudo_counts.shape)} given; need (K, K), all above 0.")
+    n_classes = pseudo_counts.shape[-1] if pseudo_counts.ndim else 0
+    if pseudo_counts.shape not in ((n_classes, n_classes), (n_workers, n_classes, n_classes)) or not bool(
+        (pseudo_counts > 0).all()
+    ):
+        raise AnnotError(
+            f"pseudo_counts of shape {tuple(pseudo_counts.shape)} given; need (K, K) or ({n_workers}, K, K), all above 0."
+        )
     if m_step not in ("soft", "hard"):
         raise AnnotError(f"m_step {m_step!r} given; allowed are 'soft' and 'hard'.")
     if max_iterations < 1:

@@ -1,11 +1,53 @@
-"""Dirichlet priors of worker confusions, as pseudo-counts: ``strength`` x a row-normalised (K, K) mean."""
+"""Dirichlet priors of worker confusions, as pseudo-counts: ``strength`` x a row-normalised mean, one or one a worker."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lightning_annot.types import AnnotError
+
+
+DENSE_PRIORS = 1 << 27  # entries of (W, K, K); above it workers cannot have priors of their own
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Pseudo-counts of confusions, looked up by (worker, answer): ``counts`` (K, K) for everybody, or (W, K, K)."""
+
+    counts: Tensor
+
+    @cached_property
+    def _by_answer(self) -> Tensor:
+        return self.counts.transpose(-1, -2).reshape(-1, self.counts.shape[-1]).contiguous()
+
+    def rows(self, worker: Tensor, label: Tensor) -> Tensor:
+        """Pseudo-counts of pairs ``worker`` (P,), ``label`` (P,) by true class, (P, K)."""
+        return self._by_answer[label if self.counts.ndim == 2 else worker * self.counts.shape[-1] + label]
+
+    def totals(self) -> Tensor:
+        """Row sums, (K,) or (W, K)."""
+        return self.counts.sum(-1)
+
+    def mean(self) -> Tensor:
+        """Mean of the workers' pseudo-counts, (K, K)."""
+        return self.counts if self.counts.ndim == 2 else self.counts.mean(0)
+
+
+def diagonal_prior(accuracy: Tensor, strength: float) -> Tensor:
+    """Pseudo-counts of workers right with ``accuracy`` (..., K) in each class, and otherwise wrong evenly: (..., K, K)."""
+    n_classes = accuracy.shape[-1]
+    accuracy = accuracy.clamp(0.01, 0.99)  # no answer is impossible
+    if accuracy.numel() * n_classes > DENSE_PRIORS:
+        raise AnnotError(
+            f"priors of {accuracy.numel() // n_classes} workers with {n_classes} classes each do not fit into memory; use "
+            "crowd.prior tiered, homogeneous or class."
+        )
+    even = ((1.0 - accuracy) / (n_classes - 1))[..., None].expand(*accuracy.shape, n_classes)
+    return torch.diagonal_scatter(even, accuracy, dim1=-2, dim2=-1) * strength
 
 
 def homogeneous_prior(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_annot.data.pools import Objective, Pools, balanced_weights, draw
+from lightning_annot.data.pools import OBJECTIVES, Objective, Pools, balanced_weights, draw, harden
 from lightning_annot.types import AnnotError
 
 Batch = dict[str, Tensor]
@@ -19,9 +20,10 @@ Batch = dict[str, Tensor]
 class BatchSettings:
     """``size`` rows a step, ``steps`` steps a round. ``objective``: which pools are learned from.
 
-    labelled: prototypes and annotated items. pseudo: those and confident items without an answer. mixmatch: labelled, and
-    ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with
-    shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2).
+    labelled: prototypes and annotated items. pseudo: those and confident items without an answer. confident: confident items
+    alone, annotated or not. mixmatch: labelled, and ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with
+    shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2). ``targets``: the posterior, or (hard) its largest class.
+    ``shrink``: a step has at most as many rows as the pool.
     """
 
     size: int = 1024
@@ -30,12 +32,14 @@ class BatchSettings:
     alpha: float = 0.75
     ratio: float = 1.0
     tau: float = 0.1
+    targets: Literal["soft", "hard"] = "soft"
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         if min(self.size, self.steps, self.alpha, self.ratio) <= 0 or not 0 < self.tau < 1:
             raise AnnotError(f"{self} given; size, steps, alpha and ratio must be above 0, tau between 0 and 1.")
-        if self.objective not in ("labelled", "pseudo", "mixmatch"):
-            raise AnnotError(f"objective {self.objective!r} given; allowed are labelled, pseudo, mixmatch.")
+        if self.objective not in OBJECTIVES:
+            raise AnnotError(f"objective {self.objective!r} given; allowed are {', '.join(OBJECTIVES)}.")
 
 
 class RoundBatches(Dataset[Batch]):
@@ -54,22 +58,23 @@ class RoundBatches(Dataset[Batch]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        if settings.targets == "hard":
+            pools = harden(pools)
         self._features, self._folds, self._target = features, folds, pools.target
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        rows = pools.labelled
-        if settings.objective == "pseudo":
-            rows = torch.cat([rows, pools.pseudo])
+        rows = pools.rows(settings.objective)
+        self.rows_a_step = size = min(settings.size, len(rows)) if settings.shrink else settings.size
         weight = balanced_weights(pools.target, rows)
         keep = slice(rank, None, world)
 
         def steps(pool: Tensor, by: Tensor, size: int) -> Tensor:
             return draw(pool, by, settings.steps * size, generator).view(settings.steps, size)[:, keep]
 
-        self._rows = steps(rows, weight, settings.size)
+        self._rows = steps(rows, weight, size)
         self._pair: tuple[Tensor, Tensor, Tensor] | None = None
         mixable = _mixable(pools, settings.tau) if settings.objective == "mixmatch" else rows[:0]
         if len(mixable):
-            n = max(1, round(settings.ratio * settings.size))
+            n = max(1, round(settings.ratio * size))
             share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (settings.steps, n))
             second = steps(mixable, balanced_weights(pools.target, mixable), n)
             self._pair = (steps(rows, weight, n), second, torch.from_numpy(share).float()[:, keep])

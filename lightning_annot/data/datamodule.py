@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class AnnotationDataModule(LightningDataModule):
         id_pattern: maps ids to file names, such as ``%05d.jpg``.
         prototypes_per_class: how many are drawn a class when ``prototypes`` is absent.
         folds: heads of the cross-fitted learner.
+        holdout: what a head does not learn from: the ``items`` of its own fold (cross-fitting), or only half of the prototypes,
+            which then validate and calibrate it.
         unlabelled_extra: a second bank (.npy) or root whose items the learner may use and nobody is asked about.
         backbone: the timm model that turns images into features.
         projection: what the learner sees of the features.
@@ -50,6 +52,7 @@ class AnnotationDataModule(LightningDataModule):
         id_pattern: str | None = None,
         prototypes_per_class: int = 10,
         folds: int = 5,
+        holdout: Literal["items", "prototypes"] = "items",
         unlabelled_extra: str | None = None,
         backbone: BackboneSettings = BackboneSettings(),  # noqa: B008
         projection: ProjectionSettings = ProjectionSettings(),  # noqa: B008
@@ -59,7 +62,7 @@ class AnnotationDataModule(LightningDataModule):
         super().__init__()
         self.root, self.features, self.labels, self.items = root, features, labels, items
         self.prototypes, self.classes, self.id_pattern = prototypes, classes, id_pattern
-        self.prototypes_per_class, self.n_folds = prototypes_per_class, folds
+        self.prototypes_per_class, self.n_folds, self.holdout = prototypes_per_class, folds, holdout
         self.unlabelled_extra, self.backbone = unlabelled_extra, backbone
         self.projection_settings, self.batches, self.seed = projection, batches, seed
         self.loaded: Loaded | None = None
@@ -102,6 +105,7 @@ class AnnotationDataModule(LightningDataModule):
             prototypes_per_class=self.prototypes_per_class,
             n_folds=self.n_folds,
             seed=self.seed,
+            holdout=self.holdout,
         )
 
     @property
@@ -132,9 +136,25 @@ class AnnotationDataModule(LightningDataModule):
             generator = torch.Generator().manual_seed(self.seed + 1)
             n_extra = 0 if self._extra is None else len(self._extra)
             extra_fold = torch.randint(self.n_folds, (n_extra,), generator=generator)
+            if self.holdout == "prototypes":
+                extra_fold = torch.full((n_extra,), -1)
             own = self.table.fold if self._table is not None else torch.zeros(len(parts[0]), dtype=torch.int64)
             self._projected = (torch.cat(parts), torch.cat([own, extra_fold]))
         return self._projected
+
+    def held_out(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Prototypes that some head has not learned from: features (P, d), folds (P,), clean classes (P,)."""
+        features, folds = self.projected()
+        rows = self._held_out_rows()
+        return features[rows], folds[rows], self.table.prototype[rows]
+
+    def _held_out_rows(self) -> Tensor:
+        return (self.table.is_prototype & (self.table.fold >= 0)).nonzero()[:, 0]
+
+    @property
+    def rows_a_step(self) -> int:
+        """Rows of each training step of this round."""
+        return self.batches.size if self._round_batches is None else self._round_batches.rows_a_step
 
     def set_pools(self, pools: Pools | None) -> None:
         """Learn from these pools from the next round on; None lets go of them, and of the batches drawn from them."""
@@ -152,7 +172,7 @@ class AnnotationDataModule(LightningDataModule):
             target = torch.zeros(len(features), len(self.table.classes))
             rows = known.nonzero()[:, 0]
             target[rows, self.table.prototype[rows]] = 1.0
-            self._pools = make_pools(target, known, torch.zeros_like(known))
+            self._pools = make_pools(target, known, known)
         return self._pools
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -166,8 +186,8 @@ class AnnotationDataModule(LightningDataModule):
         return _whole(self._round_batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Prototypes, each with its own fold."""
-        return _whole(FixedRows(*self.projected(), self.table.is_prototype.nonzero()[:, 0], self.table.prototype))
+        """Prototypes that some head has not learned from, each with its own fold."""
+        return _whole(FixedRows(*self.projected(), self._held_out_rows(), self.table.prototype))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Items that are not prototypes, with the truth."""

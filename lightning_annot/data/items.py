@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from lightning_annot.types import AnnotError
 
 @dataclass(frozen=True)
 class ItemTable:
-    """``prototype`` (N,) int64: the clean class of a prototype, else -1. ``fold`` (N,) in [0, F). ``truth`` (N,) or None."""
+    """``prototype`` (N,) int64: the clean class of a prototype, else -1. ``truth`` (N,) or None.
+
+    ``fold`` (N,) in [0, F): the head that does not learn from the item, or -1 where all do.
+    """
 
     ids: tuple[str, ...]
     classes: tuple[str, ...]
@@ -50,6 +54,7 @@ def build_items(
     prototypes_per_class: int,
     n_folds: int,
     seed: int,
+    holdout: Literal["items", "prototypes"] = "items",
 ) -> ItemTable:
     """Check what came against each other, draw prototypes from the truth if none are given, and draw the folds by ``seed``."""
     _check_unique(ids)
@@ -71,7 +76,7 @@ def build_items(
         raise AnnotError(
             f"{len(missing)} classes without a prototype: {missing[:5]}. Each class needs at least one in data.prototypes."
         )
-    fold = _folds(prototype, n_folds, generator)
+    fold = _folds(prototype, n_folds, generator, holdout)
     return ItemTable(tuple(ids), names, prototype, fold, truth_codes, drawn=prototypes is None)
 
 
@@ -133,10 +138,15 @@ def _draw_prototypes(truth: Tensor, n_classes: int, per_class: int, generator: t
     return prototype
 
 
-def _folds(prototype: Tensor, n_folds: int, generator: torch.Generator) -> Tensor:
-    """Folds of equal size; each class's prototypes are dealt round the folds, so that every head knows every class."""
-    if n_folds < 2:
-        raise AnnotError(f"data.folds {n_folds} given; cross-fitting needs at least 2.")
+def _folds(prototype: Tensor, n_folds: int, generator: torch.Generator, holdout: str) -> Tensor:
+    """Folds of equal size; each class's prototypes are dealt round the folds, so that every head knows every class.
+
+    With ``holdout`` prototypes all else is in no fold (-1), and so is every second prototype of a class, from the first on.
+    """
+    if holdout not in ("items", "prototypes"):
+        raise AnnotError(f"data.holdout {holdout!r} given; allowed are items, prototypes.")
+    if n_folds < (2 if holdout == "items" else 1):
+        raise AnnotError(f"data.folds {n_folds} given; cross-fitting needs at least 2, data.holdout prototypes at least 1.")
     n = len(prototype)
     fold = torch.empty(n, dtype=torch.int64)
     fold[torch.randperm(n, generator=generator)] = torch.arange(n) % n_folds
@@ -144,4 +154,9 @@ def _folds(prototype: Tensor, n_folds: int, generator: torch.Generator) -> Tenso
     rows = rows[torch.randperm(len(rows), generator=generator)]
     rows = rows[torch.argsort(prototype[rows], stable=True)]
     fold[rows] = torch.arange(len(rows)) % n_folds
+    if holdout == "prototypes":
+        label = prototype[rows]
+        place = torch.arange(len(rows)) - torch.searchsorted(label, label)
+        fold = torch.full_like(fold, -1)
+        fold[rows[place % 2 == 1]] = torch.arange(int((place % 2 == 1).sum())) % n_folds
     return fold

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Objective = Literal["labelled", "pseudo", "mixmatch"]
+Objective = Literal["labelled", "pseudo", "confident", "mixmatch"]
+OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatch")
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,24 @@ class Pools:
     """Rows of the bank by what is known of them; together they are all rows.
 
     ``labelled``: prototypes and items with an answer. ``pseudo``: no answer, but a low risk. ``unlabelled``: the rest.
-    ``target`` (N, K): what the learner learns, posterior or a prototype's clean label; only rows of the first two are used.
+    ``doubtful`` are those of the labelled whose risk is not low. ``target`` (N, K): what the learner learns, posterior or a
+    prototype's clean label; only rows of the first two are used.
     """
 
     labelled: Tensor
     pseudo: Tensor
     unlabelled: Tensor
+    doubtful: Tensor
     target: Tensor
+
+    def rows(self, objective: Objective) -> Tensor:
+        """Rows that the cross-entropy of ``objective`` learns from."""
+        if objective == "pseudo":
+            return torch.cat([self.labelled, self.pseudo])
+        if objective == "confident":
+            sure = self.labelled[~torch.isin(self.labelled, self.doubtful)]
+            return torch.cat([sure, self.pseudo])
+        return self.labelled
 
 
 def make_pools(target: Tensor, known: Tensor, confident: Tensor) -> Pools:
@@ -31,8 +43,16 @@ def make_pools(target: Tensor, known: Tensor, confident: Tensor) -> Pools:
         labelled=known.nonzero()[:, 0],
         pseudo=(confident & ~known).nonzero()[:, 0],
         unlabelled=(~confident & ~known).nonzero()[:, 0],
+        doubtful=(known & ~confident).nonzero()[:, 0],
         target=target,
     )
+
+
+def harden(pools: Pools) -> Pools:
+    """The same pools, with all of each row's target on its largest class."""
+    target = pools.target
+    hard = torch.zeros_like(target).scatter_(1, target.argmax(1, keepdim=True), 1.0)
+    return replace(pools, target=hard)
 
 
 def balanced_weights(target: Tensor, rows: Tensor, chunk: int = 1 << 14) -> Tensor:

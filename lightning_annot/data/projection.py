@@ -16,13 +16,15 @@ class ProjectionSettings:
     """``dim``: principal components kept (None: all features). ``kernel``: landmarks of a Nystroem map (0: none).
 
     ``gamma``: width of its kernel exp(-gamma |a - b|^2), for features whose mean square norm is 1. ``rows``: most rows that
-    are used to fit.
+    are used to fit. ``standardise``: give each feature mean 0 and variance 1 first, and all together a mean square norm of 1;
+    without it, and with ``dim`` and ``kernel`` unset, features stay as they are.
     """
 
     dim: int | None = 128
     kernel: int = 0
     gamma: float = 0.2
     rows: int = 20_000
+    standardise: bool = True
 
     def __post_init__(self) -> None:
         if (self.dim is not None and self.dim < 1) or self.kernel < 0 or self.gamma <= 0 or self.rows < 2:
@@ -84,13 +86,15 @@ def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int
     sample = np.asarray(features[rows], dtype=np.float32)
     mean, deviation = sample.mean(0), sample.std(0)
     deviation[deviation < 1e-6] = 1.0
+    if not settings.standardise:
+        mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
     matrix = np.eye(width, dtype=np.float32)
     dim = min(settings.dim or width, width, len(rows))
     if dim < width:
         matrix = PCA(dim, random_state=seed).fit((sample - mean) / deviation).components_.T.astype(np.float32)
     matrix = matrix / deviation[:, None]
     projected = (sample - mean) @ matrix
-    scale = float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0
+    scale = (float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0) if settings.standardise else 1.0
     landmarks, root = _nystroem(projected / scale, settings, seed)
     arrays = {"mean": mean, "matrix": matrix / scale, "landmarks": landmarks, "root": root}
     return Projection(**{k: torch.from_numpy(np.ascontiguousarray(a)) for k, a in arrays.items()}, gamma=settings.gamma)

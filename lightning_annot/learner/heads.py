@@ -32,14 +32,14 @@ class FoldHeads(nn.Module):
             bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (F, B, K) of all folds for features ``x`` (B, D)."""
+        """Logits (F, B, K) of all folds for features ``x`` (B, D), or (F, B, D) where every fold has rows of its own."""
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.matmul(torch.tanh(x) if i else x, weight) + bias
         return x
 
     def out_of_fold(self, x: Tensor, fold: Tensor) -> Tensor:
-        """Logits (B, K), each row by the head of its own ``fold`` (B,), which was not trained on it."""
-        logits = x.new_empty(len(x), self.n_classes)
+        """Logits (B, K), each row by the head of its own ``fold`` (B,), which was not trained on it; 0 where it has none (-1)."""
+        logits = x.new_zeros(len(x), self.n_classes)
         for f in range(self.n_folds):
             rows = (fold == f).nonzero()[:, 0]
             y = x[rows]

@@ -6,18 +6,20 @@ because they share no parameter.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, use: Tensor) -> Tensor:
-    """Cross-entropy of ``logits`` (F, B, K) to soft ``target`` (B, K), rows sum to 1; a scalar."""
+    """Cross-entropy of ``logits`` (F, B, K) to soft ``target`` (B, K) or (F, B, K), rows sum to 1; a scalar."""
     loss = -(logits.log_softmax(-1) * target).sum(-1)
     return fold_mean(loss, use).sum()
 
 
 def squared_error(logits: Tensor, target: Tensor, use: Tensor) -> Tensor:
-    """Squared error of softmax(``logits``) (F, B, K) to ``target`` (B, K), averaged over classes; a scalar."""
+    """Squared error of softmax(``logits``) (F, B, K) to ``target`` (B, K) or (F, B, K), averaged over classes; a scalar."""
     loss = (logits.softmax(-1) - target).square().mean(-1)
     return fold_mean(loss, use).sum()
 
@@ -35,9 +37,25 @@ def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
 
 
 def fold_use(n_folds: int, *folds: Tensor) -> Tensor:
-    """(F, B) bool: fold f learns from row b only if f is the fold of none of the items that the row is made of."""
+    """(F, B) bool: fold f learns from row b only if f is the fold of none of the items that the row is made of.
+
+    Each of ``folds`` is (B,), or (F, B) where every fold has rows of its own.
+    """
     index = torch.arange(n_folds, device=folds[0].device)[:, None]
-    use = torch.ones(n_folds, len(folds[0]), dtype=torch.bool, device=folds[0].device)
+    use = torch.ones(n_folds, folds[0].shape[-1], dtype=torch.bool, device=folds[0].device)
     for fold in folds:
         use &= index != fold
     return use
+
+
+def windows(rows: Tensor, n_folds: int, share: float) -> Tensor:
+    """Overlapping windows (F, m, ...) of a batch ``rows`` (B, ...), one a fold, m = ``share`` of B; views of one array.
+
+    A batch is drawn row by row, so each window is a smaller batch drawn alike; together they use all rows.
+    """
+    n = len(rows)
+    if n_folds == 1 or share >= 1.0 or n < n_folds:
+        return rows.expand(n_folds, *rows.shape)
+    size, step = math.ceil(share * n), n // n_folds
+    round_ = torch.cat([rows, rows[:size]])[: (n_folds - 1) * step + size]
+    return round_.unfold(0, size, step).movedim(-1, 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -14,12 +15,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from lightning_annot.learner.calibration import fit_temperature
+from lightning_annot.learner.best import BestHeads
+from lightning_annot.learner.calibration import fit_temperature, released_temperature
 from lightning_annot.learner.heads import FoldHeads
-from lightning_annot.learner.mixmatch import fold_use, mix, soft_cross_entropy, squared_error
+from lightning_annot.learner.mixmatch import fold_use, mix, soft_cross_entropy, squared_error, windows
 from lightning_annot.types import AnnotError
 
 Batch = dict[str, Tensor]
+CHECK_EVERY = 10  # steps between looks at the validation loss
 
 
 class MixMatchModule(LightningModule):
@@ -30,12 +33,19 @@ class MixMatchModule(LightningModule):
 
     Args:
         hidden: units of a hidden tanh layer; None for a linear head.
-        lr: Adam's step size at the start of a round, falling linearly to 0.
+        lr: Adam's step size at the start of a round, falling linearly to 0; with ``schedule: sqrt`` constant, and times the
+            square root of the rows a step.
         weight_decay: L2 penalty of the weights, divided by the number of classes: a class has its share of the mean loss.
         mixed_weight: weight of the mixed term.
         ema: decay of an exponential moving average of the weights, used for prediction; None for the last weights.
         restart: start every round from fresh weights instead of the last round's.
         temperature_prior: standard deviation of log temperature around 0; small values trust few prototypes less.
+        keep_best: predict with the weights that had the lowest loss on held-out prototypes, looked at every 10 steps: of this
+            ``round``, or of the whole ``run``; ``none``: the last weights.
+        average_folds: every item's probability is the mean of all folds, also of those that learned from its answers.
+        fold_share: share of a batch that each of several folds learns from; at 0.6 five folds cost at most three trainings.
+        schedule: how the step size goes.
+        calibration: ``fitted`` temperature, or the ``released`` code's rule (see ``released_temperature``).
     """
 
     def __init__(
@@ -47,6 +57,11 @@ class MixMatchModule(LightningModule):
         ema: float | None = None,
         restart: bool = False,
         temperature_prior: float = 0.5,
+        keep_best: Literal["none", "round", "run"] = "none",
+        average_folds: bool = False,
+        fold_share: float = 0.6,
+        schedule: Literal["falling", "sqrt"] = "falling",
+        calibration: Literal["fitted", "released"] = "fitted",
     ) -> None:
         super().__init__()
         if lr <= 0 or weight_decay < 0 or mixed_weight < 0 or (hidden is not None and hidden < 1):
@@ -54,11 +69,17 @@ class MixMatchModule(LightningModule):
                 f"lr {lr}, weight_decay {weight_decay}, mixed_weight {mixed_weight}, hidden {hidden} given; lr and hidden must "
                 "be above 0, the others 0 or more."
             )
+        if not 0 < fold_share <= 1:
+            raise AnnotError(f"fold_share {fold_share} given; it must be above 0, and at most 1.")
         if ema is not None and not 0 < ema < 1:
             raise AnnotError(f"ema {ema} given; it must lie between 0 and 1, or be null.")
+        if ema is not None and keep_best != "none":
+            raise AnnotError(f"ema {ema} and keep_best {keep_best} given; predict with the average or with the best weights.")
         self.hidden, self.lr, self.weight_decay, self.mixed_weight = hidden, lr, weight_decay, mixed_weight
-        self.ema, self.restart, self.temperature_prior = ema, restart, temperature_prior
+        self.ema, self.restart, self.temperature_prior, self.fold_share = ema, restart, temperature_prior, fold_share
+        self.keep_best, self.average_folds, self.schedule, self.calibration = keep_best, average_folds, schedule, calibration
         self.heads: FoldHeads | None = None
+        self.best: BestHeads | None = None
         self.averaged: AveragedModel | None = None
         self._metrics: MetricCollection | None = None
         self.temperature: Tensor
@@ -77,11 +98,13 @@ class MixMatchModule(LightningModule):
         if self.ema is not None:
             follow = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(deepcopy(self.heads), multi_avg_fn=follow)
+        if self.keep_best != "none":
+            self.best = BestHeads(self.heads)
 
     @property
     def predictor(self) -> FoldHeads:
-        """The heads that predict: averaged if ``ema`` is set, else the trained ones."""
-        heads = self.averaged.module if self.averaged is not None else self.heads
+        """The heads that predict: averaged if ``ema`` is set, the best if ``keep_best`` is, else the trained ones."""
+        heads = self.averaged.module if self.averaged is not None else self.best.heads if self.best is not None else self.heads
         if not isinstance(heads, FoldHeads):
             raise AnnotError("the learner has no heads yet; train it, or load a checkpoint with --ckpt_path.")
         return heads
@@ -100,23 +123,33 @@ class MixMatchModule(LightningModule):
         if self.averaged is not None and self.heads is not None:
             self.averaged.module.load_state_dict(self.heads.state_dict())
             self.averaged.n_averaged.zero_()
+        if self.best is not None and self.keep_best == "round":
+            self.best.forget()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, summed over folds."""
         assert self.heads is not None
-        use = fold_use(self.heads.n_folds, batch["fold"])
-        loss = soft_cross_entropy(self.heads(batch["x"]), batch["target"], use)
+        x, target, fold = (self._windows(batch[name]) for name in ("x", "target", "fold"))
+        loss = soft_cross_entropy(self.heads(x), target, fold_use(self.heads.n_folds, fold))
         if "share" in batch:
             x = mix(batch["x_first"], batch["x_second"], batch["share"])
             target = mix(batch["target_first"], batch["target_second"], batch["share"])
-            use = fold_use(self.heads.n_folds, batch["fold_first"], batch["fold_second"])
+            x, target, first, second = map(self._windows, (x, target, batch["fold_first"], batch["fold_second"]))
+            use = fold_use(self.heads.n_folds, first, second)
             loss = loss + self.mixed_weight * squared_error(self.heads(x), target, use)
         return loss
 
+    def _windows(self, rows: Tensor) -> Tensor:
+        assert self.heads is not None
+        return windows(rows, self.heads.n_folds, self.fold_share)
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Follow the weights with their moving average, if there is one."""
+        """Follow the weights with their moving average, or keep the best of them, if asked to."""
         if self.averaged is not None and self.heads is not None:
             self.averaged.update_parameters(self.heads)
+        if self.best is not None and self.heads is not None and (batch_idx + 1) % CHECK_EVERY == 0:
+            held_out = self.trainer.datamodule.held_out()  # type: ignore[attr-defined]
+            self.best.offer(self.heads, *(t.to(self.device) for t in held_out))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam with an L2 penalty on the weights alone; the step size falls to 0 within each round."""
@@ -126,22 +159,42 @@ class MixMatchModule(LightningModule):
             {"params": list(self.heads.biases), "weight_decay": 0.0},
         ]
         optimizer = torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.99))
-        # Asked at each step, because the Trainer does not know the length of a round before the first.
-        schedule = LambdaLR(optimizer, lambda step: falling(step, self.trainer.num_training_batches))
+        schedule = LambdaLR(optimizer, self._step_size)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _step_size(self, step: int) -> float:
+        """Factor of the step size; asked at each step, because the Trainer knows a round's length only once it is there."""
+        if self.schedule == "sqrt":
+            return math.sqrt(self.trainer.datamodule.rows_a_step)  # type: ignore[attr-defined]
+        return falling(step, self.trainer.num_training_batches)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:
-        """Fit the temperature on prototypes ``x`` (P, d), each through the head of its own ``fold``; returns it."""
-        logits = self.predictor.out_of_fold(x.to(self.device), fold.to(self.device)).cpu()
-        self.temperature.fill_(fit_temperature(logits, label, self.temperature_prior))
+        """Fit the temperature on prototypes ``x`` (P, d), each through the head of its own ``fold``; returns it.
+
+        Prototypes of fold -1 were learned from, and have no say.
+        """
+        held = fold >= 0
+        logits, label = self.predictor.out_of_fold(x[held].to(self.device), fold[held].to(self.device)).cpu(), label[held]
+        if self.calibration == "released":
+            self.temperature.fill_(released_temperature(logits, label))
+        else:
+            self.temperature.fill_(fit_temperature(logits, label, self.temperature_prior))
         return float(self.temperature)
 
     @torch.no_grad()
     def log_probability(self, x: Tensor, fold: Tensor) -> Tensor:
-        """Calibrated out-of-fold log p(y | x) (B, K) in float32 on the CPU."""
-        logits = self.predictor.out_of_fold(x.to(self.device), fold.to(self.device)).float()
-        return (logits / float(self.temperature)).log_softmax(-1).cpu()
+        """Calibrated log p(y | x) (B, K) in float32 on the CPU, out of fold; rows of fold -1 get the mean of all heads."""
+        x, fold, heads = x.to(self.device), fold.to(self.device), self.predictor
+        if self.average_folds:
+            fold = torch.full_like(fold, -1)
+        logits = heads.out_of_fold(x, fold).float()
+        out = (logits / float(self.temperature)).log_softmax(-1)
+        rows = (fold < 0).nonzero()[:, 0]
+        if len(rows):
+            each = (heads(x[rows]).float() / float(self.temperature)).log_softmax(-1)
+            out[rows] = each.logsumexp(0) - math.log(heads.n_folds)
+        return out.cpu()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Out-of-fold loss and ECE of the prototypes."""

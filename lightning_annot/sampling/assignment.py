@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Assignment = Literal["random", "least_loaded"]
+Assignment = Literal["random", "least_loaded", "greedy"]
+ASSIGNMENTS: tuple[Assignment, ...] = ("random", "least_loaded", "greedy")
 
 
 def assign(
@@ -16,22 +17,112 @@ def assign(
     load: Tensor,
     generator: torch.Generator,
     rule: Assignment = "random",
+    reliability: Tensor | None = None,
+    cap: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Give each of ``items`` (n,) one worker out of its row of ``allowed`` (n, W) bool.
 
     ``load`` (W,): questions each worker has had. ``random`` draws evenly; ``least_loaded`` evens out the loads, by filling them
-    up to one level and handing the places out at random. Returns the items that some worker may answer, and their workers.
+    up to one level and handing the places out at random; ``greedy`` takes the largest ``reliability`` (n, W), which is
+    E_{y ~ posterior} w_j[y, y] (Liao et al. 2021, Eq. 1). Nobody gets more than ``cap`` questions in all. Returns the items that
+    some worker may answer, and their workers.
     """
-    noise = torch.rand(allowed.shape, generator=generator)
-    if rule == "least_loaded":
-        places = _least_loaded(load, len(items))
+    score = _score(allowed.shape, load, generator, rule, reliability).masked_fill(~allowed, -torch.inf)
+    if cap is None:
+        worker = score.argmax(1).masked_fill(~allowed.any(1), -1)
+    else:
+        worker = best_with_room(score, (cap - load).clamp(min=0))
+    keep = worker >= 0
+    return items[keep], worker[keep]
+
+
+def assign_hits(
+    items: Tensor,
+    allowed: Tensor,
+    load: Tensor,
+    generator: torch.Generator,
+    hit_size: int,
+    n: int,
+    rule: Assignment = "random",
+    reliability: Tensor | None = None,
+    cap: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Bundle ``items``, in their order, into HITs of ``hit_size`` for one worker each, until ``n`` questions are placed.
+
+    A worker gets a second HIT only once everybody who may has one, and none that would exceed ``cap``. ``greedy`` chooses the
+    worker by the mean ``reliability`` over the next items; the HIT then holds the first items which that worker is ``allowed``.
+    """
+    left, load, hits = torch.ones(len(items), dtype=torch.bool), load.clone(), torch.zeros_like(load)
+    rows, workers, placed = [], [], 0
+    while placed < n and bool(left.any()):
+        size = min(hit_size, n - placed)
+        can = (allowed & left[:, None]).any(0)
+        if cap is not None:
+            can &= load + size <= cap
+        if not bool(can.any()):
+            break
+        merit = torch.rand(len(load), generator=generator) - 1e6 * hits
+        if rule == "greedy":
+            assert reliability is not None
+            merit = 1e-6 * merit + reliability[left.nonzero()[:size, 0]].mean(0)  # ties by chance
+        elif rule == "least_loaded":
+            merit -= 2.0 * load
+        worker = int(merit.masked_fill(~can, -torch.inf).argmax())
+        hit = (left & allowed[:, worker]).nonzero()[:size, 0]
+        left[hit] = False
+        load[worker] += len(hit)
+        hits[worker] += 1
+        rows.append(hit)
+        workers.append(torch.full_like(hit, worker))
+        placed += len(hit)
+    nothing = items.new_empty(0)
+    return items[torch.cat([nothing, *rows])], torch.cat([nothing, *workers])
+
+
+def best_with_room(score: Tensor, room: Tensor) -> Tensor:
+    """Best worker (n,) of each row of ``score`` (n, W), in the order of the rows, while ``room`` (W,) lasts; -1 for none.
+
+    All rows choose at once; those before the first that finds its worker full are settled, that worker is taken out, and the
+    others choose again: at most W + 1 passes.
+    """
+    score = score.masked_fill(room <= 0, -torch.inf)
+    room, worker, start = room.clone(), torch.full((len(score),), -1), 0
+    while start < len(score):
+        best, choice = score[start:].max(1)
+        rank = _rank_within(choice)
+        full = ((rank >= room[choice]) & (best > -torch.inf)).nonzero()
+        stop = start + int(full[0]) if len(full) else len(score)
+        settled = choice[: stop - start].masked_fill(best[: stop - start] == -torch.inf, -1)
+        worker[start:stop] = settled
+        room -= torch.bincount(settled[settled >= 0], minlength=len(room))
+        score[:, room <= 0] = -torch.inf
+        start = stop
+    return worker
+
+
+def _score(shape: torch.Size, load: Tensor, generator: torch.Generator, rule: Assignment, reliability: Tensor | None) -> Tensor:
+    """What the rule prefers, (n, W); larger is better."""
+    noise = torch.rand(shape, generator=generator)
+    if rule == "greedy":
+        assert reliability is not None
+        return reliability + 1e-6 * noise  # ties by chance
+    if rule == "least_loaded" and len(noise):
+        places = _least_loaded(load, len(noise))
         places = places[torch.randperm(len(places), generator=generator)]
         # The place handed out wins where allowed, then whoever has the lowest load, then chance.
         noise -= load.double()[None, :] * 2.0
-        noise[torch.arange(len(items)), places] = torch.inf
-    worker = noise.masked_fill(~allowed, -torch.inf).argmax(1)
-    keep = allowed.any(1)
-    return items[keep], worker[keep]
+        noise[torch.arange(len(noise)), places] = torch.inf
+    return noise
+
+
+def _rank_within(choice: Tensor) -> Tensor:
+    """How many rows before each one made the same ``choice`` (n,), (n,)."""
+    order = torch.argsort(choice, stable=True)
+    counts = torch.bincount(choice)
+    first = (counts.cumsum(0) - counts)[choice[order]]
+    rank = torch.empty_like(choice)
+    rank[order] = torch.arange(len(choice)) - first
+    return rank
 
 
 def allowed_workers(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
 
 Matrix = NDArray[np.float64]
+EXPORTED = 1 << 26  # entries of the true confusions, above which they are not exported
 
 
 class SimulatedWorkers(Workers):
@@ -43,7 +46,18 @@ class SimulatedWorkers(Workers):
         self._truth = np.fromiter((code[task.truth[i]] for i in task.items), np.int64, len(task.items))
         self._names = [f"w{j:03d}" for j in range(self.n_workers)]
         self._number = {name: j for j, name in enumerate(self._names)}
-        self._cumulative = _cumulative(self.confusions(task.classes, task.seed))
+        self._true = self.confusions(task.classes, task.seed)
+        self._cumulative = _cumulative(self._true)
+
+    def export(self, path: Path) -> None:
+        """Write the true confusions, ``workers`` (W,), ``classes`` (K,), ``confusions`` (W, K, K): for reports and oracles.
+
+        Nothing is written where they would not fit into half a gigabyte.
+        """
+        if self._true.size <= EXPORTED:
+            scratch = path.with_suffix(".tmp.npz")
+            np.savez(scratch, workers=self._names, classes=self._classes, confusions=self._true)
+            os.replace(scratch, path)
 
     def names(self) -> Sequence[str]:
         """w000, w001, ..."""
