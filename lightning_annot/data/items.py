@@ -14,7 +14,10 @@ from lightning_annot.types import AnnotError
 
 @dataclass(frozen=True)
 class ItemTable:
-    """``prototype`` (N,) int64: the clean class of a prototype, else -1. ``fold`` (N,) in [0, F). ``truth`` (N,) or None."""
+    """``prototype`` (N,) int64: the clean class of a prototype, else -1. ``fold`` (N,) in [0, F). ``truth`` (N,) or None.
+
+    ``names``: what people call the ``classes``; it is for people's eyes alone, files and answers have ``classes``.
+    """
 
     ids: tuple[str, ...]
     classes: tuple[str, ...]
@@ -22,6 +25,7 @@ class ItemTable:
     fold: Tensor
     truth: Tensor | None
     drawn: bool
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,8 +54,12 @@ def build_items(
     prototypes_per_class: int,
     n_folds: int,
     seed: int,
+    readable: Mapping[str, str] | None = None,
 ) -> ItemTable:
-    """Check what came against each other, draw prototypes from the truth if none are given, and draw the folds by ``seed``."""
+    """Check what came against each other, draw prototypes from the truth if none are given, and draw the folds by ``seed``.
+
+    ``readable``: what people call a class, where that is another word.
+    """
     _check_unique(ids)
     names = _classes(classes, truth, prototypes)
     code = {name: k for k, name in enumerate(names)}
@@ -68,11 +76,15 @@ def build_items(
         )
     missing = [name for k, name in enumerate(names) if not bool((prototype == k).any())]
     if missing:
-        raise AnnotError(
-            f"{len(missing)} classes without a prototype: {missing[:5]}. Each class needs at least one in data.prototypes."
+        cure = (
+            "Each class needs at least one in data.prototypes."
+            if prototypes is not None
+            else ("No item has such a true label: correct data.classes, or give items of these classes.")
         )
+        raise AnnotError(f"{len(missing)} classes without a prototype: {missing[:5]}. {cure}")
     fold = _folds(prototype, n_folds, generator)
-    return ItemTable(tuple(ids), names, prototype, fold, truth_codes, drawn=prototypes is None)
+    shown = tuple((readable or {}).get(name, name) for name in names)
+    return ItemTable(tuple(ids), names, prototype, fold, truth_codes, prototypes is None, shown)
 
 
 def digest(parts: object) -> str:
