@@ -129,7 +129,8 @@ def _codes(ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int
         )
     foreign = sorted({name for name in labels.values() if name not in code})
     if foreign:
-        raise AnnotError(f"{what} has labels outside the classes: {foreign[:5]}; the classes are {list(code)[:20]}.")
+        cure = " Where others are meant to be left out, set data.distractors." if complete else ""
+        raise AnnotError(f"{what} has labels outside the classes: {foreign[:5]}; the classes are {list(code)[:20]}.{cure}")
     return torch.tensor([code[labels[i]] if i in labels else -1 for i in ids], dtype=torch.int64)
 
 
