@@ -29,7 +29,7 @@ class CrowdSettings:
 
     ``prior``: what their confusions are shrunk to. tiered: the full pooled confusion, estimated by a first EM. The others have
     even errors, and one accuracy (homogeneous), one a class, one a worker, or one for each worker and class (class_worker).
-    ``estimate``: where these accuracies come from: fixed (``accuracy``), em (the pooled EM), or gold (answers to gold questions).
+    ``estimate``: where these accuracies come from: fixed (``accuracy``), em (a pooled EM), or gold (answers to gold questions).
     ``oracle``: an .npz of the true confusions, as simulated workers export; relative paths start at the output folder. Results
     with it are no estimates, and are marked oracle-prior.
     ``strength``: pseudo-counts of a worker's confusion row. ``accuracy``: what is believed of a worker before any answer.
@@ -79,8 +79,8 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         if self.per_round < 1 or self.cap < 1 or self.hit_size < 1:
             raise AnnotError(
-                f"sampling.per_round {self.per_round}, sampling.cap {self.cap}, sampling.hit_size {self.hit_size} given; all must "
-                "be at least 1."
+                f"sampling.per_round {self.per_round}, sampling.cap {self.cap}, sampling.hit_size {self.hit_size} given; all "
+                "must be at least 1."
             )
         if self.items not in ("expected_error_reduction", "uniform"):
             raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform.")
@@ -88,8 +88,8 @@ class SamplingSettings:
             raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are {', '.join(ASSIGNMENTS)}.")
         if self.worker_cap is not None and self.worker_cap < self.hit_size:
             raise AnnotError(
-                f"sampling.worker_cap {self.worker_cap} given, with HITs of {self.hit_size}; a worker must be allowed at least one "
-                "HIT: raise worker_cap or lower sampling.hit_size."
+                f"sampling.worker_cap {self.worker_cap} given, with HITs of {self.hit_size}; a worker must be allowed one HIT "
+                "at least: raise worker_cap or lower sampling.hit_size."
             )
 
 

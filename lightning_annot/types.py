@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Kind = Literal["annotation", "gold", "audit"]
 KINDS: tuple[Kind, ...] = ("annotation", "gold", "audit")
 
+OTHER = "other"
+"""The last class of a task with distractors: all that is of none of the named classes."""
+
 
 class AnnotError(ValueError):
     """What came, what was allowed, what to do. Shown to the user without a traceback."""

@@ -231,7 +231,7 @@ def test_without_truth_there_are_no_figures_of_it(people: dict[str, Any], tmp_pa
 
 def test_a_run_leaves_what_the_design_says(finished: Path) -> None:
     table = check_run(finished, n_classes=4, n_prototypes=12, truth=True)
-    assert {path.name for path in finished.iterdir()} == FILES
+    assert {path.name for path in finished.iterdir()} == {*FILES, "simulated_workers.npz"}
     assert table["annotations"].tolist() == [0, 20, 40]
     assert (table["paid_per_item"] == table["annotations_per_item"]).all()
     summary = json.loads((finished / "summary.json").read_text())

@@ -102,6 +102,23 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     parse(html)
 
 
+def test_people_see_readable_names(tmp_path: Path) -> None:
+    ids = [f"n{k:08d}" for k in range(len(CLASSES))]
+    run = make_run(tmp_path / "run", classes=ids)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"class_names": CLASSES}))
+    files = read_run(run)
+    assert list(files.names.values()) == CLASSES
+    assert set(files.labels["label"]) <= set(ids)
+    page = write_report(run, picture).read_text()
+    drawing = page[page.index("All workers together") :]
+    drawing = drawing[: drawing.index("</svg>")]
+    assert all(drawing.count(f">{name}<") == 2 for name in CLASSES)  # rows and columns
+    assert not any(name in drawing for name in ids)
+    assert all(f"<b>{name}</b>" in page for name in CLASSES[:3])
+    assert f'<small class="soft">{ids[0]}</small>' in page  # beside its name, so that it is found in labels.csv
+
+
 def test_only_labels_are_needed(tmp_path: Path) -> None:
     full = make_run(tmp_path / "full")
     bare = tmp_path / "bare"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from lightning_annot.types import AnnotError, Question, Task
+from lightning_annot.types import OTHER, AnnotError, Question, Task
 from lightning_annot.workers.amt import GROUP_NAMES, AMTWorkers
 from lightning_annot.workers.simulated import (
     PerfectWorkers,
@@ -182,7 +182,7 @@ def small_amt(tmp_path: Path) -> tuple[str, str]:
 def slow_worker(
     files: tuple[str, str], chosen: list[str], seed: tuple[int, int], smooth: float, outside: float
 ) -> list[list[float]]:
-    """Listing 1 in plain loops."""
+    """Listing 1 in plain loops; ``OTHER`` is all ids of the file that are not chosen."""
     data = json.loads(Path(files[0]).read_text())
     group_of = {}
     for b, block in enumerate(Path(files[1]).read_text().strip().split("\n\n")):
@@ -191,17 +191,20 @@ def slow_worker(
     index = {name: i for i, name in enumerate(data["imagenet100"])}
     rng = np.random.default_rng(seed)
     person = {g: int(rng.integers(len(data["group_workers"][g]))) for g in sorted(data["group_workers"])}
+    merged = {name: [i for c, i in index.items() if c not in chosen] if name == OTHER else [index[name]] for name in chosen}
     rows = []
     for true in chosen:
         row = []
         for answer in chosen:
             value = 0.0
             for g, people in data["group_workers"].items():
-                value += smooth * sum(counts[index[true]][index[answer]] for counts in people)
-                value += people[person[g]][index[true]][index[answer]]
+                for a in merged[true]:
+                    for b in merged[answer]:
+                        value += smooth * sum(counts[a][b] for counts in people)
+                        value += people[person[g]][a][b]
             row.append(value)
         row = [value / sum(row) for value in row]
-        others = [i for i, name in enumerate(chosen) if group_of[name] != group_of[true]]
+        others = [i for i, name in enumerate(chosen) if true != OTHER and group_of.get(name) != group_of[true]]
         if others:
             moved = outside * sum(row[i] for i in range(len(row)) if i not in others)
             row = [v + moved / len(others) if i in others else v * (1 - outside) for i, v in enumerate(row)]
@@ -210,7 +213,16 @@ def slow_worker(
 
 
 @pytest.mark.parametrize("outside", [0.0, 0.03])
-@pytest.mark.parametrize("chosen", [["n03", "n02"], ["n00", "n01", "n07", "n06", "n11"]])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["n03", "n02"],
+        ["n00", "n01", "n07", "n06", "n11"],
+        ["n03", "n02", OTHER],
+        ["n00", "n01", "n07", "n06", "n11", OTHER],
+        ["n05", OTHER],
+    ],
+)
 def test_amt_equals_listing_1(small_amt: tuple[str, str], chosen: list[str], outside: float) -> None:
     workers = AMTWorkers(*small_amt, n_workers=4, smooth=0.2, outside=outside)
     want = [slow_worker(small_amt, chosen, (5, j), 0.2, outside) for j in range(4)]
@@ -225,6 +237,26 @@ def test_amt_maps_classes_to_the_groups_ids_in_order(small_amt: tuple[str, str])
         AMTWorkers(*small_amt, group="objects").confusions(["cat", "dog", "emu"], 0)
 
 
+def test_amt_maps_all_classes_but_other(small_amt: tuple[str, str]) -> None:
+    by_group = AMTWorkers(*small_amt, group="objects", n_workers=3).confusions(["cat", "dog", OTHER], 0)
+    by_id = AMTWorkers(*small_amt, n_workers=3).confusions(["n06", "n07", OTHER], 0)
+    np.testing.assert_array_equal(by_group, by_id)
+    without = AMTWorkers(*small_amt, group="objects", n_workers=3).confusions(["cat", "dog"], 0)
+    assert (by_group[:, :2, :2].sum(2) < 1).all()
+    assert without.shape == (3, 2, 2)
+    with pytest.raises(AnnotError, match="the task has 3 classes; group 'objects' has 2"):
+        AMTWorkers(*small_amt, group="objects").confusions(["cat", "dog", "emu", OTHER], 0)
+    with pytest.raises(AnnotError, match="all 12 classes of the AMT study, so it knows nothing of 'other'"):
+        AMTWorkers(*small_amt).confusions([*(f"n{k:02d}" for k in range(N_IDS)), OTHER], 0)
+
+
+def test_amt_moves_mass_to_other_and_none_of_its_own(small_amt: tuple[str, str]) -> None:
+    stay, move = (AMTWorkers(*small_amt, n_workers=2, outside=o).confusions(["n02", "n03", OTHER], 0) for o in (0.0, 0.5))
+    np.testing.assert_allclose(move[:, :2, :2], 0.5 * stay[:, :2, :2])
+    np.testing.assert_allclose(move[:, :2, 2], stay[:, :2, 2] + 0.5 * stay[:, :2, :2].sum(2))
+    np.testing.assert_allclose(move[:, 2], stay[:, 2])
+
+
 def test_amt_moves_mass_outside_only_where_there_is_an_outside(small_amt: tuple[str, str]) -> None:
     inside, mixed = ["n02", "n03"], ["n02", "n03", "n04"]
     for chosen, moves in ((inside, False), (mixed, True)):
@@ -234,8 +266,8 @@ def test_amt_moves_mass_outside_only_where_there_is_an_outside(small_amt: tuple[
     np.testing.assert_allclose(move[:, :2, :2].sum(2), 0.5 * stay[:, :2, :2].sum(2))
 
 
-def test_amt_uniform_noise_keeps_the_diagonal(small_amt: tuple[str, str]) -> None:
-    chosen = ["n00", "n01", "n07", "n06"]
+@pytest.mark.parametrize("chosen", [["n00", "n01", "n07", "n06"], ["n00", "n01", "n07", OTHER]])
+def test_amt_uniform_noise_keeps_the_diagonal(small_amt: tuple[str, str], chosen: list[str]) -> None:
     plain, even = (AMTWorkers(*small_amt, n_workers=3, noise=n).confusions(chosen, 1) for n in ("structured", "uniform"))  # type: ignore[arg-type]
     np.testing.assert_allclose(even.diagonal(0, 1, 2), plain.diagonal(0, 1, 2))
     np.testing.assert_allclose(even.sum(2), 1.0)

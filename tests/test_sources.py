@@ -429,7 +429,9 @@ def test_open_source_dispatch(tmp_path: Path) -> None:
 
 
 def test_open_source_errors(tmp_path: Path) -> None:
-    with pytest.raises(AnnotError, match=r"'/no/where.zip' does not exist; images may come from a folder, a .zip"):
+    with pytest.raises(
+        AnnotError, match=r"'/no/where.zip' does not exist; data.root names where images come from: a folder, a .zip"
+    ):
         open_source("/no/where.zip")
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(AnnotError, match="is a file of another kind"):

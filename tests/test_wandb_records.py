@@ -11,7 +11,10 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from run_folder import make_run, picture
 
+from lightning_annot.callbacks import wandb_records
 from lightning_annot.callbacks.wandb_records import CURVES, X_AXIS, WandbRecords
+from lightning_annot.report.plots import plot_confusion
+from lightning_annot.report.run_files import read_run
 
 
 def fit(callback: WandbRecords, logger: WandbLogger | CSVLogger, root: Path) -> None:
@@ -66,6 +69,18 @@ def test_offline_run_has_pictures_table_and_files(tmp_path: Path) -> None:
     record = next(folder.glob("*.wandb")).read_bytes()
     for name in (X_AXIS, *CURVES):
         assert name.encode() in record
+
+
+def test_confusion_picture_has_readable_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = make_run(tmp_path / "run", n=150), []
+    summary = json.loads((run / "summary.json").read_text())
+    names = [f"a {name}" for name in summary["classes"]]
+    (run / "summary.json").write_text(json.dumps(summary | {"class_names": names}))
+    monkeypatch.setattr(
+        wandb_records, "plot_confusion", lambda pooled, shown: seen.append(shown) or plot_confusion(pooled, shown)
+    )
+    assert "confusion" in wandb_records._confusion(read_run(run))
+    assert seen == [names]
 
 
 @pytest.mark.usefixtures("_offline")

@@ -107,8 +107,8 @@ class AnnotationRound(Callback):
         self._ledger = Ledger(self._annotation_log, task, self.workers)
         if self.gold and not self.workers.names():
             raise AnnotError(
-                f"annotation.gold {self.gold} given, and questions go to anyone; gold questions need workers who can be asked by "
-                "name: name them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
+                f"annotation.gold {self.gold} given, and questions go to anyone; gold questions need workers with names: name "
+                "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
             )
         if isinstance(self.workers, SimulatedWorkers):
             self.workers.export(self.folder.path / "simulated_workers.npz")

@@ -79,6 +79,7 @@ class RunFolder:
             "stop_reason": reason,
             "n_items": int((~table.is_prototype).sum()),
             "classes": list(table.classes),
+            "class_names": list(table.names),
             "threshold": threshold,
             "annotations": rows[-1]["annotations"],
             "prototypes": int(table.is_prototype.sum()),

@@ -74,10 +74,11 @@ class WandbRecords(Callback):
 
         items = riskiest_items(files, RISKIEST)
         pictures = load_thumbnails(files.directory, list(items["task"]), self.thumbnails)
+        names = files.names
         table = wandb.Table(columns=["task", "image", "label", "confidence", "risk", "answers"])
         for row in items.itertuples():
             image = wandb.Image(decode(pictures[row.task])) if row.task in pictures else None
-            table.add_data(row.task, image, row.label, row.confidence, row.risk, row.n_annotations)
+            table.add_data(row.task, image, names.get(row.label, row.label), row.confidence, row.risk, row.n_annotations)
         return table
 
 
@@ -95,7 +96,7 @@ def _confusion(files: RunFiles) -> dict[str, Any]:
         return {}
     import wandb
 
-    picture = Image.open(io.BytesIO(figure_png(plot_confusion(files.pooled, files.classes))))
+    picture = Image.open(io.BytesIO(figure_png(plot_confusion(files.pooled, list(files.names.values())))))
     return {"confusion": wandb.Image(picture, caption="row: true class, column: answer")}
 
 

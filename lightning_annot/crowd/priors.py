@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_annot.types import AnnotError
 
-
 DENSE_PRIORS = 1 << 27  # entries of (W, K, K); above it workers cannot have priors of their own
 
 

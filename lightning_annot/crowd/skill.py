@@ -19,7 +19,7 @@ PSEUDO_GOLD = 10.0  # gold questions' worth of belief in the coarser estimate
 
 @dataclass(frozen=True)
 class Gold:
-    """Answers to gold questions: ``worker`` (G,), the item's clean class ``truth`` (G,), and whether they are ``right`` (G,)."""
+    """Answers to gold questions: ``worker`` (G,), the item's clean class ``truth`` (G,), and if they are ``right`` (G,)."""
 
     worker: Tensor
     truth: Tensor

@@ -21,7 +21,8 @@ class BatchSettings:
     """``size`` rows a step, ``steps`` steps a round. ``objective``: which pools are learned from.
 
     labelled: prototypes and annotated items. pseudo: those and confident items without an answer. confident: confident items
-    alone, annotated or not. mixmatch: labelled, and ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with
+    alone, annotated or not. mixmatch: labelled, and ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose
+    largest posterior is above 1 - ``tau``, with
     shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2). ``targets``: the posterior, or (hard) its largest class.
     ``shrink``: a step has at most as many rows as the pool.
     """

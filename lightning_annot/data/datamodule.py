@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
+from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.loading import BackboneSettings, Loaded, load_items
 from lightning_annot.data.pools import Pools, make_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
-from lightning_annot.types import AnnotError
+from lightning_annot.types import OTHER, AnnotError
 
 
 class AnnotationDataModule(LightningDataModule):
@@ -28,7 +29,9 @@ class AnnotationDataModule(LightningDataModule):
         labels: CSV ``task,label`` with the truth of every item, for simulated workers and reporting only.
         items: CSV ``task`` with the ids of the items, where there are no labels.
         prototypes: CSV ``task,label`` with items labelled by the owner; drawn from the truth if absent.
-        classes: names in order; sorted by name from labels and prototypes if absent.
+        classes: names in order, or a CSV ``class[,name]`` whose readable names people see; sorted from the labels if absent.
+        distractors: items of other classes for each item of ``classes``, drawn by the seed as the class ``other``; 0 leaves
+            all of them out, and null takes them for mistakes. ``predict`` labels everything.
         id_pattern: maps ids to file names, such as ``%05d.jpg``.
         prototypes_per_class: how many are drawn a class when ``prototypes`` is absent.
         folds: heads of the cross-fitted learner.
@@ -48,7 +51,8 @@ class AnnotationDataModule(LightningDataModule):
         labels: str | None = None,
         items: str | None = None,
         prototypes: str | None = None,
-        classes: list[str] | None = None,
+        classes: list[str] | str | None = None,
+        distractors: float | None = None,
         id_pattern: str | None = None,
         prototypes_per_class: int = 10,
         folds: int = 5,
@@ -61,7 +65,10 @@ class AnnotationDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root, self.features, self.labels, self.items = root, features, labels, items
-        self.prototypes, self.classes, self.id_pattern = prototypes, classes, id_pattern
+        self.prototypes, self.id_pattern = prototypes, id_pattern
+        self.class_setting, self.distractors = classes, distractors
+        self.classes: list[str] | None = None
+        self._readable: dict[str, str] = {}
         self.prototypes_per_class, self.n_folds, self.holdout = prototypes_per_class, folds, holdout
         self.unlabelled_extra, self.backbone = unlabelled_extra, backbone
         self.projection_settings, self.batches, self.seed = projection, batches, seed
@@ -77,7 +84,11 @@ class AnnotationDataModule(LightningDataModule):
         """Load ids and raw features, and check prototypes and classes (``predict`` needs neither)."""
         if self.loaded is not None:
             return
-        self.loaded = load_items(self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed)
+        subset = self._read_classes()
+        self.loaded = load_items(
+            self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
+            None if stage == "predict" else subset,
+        )  # fmt: skip
         if self.unlabelled_extra is not None:
             bank = self.unlabelled_extra.endswith(".npy")
             root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
@@ -90,11 +101,28 @@ class AnnotationDataModule(LightningDataModule):
         if stage != "predict":
             self._table = self._build_table(self.loaded)
 
+    def _read_classes(self) -> Subset | None:
+        """Take the classes, with ``OTHER`` where there are distractors, and say which items are theirs; None: all."""
+        if self.class_setting is None:
+            if self.distractors is not None:
+                raise AnnotError(
+                    f"data.distractors {self.distractors} given without data.classes; name the classes that are no distractors."
+                )
+            return None
+        given = read_classes(self.class_setting)
+        self._readable = dict(zip(given.ids, given.names, strict=True))
+        self.classes = list(given.ids)
+        if self.distractors is None:
+            return None
+        subset = Subset(given.ids, self.distractors, self.seed)
+        self.classes += [OTHER] if self.distractors else []
+        return subset
+
     def _build_table(self, loaded: Loaded) -> ItemTable:
         truth, prototypes = loaded.labels, None
         if self.prototypes is not None:
             frame = read_labels(self.prototypes)
-            prototypes = dict(zip(frame["task"], frame["label"], strict=True))
+            prototypes = self._kept_prototypes(dict(zip(frame["task"], frame["label"], strict=True)), loaded)
         elif truth is not None and self.labels is None and len(truth) < len(loaded.ids):
             truth, prototypes = None, truth  # a manifest that labels some of its images names the prototypes
         return build_items(
@@ -106,7 +134,18 @@ class AnnotationDataModule(LightningDataModule):
             n_folds=self.n_folds,
             seed=self.seed,
             holdout=self.holdout,
+            readable=self._readable,
         )
+
+    def _kept_prototypes(self, given: dict[str, str], loaded: Loaded) -> dict[str, str]:
+        """The owner's labels without those of items that were left out; distractors are ``OTHER``, whatever they are."""
+        truth = loaded.labels or {}
+        known = set(self.classes or ())
+        return {
+            task: OTHER if self.distractors and label not in known and truth.get(task) == OTHER else label
+            for task, label in given.items()
+            if task not in loaded.dropped
+        }
 
     @property
     def table(self) -> ItemTable:
@@ -209,7 +248,7 @@ class AnnotationDataModule(LightningDataModule):
         """Take the checkpoint's projection; the features are projected by it at their next use."""
         if state_dict["projection"] is not None:
             self._projection, self._projected = Projection(**state_dict["projection"]), None
-        self.classes = self.classes or state_dict["classes"]
+        self.classes = state_dict["classes"] or self.classes
 
 
 def _whole(dataset: Dataset[Batch]) -> DataLoader[Batch]:

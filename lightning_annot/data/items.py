@@ -17,7 +17,8 @@ from lightning_annot.types import AnnotError
 class ItemTable:
     """``prototype`` (N,) int64: the clean class of a prototype, else -1. ``truth`` (N,) or None.
 
-    ``fold`` (N,) in [0, F): the head that does not learn from the item, or -1 where all do.
+    ``fold`` (N,) in [0, F): the head that does not learn from the item, or -1 where all do. ``names``: what people
+    call the ``classes``; it is for people's eyes alone, files and answers have ``classes``.
     """
 
     ids: tuple[str, ...]
@@ -26,6 +27,7 @@ class ItemTable:
     fold: Tensor
     truth: Tensor | None
     drawn: bool
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,8 +57,12 @@ def build_items(
     n_folds: int,
     seed: int,
     holdout: Literal["items", "prototypes"] = "items",
+    readable: Mapping[str, str] | None = None,
 ) -> ItemTable:
-    """Check what came against each other, draw prototypes from the truth if none are given, and draw the folds by ``seed``."""
+    """Check what came against each other, draw prototypes from the truth if none are given, and draw the folds by ``seed``.
+
+    ``readable``: what people call a class, where that is another word.
+    """
     _check_unique(ids)
     names = _classes(classes, truth, prototypes)
     code = {name: k for k, name in enumerate(names)}
@@ -73,11 +79,15 @@ def build_items(
         )
     missing = [name for k, name in enumerate(names) if not bool((prototype == k).any())]
     if missing:
-        raise AnnotError(
-            f"{len(missing)} classes without a prototype: {missing[:5]}. Each class needs at least one in data.prototypes."
+        cure = (
+            "Each class needs at least one in data.prototypes."
+            if prototypes is not None
+            else ("No item has such a true label: correct data.classes, or give items of these classes.")
         )
+        raise AnnotError(f"{len(missing)} classes without a prototype: {missing[:5]}. {cure}")
     fold = _folds(prototype, n_folds, generator, holdout)
-    return ItemTable(tuple(ids), names, prototype, fold, truth_codes, drawn=prototypes is None)
+    shown = tuple((readable or {}).get(name, name) for name in names)
+    return ItemTable(tuple(ids), names, prototype, fold, truth_codes, prototypes is None, shown)
 
 
 def digest(parts: object) -> str:
@@ -122,7 +132,8 @@ def _codes(ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int
         )
     foreign = sorted({name for name in labels.values() if name not in code})
     if foreign:
-        raise AnnotError(f"{what} has labels outside the classes: {foreign[:5]}; the classes are {list(code)[:20]}.")
+        cure = " Where others are meant to be left out, set data.distractors." if complete else ""
+        raise AnnotError(f"{what} has labels outside the classes: {foreign[:5]}; the classes are {list(code)[:20]}.{cure}")
     return torch.tensor([code[labels[i]] if i in labels else -1 for i in ids], dtype=torch.int64)
 
 

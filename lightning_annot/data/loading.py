@@ -12,6 +12,7 @@ from lightning_annot.annotations.formats import read_labels
 from lightning_annot.types import AnnotError, ImageSource
 
 if TYPE_CHECKING:
+    from lightning_annot.data.classes import Subset
     from lightning_annot.data.images import Images
 
 DIGITS = "digits"
@@ -35,13 +36,17 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class Loaded:
-    """``features`` (N, D) of items ``ids``, with their images if any; ``labels`` is the truth where known."""
+    """``features`` (N, D) of items ``ids``, with their images if any; ``labels`` is the truth where known.
+
+    ``unreadable`` and ``dropped`` name what the source has besides: images that could not be read, items outside the subset.
+    """
 
     ids: tuple[str, ...]
     features: np.ndarray
     source: ImageSource | None
     labels: Mapping[str, str] | None
     unreadable: tuple[str, ...] = ()
+    dropped: frozenset[str] = frozenset()
 
 
 def load_items(
@@ -52,13 +57,17 @@ def load_items(
     id_pattern: str | None,
     backbone: BackboneSettings,
     seed: int = 0,
+    subset: Subset | None = None,
 ) -> Loaded:
-    """Features from a ready-made bank (``features``), or extracted from the images under ``root``; digits use their pixels."""
+    """Features from a ready-made bank (``features``), or extracted from the images under ``root``; digits use their pixels.
+
+    With a ``subset`` only its items are read, looked up and extracted; else all.
+    """
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
     if features is not None:
-        return _from_bank(features, root, truth, listed, id_pattern, backbone)
-    return _from_images(root or DIGITS, truth, listed, id_pattern, backbone, seed)
+        return _from_bank(features, root, truth, listed, id_pattern, backbone, subset)
+    return _from_images(root or DIGITS, truth, listed, id_pattern, backbone, seed, subset)
 
 
 def _from_bank(
@@ -68,6 +77,7 @@ def _from_bank(
     listed: list[str] | None,
     id_pattern: str | None,
     backbone: BackboneSettings,
+    subset: Subset | None,
 ) -> Loaded:
     from lightning_annot.data.features import load_features
 
@@ -77,8 +87,12 @@ def _from_bank(
         raise AnnotError(
             f"{features} has {len(bank)} rows, and data.labels or data.items names {len(ids)} items; row i is item i."
         )
+    dropped: frozenset[str] = frozenset()
+    if subset is not None:
+        rows, truth = subset.choose(ids, truth)
+        bank, ids, dropped = bank[rows], list(truth), frozenset(ids).difference(truth)
     source = None if root is None else _mapped(_open(root, backbone), ids, id_pattern)
-    return Loaded(tuple(ids), bank, source, truth)
+    return Loaded(tuple(ids), bank, source, truth, dropped=dropped)
 
 
 def _from_images(
@@ -88,11 +102,17 @@ def _from_images(
     id_pattern: str | None,
     backbone: BackboneSettings,
     seed: int,
+    subset: Subset | None,
 ) -> Loaded:
     source = _open(root, backbone)
     if listed is not None and (id_pattern is not None or root != DIGITS):
         source = _mapped(source, listed, id_pattern)
     truth = truth if truth is not None else source.labels
+    rows: list[int] | slice = slice(None)
+    dropped: frozenset[str] = frozenset()
+    if subset is not None:
+        rows, truth = subset.choose(source.ids, truth)
+        source, dropped = source.subset(rows), frozenset(source.ids).difference(truth)
     if backbone.name is None:
         if root != DIGITS:
             raise AnnotError(
@@ -101,7 +121,7 @@ def _from_images(
             )
         from lightning_annot.data.sources import digits_features
 
-        return Loaded(tuple(source.ids), digits_features(), source, truth)
+        return Loaded(tuple(source.ids), digits_features()[rows], source, truth, dropped=dropped)
     from lightning_annot.backbones.timm_features import BackboneSpec, extract
 
     spec = BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
@@ -118,7 +138,7 @@ def _from_images(
         lost = set(found.unreadable)
         source = source.subset([row for row, name in enumerate(source.ids) if name not in lost])
         truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable)
+    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped)
 
 
 def _open(root: str, backbone: BackboneSettings) -> Images:

@@ -56,8 +56,8 @@ def open_source(
         return manifest_source(path, cache_dir=cache_dir)
     what = "is a file of another kind" if path.exists() else "does not exist"
     raise AnnotError(
-        f"{root!r} {what}; images may come from a folder, a .zip, a manifest ({', '.join(MANIFEST_SUFFIXES)}), "
-        f"'digits' or '{_TORCHVISION}NAME'"
+        f"{root!r} {what}; data.root names where images come from: a folder, a .zip, a manifest "
+        f"({', '.join(MANIFEST_SUFFIXES)}), 'digits' or '{_TORCHVISION}NAME'"
     )
 
 

@@ -63,7 +63,9 @@ def render(run: RunFiles, opener: Opener | None = None, title: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    names = run.names
     environment.filters["percent"] = percent
+    environment.filters["called"] = lambda label: names.get(label, label)
     return environment.get_template("page.html").render(
         title=title or run.directory.resolve().name,
         summary=run.summary,
@@ -131,7 +133,7 @@ def _figures(run: RunFiles) -> dict[str, dict[str, Any]]:
         add("seconds", "Time", "Seconds of each round by stage.", plots.plot_seconds(run.rounds))
     if run.pooled is not None:
         caption = "Row: true class, column: answer, in percent. Blue is right, red is a mistake."
-        add("confusion", "All workers together", caption, plots.plot_confusion(run.pooled, run.classes))
+        add("confusion", "All workers together", caption, plots.plot_confusion(run.pooled, list(run.names.values())))
     if len(run.workers):
         add(
             "workers",

@@ -39,6 +39,12 @@ class RunFiles:
     summary: dict[str, Any]
 
     @property
+    def names(self) -> dict[str, str]:
+        """What people call each class, by the class as the files have it; the same word where there is no other."""
+        known = dict(zip(self.summary.get("classes", ()), self.summary.get("class_names", ()), strict=False))
+        return {name: known.get(name, name) for name in self.classes}
+
+    @property
     def items(self) -> pd.DataFrame:
         """The labels that were asked for: everything except prototypes."""
         return self.labels[self.labels["status"] != "prototype"]

@@ -24,8 +24,8 @@ def assign(
 
     ``load`` (W,): questions each worker has had. ``random`` draws evenly; ``least_loaded`` evens out the loads, by filling them
     up to one level and handing the places out at random; ``greedy`` takes the largest ``reliability`` (n, W), which is
-    E_{y ~ posterior} w_j[y, y] (Liao et al. 2021, Eq. 1). Nobody gets more than ``cap`` questions in all. Returns the items that
-    some worker may answer, and their workers.
+    E_{y ~ posterior} w_j[y, y] (Liao et al. 2021, Eq. 1). Nobody gets more than ``cap`` questions in all. Returns the items
+    that some worker may answer, and their workers.
     """
     score = _score(allowed.shape, load, generator, rule, reliability).masked_fill(~allowed, -torch.inf)
     if cap is None:

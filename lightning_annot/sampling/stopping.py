@@ -46,8 +46,8 @@ def stop_reason(
 ) -> str | None:
     """Why the run ends after this round, or None to go on.
 
-    ``finished_history``, ``annotation_history``: finished items and ordinary annotations of each round so far; ``n_candidates``: items that may still be asked; ``n_open``:
-    questions that wait for an answer.
+    ``finished_history``, ``annotation_history``: finished items and ordinary annotations of each round so far; ``n_candidates``:
+    items that may still be asked; ``n_open``: questions that wait for an answer.
     """
     if finished_history[-1] == n_items:
         return "every item is finished"

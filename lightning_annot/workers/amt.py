@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_annot.types import AnnotError
+from lightning_annot.types import OTHER, AnnotError
 from lightning_annot.workers.simulated import Matrix, SimulatedWorkers, spread_evenly
 
 GROUP_NAMES = ("dog", "vertebrate", "insect+fungus", "objects", "commodity", "things")
@@ -21,6 +21,7 @@ class AMTWorkers(SimulatedWorkers):
     ``workers_file``: JSON with ``imagenet100`` (class ids) and ``group_workers`` {group: (people, 100, 100) counts}.
     ``groups_file``: six blocks of class ids, named dog, vertebrate, insect+fungus, objects, commodity, things in this order.
     The first K ids of ``group`` stand for the task's K classes, in order, unless the classes are such ids themselves.
+    Where the last class is ``OTHER``, the ids of the file that stand for no class are merged into it.
     ``smooth``: share of the summed counts beside one person's (0.1 is the released 1 : 10). ``outside``: mass moved from inside
     a class's group to classes outside it, where there are any. ``noise``: ``uniform`` keeps the diagonal and spreads errors.
     """
@@ -46,12 +47,12 @@ class AMTWorkers(SimulatedWorkers):
     def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
         """Worker j's people are drawn by (seed, j), so neighbouring seeds share nobody but by chance."""
         ids, people, blocks = self._read()
-        chosen = self._chosen(classes, ids, blocks)
-        rows = np.array([ids.index(c) for c in chosen])
-        block = {c: b for b, members in enumerate(blocks) for c in members}
-        inside = np.equal.outer(*[np.array([block[c] for c in chosen])] * 2)
-        # Only the task's classes are kept, so cut first: (people of the group, K, K).
-        cut = [counts[:, rows][:, :, rows] for counts in people]
+        named = [name for k, name in enumerate(classes) if (k, name) != (len(classes) - 1, OTHER)]
+        chosen = self._chosen(named, ids, blocks)
+        member = _membership(chosen, ids, with_other=len(named) < len(classes))
+        inside = _inside(chosen, blocks, with_other=len(named) < len(classes))
+        # Only the task's classes are kept, so cut and merge first: (people of the group, K, K).
+        cut = [member.T @ counts @ member for counts in people]
         return np.stack([self._worker(cut, inside, np.random.default_rng((seed, j))) for j in range(self.n_workers)])
 
     def _worker(self, people: list[Matrix], inside: np.ndarray, rng: np.random.Generator) -> Matrix:
@@ -85,6 +86,29 @@ class AMTWorkers(SimulatedWorkers):
                 f"the task has {len(classes)} classes; group {self.group!r} has {len(members)}. Choose another group."
             )
         return members[: len(classes)]
+
+
+def _membership(chosen: list[str], ids: list[str], *, with_other: bool) -> Matrix:
+    """Which id of the file belongs to which class, (ids, K) of 0 and 1; ``OTHER`` has all ids that are not chosen."""
+    member: Matrix = np.equal.outer(np.array(ids), np.array(chosen)).astype(float)
+    if not with_other:
+        return member
+    foreign = 1.0 - member.sum(1, keepdims=True)
+    if not foreign.any():
+        raise AnnotError(
+            f"the task has all {len(ids)} classes of the AMT study, so it knows nothing of {OTHER!r}; give fewer in "
+            "data.classes, or data.distractors: 0."
+        )
+    return np.hstack([member, foreign])
+
+
+def _inside(chosen: list[str], blocks: list[list[str]], *, with_other: bool) -> np.ndarray:
+    """Whether column and row are of one group, (K, K) bool; ``OTHER`` is outside all groups, and nothing is outside of it."""
+    block = {name: b for b, members in enumerate(blocks) for name in members}
+    of = np.array([block[name] for name in chosen] + [-1] * with_other)
+    inside: np.ndarray = np.equal.outer(of, of)
+    inside[of == -1] = True
+    return inside
 
 
 def _move_outside(matrix: Matrix, inside: np.ndarray, share: float) -> Matrix:
