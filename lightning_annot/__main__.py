@@ -18,7 +18,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
---method NAME stands for the settings of a method: majority_vote, online_ds, lean, improved_lean, efficient_annotation, mixmatch,
+--method NAME stands for the settings of majority_vote, online_ds, lean, improved_lean, efficient_annotation, mixmatch or
 ours; --faithful true makes the choices of the paper's released code as well.
 lightning-annot COMMAND --help lists them.
 """

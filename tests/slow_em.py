@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Matrix = list[list[float]]
+Prior = Matrix | list[Matrix]  # one for all workers, or one each
 Triple = tuple[int, int, int]  # item, worker, label
 
 
@@ -34,29 +35,33 @@ def slow_posterior(triples: Sequence[Triple], log_prior: Matrix, confusions: lis
     return posterior, evidence
 
 
-def slow_objective(triples: Sequence[Triple], log_prior: Matrix, confusions: list[Matrix], pseudo: Matrix) -> float:
+def of_worker(pseudo: Prior, worker: int) -> Matrix:
+    """The prior of one worker: the common one, or their own."""
+    return pseudo[worker] if isinstance(pseudo[0][0], list) else pseudo  # type: ignore[return-value]
+
+
+def slow_objective(triples: Sequence[Triple], log_prior: Matrix, confusions: list[Matrix], pseudo: Prior) -> float:
     """L(w) of the module's docstring."""
-    n_classes = len(pseudo)
     _, evidence = slow_posterior(triples, log_prior, confusions)
     density = 0.0
-    for confusion in confusions:
-        for y in range(n_classes):
-            for z in range(n_classes):
-                density += pseudo[y][z] * math.log(confusion[y][z])
+    for j, confusion in enumerate(confusions):
+        for y, row in enumerate(confusion):
+            for z, value in enumerate(row):
+                density += of_worker(pseudo, j)[y][z] * math.log(value)
     return sum(evidence.values()) + density
 
 
 def slow_em(
     triples: Sequence[Triple],
     log_prior: Matrix,
-    pseudo: Matrix,
+    pseudo: Prior,
     n_workers: int,
     m_step: str = "soft",
     max_iterations: int = 100,
     tolerance: float = 1e-4,
     start: Matrix | None = None,
 ) -> SlowResult:
-    counts = _counts(triples, start, n_workers, len(pseudo)) if start is not None else {}
+    counts = _counts(triples, start) if start is not None else {}
     history: list[float] = []
     converged = False
     while not converged and len(history) < max_iterations:
@@ -65,12 +70,14 @@ def slow_em(
         posterior, _ = slow_posterior(triples, log_prior, confusions)
         if m_step == "hard":
             posterior = [[float(y == row.index(max(row))) for y in range(len(row))] for row in posterior]
-        counts = _counts(triples, posterior, n_workers, len(pseudo))
+        counts = _counts(triples, posterior)
         converged = len(history) > 1 and history[-1] - history[-2] <= tolerance * len(triples)
     together: dict[Triple, float] = {}
     for (_, y, z), count in counts.items():
         together[0, y, z] = together.get((0, y, z), 0.0) + count
-    return SlowResult(_confusions(counts, pseudo, n_workers), _confusions(together, pseudo, 1)[0], history, converged)
+    priors = [of_worker(pseudo, j) for j in range(n_workers)]
+    mean = [[sum(cells) / n_workers for cells in zip(*rows, strict=True)] for rows in zip(*priors, strict=True)]
+    return SlowResult(_confusions(counts, pseudo, n_workers), _confusions(together, mean, 1)[0], history, converged)
 
 
 def slow_tiered_em(
@@ -81,22 +88,22 @@ def slow_tiered_em(
     return slow_em(triples, log_prior, prior, n_workers, m_step)
 
 
-def _counts(triples: Sequence[Triple], posterior: Matrix, n_workers: int, n_classes: int) -> dict[Triple, float]:
+def _counts(triples: Sequence[Triple], posterior: Matrix) -> dict[Triple, float]:
     """Expected annotations by (worker, true class, answer)."""
     counts: dict[Triple, float] = {}
     for item, worker, label in triples:
-        for y in range(n_classes):
-            counts[worker, y, label] = counts.get((worker, y, label), 0.0) + posterior[item][y]
+        for y, share in enumerate(posterior[item]):
+            counts[worker, y, label] = counts.get((worker, y, label), 0.0) + share
     return counts
 
 
-def _confusions(counts: dict[Triple, float], pseudo: Matrix, n_workers: int) -> list[Matrix]:
-    classes = range(len(pseudo))
+def _confusions(counts: dict[Triple, float], pseudo: Prior, n_workers: int) -> list[Matrix]:
     confusions = []
     for j in range(n_workers):
-        rows = []
+        own, rows = of_worker(pseudo, j), []
+        classes = range(len(own))
         for y in classes:
-            row = [pseudo[y][z] + counts.get((j, y, z), 0.0) for z in classes]
+            row = [own[y][z] + counts.get((j, y, z), 0.0) for z in classes]
             rows.append([value / sum(row) for value in row])
         confusions.append(rows)
     return confusions

@@ -82,6 +82,27 @@ def test_equals_plain_loops(name: str, m_step: str, chunk_elements: int) -> None
     assert fast.converged == slow.converged
 
 
+@pytest.mark.parametrize("name", ["learner", "skewed", "idle_workers", "none"])
+@pytest.mark.parametrize("m_step", ["soft", "hard"])
+@pytest.mark.parametrize("chunk_elements", [29, 1 << 21])
+def test_own_priors_equal_plain_loops(name: str, m_step: str, chunk_elements: int) -> None:
+    p = PROBLEMS[name]
+    own = p.pseudo * torch.linspace(0.2, 3.0, p.n_workers, dtype=torch.float64)[:, None, None] + 0.1
+    fast = run_em(
+        p.annotations,
+        p.log_prior,
+        own,
+        p.n_workers,
+        m_step=m_step,
+        chunk_elements=chunk_elements,  # type: ignore[arg-type]
+    )
+    slow = slow_em(p.triples, p.log_prior.tolist(), own.tolist(), p.n_workers, m_step)
+    torch.testing.assert_close(fast.confusions(), torch.tensor(slow.confusions, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(fast.pooled_confusion(), torch.tensor(slow.pooled, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(fast.diagonal(), fast.confusions().diagonal(dim1=1, dim2=2), **EXACT)
+    assert fast.objective_history == pytest.approx(slow.history, abs=1e-9)
+
+
 @pytest.mark.parametrize("name", ["learner", "no_learner", "skewed", "idle_workers"])
 @pytest.mark.parametrize("m_step", ["soft", "hard"])
 def test_tiered_equals_plain_loops(name: str, m_step: str) -> None:

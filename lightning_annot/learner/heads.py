@@ -38,7 +38,7 @@ class FoldHeads(nn.Module):
         return x
 
     def out_of_fold(self, x: Tensor, fold: Tensor) -> Tensor:
-        """Logits (B, K), each row by the head of its own ``fold`` (B,), which did not learn from it; 0 where it has none (-1)."""
+        """Logits (B, K), each row by the head of its own ``fold`` (B,), untrained on it; 0 where it has none (-1)."""
         logits = x.new_zeros(len(x), self.n_classes)
         for f in range(self.n_folds):
             rows = (fold == f).nonzero()[:, 0]

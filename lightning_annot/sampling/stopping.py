@@ -46,7 +46,7 @@ def stop_reason(
 ) -> str | None:
     """Why the run ends after this round, or None to go on.
 
-    ``finished_history``, ``annotation_history``: finished items and ordinary annotations of each round so far; ``n_candidates``:
+    ``finished_history``, ``annotation_history``: finished items and ordinary annotations of each round; ``n_candidates``:
     items that may still be asked; ``n_open``: questions that wait for an answer.
     """
     if finished_history[-1] == n_items:
