@@ -37,7 +37,7 @@ def test_each_fold_keeps_its_own_best() -> None:
     for one in candidates:
         best.offer(one, x, fold, label)
     for f in range(F):
-        losses = [float(torch.nn.functional.cross_entropy(one(x[fold == f])[f], label[fold == f])) for one in candidates]
+        losses = [torch.nn.functional.cross_entropy(one(x[fold == f])[f], label[fold == f]).item() for one in candidates]
         winner = candidates[losses.index(min(losses))]
         torch.testing.assert_close(best.loss[f], torch.tensor(min(losses)))
         for own, new in zip(best.heads.parameters(), winner.parameters(), strict=True):

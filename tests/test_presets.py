@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lightning_annot.presets import METHODS, RELEASED, expand, preset
 from lightning_annot.types import AnnotError
 
 FAITHFUL = ["online_ds", "lean", "improved_lean", "efficient_annotation", "mixmatch"]
+SIX = {"annotation.workers": "lightning_annot.workers.simulated.StructuredWorkers", "annotation.workers.n_workers": 6}
 QUICK = {"data.batches.steps": 10, "annotation.sampling.per_round": 40}
 
 
@@ -69,7 +71,7 @@ def test_majority_vote_is_the_majority(bank: Bank, tmp_path: Path) -> None:
 @pytest.mark.parametrize("prior", ["homogeneous", "class", "worker", "class_worker", "tiered"])
 def test_gold_questions_are_asked_first_paid_and_about_prototypes(prior: str, bank: Bank, tmp_path: Path) -> None:
     settings = {**bank.settings(), "annotation.gold": 5, "annotation.crowd.prior": prior, "annotation.crowd.estimate": "gold"}
-    run = fit(settings, tmp_path, annotation__workers__n_workers=6)
+    run = fit({**settings, **SIX}, tmp_path)
     with AnnotationLog(run / "annotations.db") as log:
         gold = log.questions(kind="gold")
         asked = log.answers(kind="gold")
@@ -112,8 +114,6 @@ def test_a_run_with_gold_resumes(bank: Bank, tmp_path: Path) -> None:
     ],
 )
 def test_impossible_settings(words: tuple[str, ...], message: str, bank: Bank, tmp_path: Path) -> None:
-    import re
-
     result = call("fit", {**bank.settings(), "annotation.output_dir": tmp_path / "run"}, *words)
     assert result.status != 0
     assert re.search(message, result.err), result.err
@@ -121,21 +121,18 @@ def test_impossible_settings(words: tuple[str, ...], message: str, bank: Bank, t
 
 def test_gold_needs_names(bank: Bank, tmp_path: Path) -> None:
     settings = {**bank.settings(), "annotation.output_dir": tmp_path / "run", "annotation.gold": 5}
-    recorded = {
-        "annotation.workers": "lightning_annot.workers.recorded.RecordedWorkers",
-        "annotation.workers.answers": bank.answers,
-    }
-    result = call("fit", {**settings, **recorded})
+    recorded = "lightning_annot.workers.recorded.RecordedWorkers"
+    result = call("fit", {**settings, "annotation.workers": recorded, "annotation.workers.answers": bank.answers})
     assert result.status == 2
     assert "gold questions need workers with names" in result.err
 
 
 def test_oracles_of_other_people_are_refused(bank: Bank, tmp_path: Path) -> None:
-    few = fit(bank.settings(), tmp_path / "few", annotation__workers__n_workers=3)
+    few = fit({**bank.settings(), **SIX}, tmp_path / "few")
     settings = {**bank.settings(), "annotation.output_dir": tmp_path / "run"}
     result = call("fit", {**settings, "annotation.crowd.oracle": (few / "simulated_workers.npz").resolve()})
     assert result.status == 2
-    assert "knows nothing of the workers ['w003'" in result.err
+    assert "knows nothing of the workers ['w006'" in result.err
 
 
 def test_presets_stand_between_files_and_what_follows() -> None:
