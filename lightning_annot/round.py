@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_annot.crowd.em import EMResult, LogPrior, run_em, run_tiered_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.risk import Decision, decide
+from lightning_annot.sampling.activelab import activelab, best_first
 from lightning_annot.sampling.assignment import Assignment, allowed_workers, assign
 from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
 from lightning_annot.types import Annotations, AnnotError
@@ -48,14 +49,14 @@ class SamplingSettings:
 
     per_round: int = 200
     cap: int = 3
-    items: Literal["expected_error_reduction", "uniform"] = "expected_error_reduction"
+    items: Literal["expected_error_reduction", "uniform", "activelab"] = "expected_error_reduction"
     workers: Assignment = "random"
 
     def __post_init__(self) -> None:
         if self.per_round < 1 or self.cap < 1:
             raise AnnotError(f"sampling.per_round {self.per_round}, sampling.cap {self.cap} given; both must be at least 1.")
-        if self.items not in ("expected_error_reduction", "uniform"):
-            raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform.")
+        if self.items not in ("expected_error_reduction", "uniform", "activelab"):
+            raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform, activelab.")
         if self.workers not in ("random", "least_loaded"):
             raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are random, least_loaded.")
 
@@ -168,17 +169,24 @@ def choose(
     generator: torch.Generator,
     possible: tuple[Tensor, Tensor] | None = None,
     askable: int | None = None,
+    log_prior: LogPrior | None = None,
 ) -> tuple[Tensor, Tensor]:
     """At most ``n`` of the items ``among`` and the worker (n,) to ask about each.
 
     The first ``askable`` workers (None: all) can be asked by name, others have only answered; with 0 it is -1, anyone.
+    ``log_prior``: the learner's log p(y | x) by row, which activelab needs.
     """
-    if settings.items == "uniform":
-        weight = torch.zeros(len(among))
+    if settings.items == "activelab":
+        if log_prior is None:
+            raise AnnotError("sampling.items activelab needs the learner's log p(y | x); give it as log_prior.")
+        score = activelab(facts.annotations(), log_prior(torch.arange(n_items)))[among]
+        order = among[best_first(score, n, generator)]
+    elif settings.items == "uniform":
+        order = among[gumbel_top(torch.zeros(len(among)), n, generator)]
     else:
         confusion = inference.crowd.pooled_confusion()
         weight = expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
-    order = among[gumbel_top(weight, n, generator)]
+        order = among[gumbel_top(weight, n, generator)]
     n_workers = len(facts.workers) if askable is None else askable
     if not n_workers:
         return order, torch.full_like(order, -1)
