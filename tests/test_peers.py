@@ -6,12 +6,13 @@ import importlib
 import math
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cli_runs import ROOT, Bank, call, fit, questions
+from cli_runs import ROOT, SHARED, Bank, call, fit, questions
 from torch import Tensor
 
 from lightning_annot.round import CrowdSettings, Facts, SamplingSettings, choose, infer
@@ -181,9 +182,13 @@ def test_choice_by_activelab_takes_the_best_candidates() -> None:
         choose(inference, facts, among, 6, N, settings, seeded(0))
 
 
-def compare(monkeypatch: pytest.MonkeyPatch, bank: Bank, *words: str) -> int:
+def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    script = importlib.import_module("compare_peers")
+    return importlib.import_module("compare_peers")
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, bank: Bank, *words: str) -> int:
+    script = load(monkeypatch)
     files = ["--features", bank.features, "--labels", bank.labels, "--answers", bank.answers]
     status: int = script.main([*map(str, files), "--seeds", "11", *words])
     return status
@@ -217,6 +222,28 @@ def test_peers_with_one_answer(
     assert compare(monkeypatch, bank, *chosen) == 0
     assert pd.read_csv(out)["method"].tolist() == ["majority vote"]
     assert "needs items with two answers" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside the project")
+def test_peers_with_simulated_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every item has three answers by three workers, and another seed is another crowd."""
+    pytest.importorskip("cleanlab")
+    pytest.importorskip("crowdkit")
+    script, out = load(monkeypatch), tmp_path / "peers.csv"
+    words = ["--group", "dog", "--workers", "5", "--items", "300", "--methods", "majority vote", "--out", str(out)]
+    assert script.main([*words, "--seeds", "11", "12"]) == 0
+    table = pd.read_csv(out)
+    assert table["setting"].tolist() == ["dog", "dog"]
+    assert table["accuracy"].nunique() == 2
+    replay = script.prepare(script.parse(words), 11, tmp_path)
+    assert set(replay.answers.groupby("task")["worker"].nunique()) == {3}
+    assert len(replay.answers) == 3 * (300 - 100)  # without the prototypes
+
+
+def test_peers_that_are_not_installed(bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "crowdkit.aggregation", None)
+    assert compare(monkeypatch, bank) == 2
+    assert "pip install -e '.[peers]'" in capsys.readouterr().err
 
 
 def test_unknown_peers_and_files_are_refused(
