@@ -16,6 +16,7 @@ from lightning_annot.crowd.em import EMResult, LogPrior, run_em, run_tiered_em, 
 from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, rescale_rows
 from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import PRIORS, Gold, PriorKind, gold_accuracy, reduce_accuracy
+from lightning_annot.sampling.activelab import activelab, best_first
 from lightning_annot.sampling.assignment import ASSIGNMENTS, Assignment, allowed_workers, assign, assign_hits
 from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
 from lightning_annot.types import Annotations, AnnotError
@@ -71,7 +72,7 @@ class SamplingSettings:
 
     per_round: int = 200
     cap: int = 3
-    items: Literal["expected_error_reduction", "uniform"] = "expected_error_reduction"
+    items: Literal["expected_error_reduction", "uniform", "activelab"] = "expected_error_reduction"
     workers: Assignment = "random"
     worker_cap: int | None = None
     hit_size: int = 1
@@ -82,8 +83,8 @@ class SamplingSettings:
                 f"sampling.per_round {self.per_round}, sampling.cap {self.cap}, sampling.hit_size {self.hit_size} given; all "
                 "must be at least 1."
             )
-        if self.items not in ("expected_error_reduction", "uniform"):
-            raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform.")
+        if self.items not in ("expected_error_reduction", "uniform", "activelab"):
+            raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform, activelab.")
         if self.workers not in ASSIGNMENTS:
             raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are {', '.join(ASSIGNMENTS)}.")
         if self.worker_cap is not None and self.worker_cap < self.hit_size:
@@ -248,18 +249,15 @@ def choose(
     generator: torch.Generator,
     possible: tuple[Tensor, Tensor] | None = None,
     askable: int | None = None,
+    log_prior: LogPrior | None = None,
 ) -> tuple[Tensor, Tensor]:
     """At most ``n`` of the items ``among`` and the worker (n,) to ask about each.
 
     The first ``askable`` workers (None: all) can be asked by name, others have only answered; with 0 it is -1, anyone.
+    ``log_prior``: the learner's log p(y | x) by row, which activelab needs.
     """
-    if settings.items == "uniform":
-        weight = torch.zeros(len(among))
-    else:
-        confusion = inference.crowd.pooled_confusion()
-        weight = expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
     # A HIT is filled with what its worker has not seen, so there is more to choose from than will be asked.
-    order = among[gumbel_top(weight, n if settings.hit_size == 1 else 2 * n, generator)]
+    order = _order(inference, facts, among, n if settings.hit_size == 1 else 2 * n, n_items, settings, generator, log_prior)
     n_workers = len(facts.workers) if askable is None else askable
     if not n_workers:
         return order[:n], torch.full_like(order[:n], -1)
@@ -277,3 +275,26 @@ def choose(
             order, allowed, load, generator, settings.hit_size, n, settings.workers, reliability, settings.worker_cap
         )
     return assign(order, allowed, load, generator, settings.workers, reliability, settings.worker_cap)
+
+
+def _order(
+    inference: Inference,
+    facts: Facts,
+    among: Tensor,
+    n: int,
+    n_items: int,
+    settings: SamplingSettings,
+    generator: torch.Generator,
+    log_prior: LogPrior | None,
+) -> Tensor:
+    """At most ``n`` of the items ``among``, first those to ask first."""
+    if settings.items == "activelab":
+        if log_prior is None:
+            raise AnnotError("sampling.items activelab needs the learner's log p(y | x); give it as log_prior.")
+        score = activelab(facts.annotations(), log_prior(torch.arange(n_items)))[among]
+        return among[best_first(score, n, generator)]
+    weight = torch.zeros(len(among))
+    if settings.items == "expected_error_reduction":
+        confusion = inference.crowd.pooled_confusion()
+        weight = expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
+    return among[gumbel_top(weight, n, generator)]

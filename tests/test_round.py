@@ -152,15 +152,18 @@ def test_open_to_questions() -> None:
         assert got
 
 
-@pytest.mark.parametrize("items", ["expected_error_reduction", "uniform"])
+@pytest.mark.parametrize("items", ["expected_error_reduction", "uniform", "activelab"])
 @pytest.mark.parametrize("workers", ["random", "least_loaded"])
 @pytest.mark.parametrize("n", [0, 7, 1000])
 def test_choose(items: str, workers: str, n: int) -> None:
+    if items == "activelab":
+        pytest.importorskip("cleanlab")
     facts = make_facts(skips=True)
     found, settings = inference(facts), SamplingSettings(items=items, workers=workers)  # type: ignore[arg-type]
     among = open_to_questions(found, facts, some_prototypes(), 3, None)
-    item, worker = choose(found, facts, among, n, N, settings, round_generator(0, 4))
-    again = choose(found, facts, among, n, N, settings, round_generator(0, 4))
+    prior = log_prior().__getitem__
+    item, worker = choose(found, facts, among, n, N, settings, round_generator(0, 4), log_prior=prior)
+    again = choose(found, facts, among, n, N, settings, round_generator(0, 4), log_prior=prior)
     assert torch.equal(item, again[0])
     assert torch.equal(worker, again[1])
     assert len(item) == min(n, len(among))

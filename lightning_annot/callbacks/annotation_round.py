@@ -212,7 +212,7 @@ class AnnotationRound(Callback):
             n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
             items, workers = choose(
                 self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
-                self.workers.can_answer(), len(self.workers.names()),
+                self.workers.can_answer(), len(self.workers.names()), self.predictions,
             )  # fmt: skip
             row["seconds_sample"] = self._lap()
             self._ask_gold(round_)
