@@ -44,7 +44,7 @@ def test_grid_runs_is_skipped_and_names_the_failed(config: Path, tmp_path: Path,
     assert "2 done, 0 skipped, 0 failed" in capsys.readouterr().out
     for about in tmp_path.glob("*/run.json"):
         told = json.loads(about.read_text())
-        assert told["coordinates"] == {"threshold": 0.1, "seed": told["coordinates"]["seed"]}
+        assert told["coordinates"] == {"method": "ours", "threshold": 0.1, "seed": told["coordinates"]["seed"]}
         assert (about.parent / "rounds.csv").read_text().count("\n") == 3
         assert "Stopped" in (about.parent / "run.log").read_text()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/summary.json")}
@@ -112,6 +112,8 @@ def test_settings_of_a_cell() -> None:
 
 def test_none_leaves_a_setting_alone_and_equal_cells_are_one() -> None:
     assert read_value("strength", "none") is None
-    assert expand({"strength": [None, None], "seed": [1]}) == [Cell("configs/simulated.yaml", {"seed": 1})]
+    assert expand({"strength": [None, None], "method": [None, "ours"], "seed": [1]}) == [
+        Cell("configs/simulated.yaml", {"seed": 1})
+    ]
     with pytest.raises(AnnotError, match="unknown axis colour"):
         expand({"colour": ["red"]})

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lightning_annot.experiments.grid import AXES, Value
+from lightning_annot.experiments.grid import AXES, DEFAULTS, Value
 from lightning_annot.experiments.runner import DESCRIPTION
 from lightning_annot.types import AnnotError
 
 LEVELS = (0.80, 0.85, 0.90, 0.95)
 ANSWERS, PAID = "annotations_per_item", "paid_per_item"
 END = (ANSWERS, PAID, "accuracy", "finished_fraction", "finished_precision", "ece")
-_DEFAULTS: dict[str, Value] = {"method": "ours", "faithful": False, "oracle": False, "gold": 0, "distractors": 0.0}
+_DEFAULTS: dict[str, Value] = {**DEFAULTS, "gold": 0, "distractors": 0.0}
 
 
 @dataclass(frozen=True)

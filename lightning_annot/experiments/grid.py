@@ -19,9 +19,11 @@ ITEMS = ("expected_error_reduction", "uniform", "activelab")
 WORKER_PRIORS = ("worker", "class_worker")
 ORACLE_FILE = "simulated_workers.npz"  # a simulated run leaves it in its own folder before round 0
 SIMULATED = "configs/simulated.yaml"
-
 Value = str | int | float | bool | None
 """A coordinate; None leaves the setting as the method or the configuration has it."""
+
+# These need not be said; left out, equal runs have equal settings.
+DEFAULTS: dict[str, Value] = {"method": "ours", "faithful": False, "oracle": False}
 
 
 def _truth_value(text: str) -> bool:
@@ -69,7 +71,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: a configuration, its coordinates (None left out), and settings passed on as they are."""
+    """One run of a grid: a configuration, its coordinates (None and defaults left out), and settings passed on as they are."""
 
     config: str
     coordinates: Mapping[str, Value]
@@ -78,11 +80,8 @@ class Cell:
     @property
     def settings(self) -> dict[str, str]:
         """Dotted settings as text, without output folder; two cells with equal settings are the same run."""
-        found = {"config": self.config}
-        for axis, value in self.coordinates.items():
-            if (axis, value) not in (("method", "ours"), ("faithful", False), ("oracle", False)):  # these are the defaults
-                found[AXES[axis].key] = _text(axis, value)
-        return found | dict(self.extra)
+        found = {AXES[axis].key: _text(axis, value) for axis, value in self.coordinates.items()}
+        return {"config": self.config, **found, **self.extra}
 
     @property
     def name(self) -> str:
@@ -103,7 +102,11 @@ def expand(axes: Mapping[str, Sequence[Value]], config: str = SIMULATED, extra: 
     if not axes:
         raise AnnotError(f"the grid is empty; give one or more values of {', '.join(AXES)}.")
     cells = [
-        Cell(config, {name: value for name, value in zip(axes, values, strict=True) if value is not None}, dict(extra or {}))
+        Cell(
+            config,
+            {name: value for name, value in zip(axes, values, strict=True) if value not in (None, DEFAULTS.get(name))},
+            extra or {},
+        )
         for values in product(*axes.values())
     ]
     for cell in cells:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_annot.experiments.grid import Cell
+from lightning_annot.experiments.grid import DEFAULTS, Cell
 from lightning_annot.experiments.machine import environment
 from lightning_annot.report.atomic import write_text
 from lightning_annot.types import AnnotError
@@ -153,7 +153,11 @@ def _arguments(cell: Cell, folder: Path, wandb: str | None) -> tuple[str, ...]:
 
 def _describe(cell: Cell, folder: Path, machine: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {"name": cell.name, "config": cell.config, "coordinates": dict(cell.coordinates)}
+    about: dict[str, Any] = {
+        "name": cell.name,
+        "config": cell.config,
+        "coordinates": {"method": DEFAULTS["method"], **cell.coordinates},
+    }
     about |= {"extra": dict(cell.extra), "settings": cell.settings, "environment": dict(machine)}
     write_text(folder / DESCRIPTION, json.dumps(about, indent=1))
 
