@@ -6,7 +6,8 @@
     python scripts/results.py --miniature --out /tmp/results.md --runs /tmp/runs
 
 Runs that have ended are not run again; a killed command goes on. Needs the data of configs/simulated.yaml and
-configs/recorded.yaml (``ANNOT_DATA``); ``--config`` and ``--recorded`` name others, and sections that these cannot have are left out.
+configs/recorded.yaml (``ANNOT_DATA``); ``--config`` and ``--recorded`` name others, and sections that these cannot have are
+left out.
 """
 
 from __future__ import annotations

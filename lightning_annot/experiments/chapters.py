@@ -99,8 +99,8 @@ def _ladder(panel: Panel) -> str:
     text = []
     for x in (0.5, 1.0):
         values = [[float(value_at(run.rounds, "accuracy", x)) for run in panel.lines[label]] for label in _LADDER]
-        text.append(f"at {x:g} answers an image it {ordering(_LADDER, values, _RISES)}")
-    return f"The order online DS < Lean < Improved Lean <= efficient annotation < ours: {' '.join(text)}"
+        text.append(f"At {x:g} answers an image it {ordering(_LADDER, values, _RISES)}")
+    return f"The order online DS < Lean < Improved Lean <= efficient annotation < ours. {' '.join(text)}"
 
 
 def _pair(panel: Panel, name: str, first: str, second: str) -> str:

@@ -18,7 +18,7 @@ from lightning_annot.types import AnnotError
 
 LEVELS = (0.80, 0.85, 0.90, 0.95)
 ANSWERS, PAID = "annotations_per_item", "paid_per_item"
-END = (ANSWERS, PAID, "accuracy", "finished_fraction", "finished_precision", "ece")
+END = (ANSWERS, PAID, "accuracy", "top5_accuracy", "finished_fraction", "finished_precision", "ece")
 _DEFAULTS: dict[str, Value] = {**DEFAULTS, "gold": 0, "distractors": 0.0}
 
 

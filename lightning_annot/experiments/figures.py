@@ -63,7 +63,7 @@ def draw_curves(spec: Spec, panels: Sequence[Panel], dashed: Dashed, dashed_name
     handles = [Line2D([], [], color=colour, linewidth=2.2, label=label) for label, colour in colours.items()]
     if any_dashed:
         handles.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.2, label=dashed_name))
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 2 + columns), handlelength=1.4)
+    _legend(figure, handles)
     return figure
 
 
@@ -91,7 +91,7 @@ def draw_confusions(run: Run) -> Figure:
     figure = Figure(figsize=(11.4, 4.2), layout="constrained")
     titles = (f"{name}, simulated", f"{name}, estimated", "all workers pooled, estimated")
     for axes, title, matrix in zip(figure.subplots(1, 3), titles, (true, estimated, pooled), strict=True):
-        axes.imshow(np.sqrt(np.clip(matrix, 0, 1)), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(np.sqrt(np.clip(matrix, 0, 1)), cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         axes.set_title(title, loc="left")
         axes.grid(visible=False)
         if len(classes) <= _CELL_NUMBERS:
@@ -113,14 +113,14 @@ def draw_points(lines: dict[str, pd.DataFrame], x: str, y: str, names: tuple[str
     """Curves of tables that are no runs of ours: mean and standard deviation of ``y`` over the rows with one ``x``."""
     figure = Figure(figsize=(5.8, 3.8), layout="constrained")
     axes = figure.subplots()
-    for (label, table), colour in zip(lines.items(), itertools.cycle(PALETTE), strict=False):
+    for table, colour in zip(lines.values(), itertools.cycle(PALETTE), strict=False):
         groups = table.groupby(x)[y]
         mean, sd = groups.mean(), groups.std().fillna(0)
-        axes.plot(mean.index, mean, color=colour, label=label, marker="o", markersize=4)
+        axes.plot(mean.index, mean, color=colour, marker="o", markersize=4)
         axes.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel=names[0], ylabel=names[1])
     axes.yaxis.set_major_formatter(_percent)
-    figure.legend(loc="outside upper left", ncols=3, handlelength=1.4)
+    _legend(figure, [Line2D([], [], color=c, label=name) for name, c in zip(lines, itertools.cycle(PALETTE), strict=False)])
     return figure
 
 
@@ -130,7 +130,8 @@ def save_png(figure: Figure, path: Path) -> Path:
     for dpi in (130, 100, 80, 60):
         picture = Image.open(io.BytesIO(figure_png(figure, dpi)))
         buffer = io.BytesIO()
-        picture.convert("RGB").quantize(64).save(buffer, format="png", optimize=True)
+        # An octree keeps the colours of thin lines, which a median cut gives away to those of large areas.
+        picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(buffer, format="png", optimize=True)
         if buffer.tell() < MOST_BYTES:
             break
     path.write_bytes(buffer.getvalue())
@@ -187,6 +188,13 @@ def _fill(axes: Axes, spec: Spec, panel: Panel, column: str, colours: dict[str, 
         axes.yaxis.set_major_formatter(_percent)
     axes.set_xlim(left=0)
     return drawn
+
+
+def _legend(figure: Figure, handles: list[Line2D]) -> None:
+    """Above everything, in as many columns as the longest label lets fit."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, int(figure.get_figwidth() / (0.08 * longest + 0.5)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), columns), handlelength=1.4)
 
 
 def _percent(value: float, _: Any = None) -> str:

@@ -120,6 +120,8 @@ def trend(values: Sequence[Sequence[float]]) -> str:
     steps = np.diff([np.mean([v for v in some if not math.isnan(v)] or [math.nan]) for some in values])
     if not np.isfinite(steps).all() or not len(steps):
         return "is not known everywhere"
+    if (steps == 0).all():
+        return "does not change"
     return "rises" if (steps > 0).all() else "falls" if (steps < 0).all() else "neither rises nor falls throughout"
 
 
@@ -138,6 +140,8 @@ def best(lines: Mapping[str, Sequence[Run]], column: str = "accuracy") -> str:
     if len(means) < 2:
         return ""
     top, low = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    if means[top] == means[low]:
+        return f"At the end all are equally high ({mean_sd(values[top], 1, 100)} %)."
     return "At the end " + difference(top, values[top], low, values[low])
 
 

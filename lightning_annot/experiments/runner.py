@@ -153,11 +153,8 @@ def _arguments(cell: Cell, folder: Path, wandb: str | None) -> tuple[str, ...]:
 
 def _describe(cell: Cell, folder: Path, machine: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {
-        "name": cell.name,
-        "config": cell.config,
-        "coordinates": {"method": DEFAULTS["method"], **cell.coordinates},
-    }
+    coordinates = {"method": DEFAULTS["method"], **cell.coordinates}
+    about: dict[str, Any] = {"name": cell.name, "config": cell.config, "coordinates": coordinates}
     about |= {"extra": dict(cell.extra), "settings": cell.settings, "environment": dict(machine)}
     write_text(folder / DESCRIPTION, json.dumps(about, indent=1))
 

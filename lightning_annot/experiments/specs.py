@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lightning_annot.experiments.curves import ANSWERS, PAID, Run, group_by
-from lightning_annot.experiments.grid import AXES, METHODS, SIMULATED, Value
+from lightning_annot.experiments.grid import AXES, METHODS, PRIORS, SIMULATED, Value
 
 METHOD_NAMES = {
     "majority_vote": "majority vote",
@@ -84,10 +84,10 @@ def method_label(run: Run) -> str:
 
 
 def prior_label(run: Run) -> str:
-    """Prior, strength and where it was estimated; a prior that reads the simulated workers is called oracle-prior."""
-    prior, strength = str(run.at("prior")), run.at("strength")
+    """Prior and where it was estimated; a prior that reads the simulated workers is called oracle-prior."""
+    prior = str(run.at("prior"))
     source = ", oracle-prior" if run.oracle else f", {run.at('gold')} gold" if run.at("gold") else ""
-    return f"{PRIOR_NAMES.get(prior, prior)}{source}" + ("" if strength is None else f", strength {strength:g}")
+    return f"{PRIOR_NAMES.get(prior, prior)}{source}"
 
 
 def assignment_label(run: Run) -> str:
@@ -126,7 +126,7 @@ def _among(*methods: str) -> Callable[[Run], bool]:
 
 
 _METHOD = ("method", "faithful")
-_PRIOR = ("prior", "strength", "estimate", "oracle", "gold")
+_PRIOR = ("oracle", "gold", "prior", "strength", "estimate")
 _MAIN = ("accuracy", "finished_precision", "unfinished", "ece")
 
 SPECS = (
@@ -229,14 +229,14 @@ def panels_of(spec: Spec, runs: Sequence[Run], least_lines: int = 2) -> list[Pan
     for run in runs:
         if spec.wanted(run) and any(column in run.rounds and run.rounds[column].notna().any() for column in spec.columns):
             found.setdefault(context(run), []).append(run)
-    varying = [axis for axis in AXES if len({run.given.get(axis) for members in found.values() for run in members[:1]}) > 1]
-    panels = []
+    kept: list[tuple[Run, dict[str, list[Run]]]] = []
     for members in found.values():
         ordered = sorted(members, key=lambda run: tuple(_rank(run.at(axis)) for axis in spec.axes))
         lines = dict(list(group_by(ordered, spec.label).items())[:MOST_LINES])
         if len(lines) >= least_lines:
-            panels.append(Panel(_describe(members[0], [axis for axis in varying if axis not in spec.axes]), lines))
-    return panels
+            kept.append((members[0], lines))
+    differ = [axis for axis in AXES if axis not in (*spec.axes, "seed") and len({run.given.get(axis) for run, _ in kept}) > 1]
+    return [Panel(_describe(run, differ), lines) for run, lines in kept]
 
 
 def _describe(run: Run, varying: Sequence[str]) -> str:
@@ -244,7 +244,9 @@ def _describe(run: Run, varying: Sequence[str]) -> str:
     words = [] if run.config == SIMULATED else [Path(run.config).stem]
     if "group" in run.given:
         words.append(f"{run.given['group']} workers")
-    words += [f"{axis.replace('_', ' ')} {run.at(axis)}" for axis in varying if axis not in ("group", "features")]
+    words += [
+        f"{axis.replace('_', ' ')} {run.at(axis)}" for axis in varying if axis not in ("group", "features") and run.at(axis)
+    ]
     words += [features_label(run) for axis in varying if axis == "features"]
     return ", ".join(words) or "simulated workers"
 
@@ -266,8 +268,9 @@ def paper_curve(spec: Spec, paper: Paper, run: Run, column: str) -> np.ndarray |
 
 
 def _rank(value: Value) -> tuple[int, float, str]:
-    if value in METHODS:
-        return 0, float(METHODS.index(str(value))), ""
+    for names in (METHODS, PRIORS):
+        if value in names:
+            return 0, float(names.index(str(value))), ""
     if isinstance(value, bool | int | float):
         return 1, float(value), ""
     return 2, 0.0, str(value or "")
