@@ -193,8 +193,9 @@ def _fill(axes: Axes, spec: Spec, panel: Panel, column: str, colours: dict[str, 
 def _legend(figure: Figure, handles: list[Line2D]) -> None:
     """Above everything, in as many columns as the longest label lets fit."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    columns = max(1, int(figure.get_figwidth() / (0.08 * longest + 0.5)))
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), columns), handlelength=1.4)
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / (0.072 * longest + 0.5))))
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // columns))  # the legend takes nothing from the panels
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=1.4, fontsize=9.5)
 
 
 def _percent(value: float, _: Any = None) -> str:

@@ -65,17 +65,29 @@ def run_grid(cells: Sequence[Cell], directory: Path, root: Path, jobs: int, wand
     if jobs < 1:
         raise AnnotError(f"jobs {jobs} given; it must be 1 or more.")
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory):
+    with alone(directory):
         outcome, machine = Outcome(), environment(root)
         ended = [cell for cell in cells if _has_ended(cell, directory)]
         outcome.skipped += [cell.name for cell in ended]
         todo = []
         for cell in cells:
             if cell not in ended:
-                _describe(cell, directory / cell.name, machine)
-                todo.append(Job(cell.name, directory / cell.name, _arguments(cell, directory / cell.name, wandb)))
+                todo.append(job_of(cell, directory, machine, wandb))
         run_jobs(todo, root, jobs, outcome)
     return outcome
+
+
+def job_of(
+    cell: Cell,
+    directory: Path,
+    machine: Mapping[str, str],
+    wandb: str | None = None,
+    then: Callable[[Path], None] | None = None,
+) -> Job:
+    """The run of a cell, in a folder of its own that is made here and tells the cell's place in the grid."""
+    folder = directory / cell.name
+    _describe(cell, folder, machine)
+    return Job(cell.name, folder, _arguments(cell, folder, wandb), then)
 
 
 def run_jobs(todo: Sequence[Job], root: Path, jobs: int, outcome: Outcome) -> None:
@@ -131,6 +143,7 @@ def _work(job: Job, root: Path) -> None:
     sys.argv = ["lightning-annot", *job.arguments]
     if status := main():
         sys.exit(status)
+    sys.argv = sys.argv[:1]
     if job.then is not None:
         job.then(folder)
 
@@ -169,7 +182,8 @@ def _has_ended(cell: Cell, directory: Path) -> bool:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path) -> Iterator[None]:
+    """Hold ``directory`` against other grids; AnnotError if one is running there."""
     lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)
