@@ -126,11 +126,14 @@ def trend(values: Sequence[Sequence[float]]) -> str:
 
 
 def from_to(name: str, lines: Mapping[str, Sequence[Run]], column: str, digits: int, scale: float = 1.0, unit: str = "") -> str:
-    """``NAME falls throughout, from .. (first line) to .. (last line)``."""
+    """``NAME falls: .. with the first line, .. with the last``, and whether that is more than the seeds differ."""
     values = {label: [figures_of(run)[column] for run in runs] for label, runs in lines.items()}
     labels = list(values)
     first, last = (mean_sd(values[label], digits, scale) + unit for label in (labels[0], labels[-1]))
-    return f"{name} {trend(list(values.values()))}: {first} with {labels[0]}, {last} with {labels[-1]}."
+    ends = [[v for v in values[label] if not math.isnan(v)] for label in (labels[0], labels[-1])]
+    small = all(ends) and 0 < abs(np.mean(ends[0]) - np.mean(ends[1])) <= _spread(*ends)
+    note = ", which is within the spread of the seeds" if small else ""
+    return f"{name} {trend(list(values.values()))}: {first} with {labels[0]}, {last} with {labels[-1]}{note}."
 
 
 def best(lines: Mapping[str, Sequence[Run]], column: str = "accuracy") -> str:
