@@ -112,8 +112,7 @@ def test_settings_of_a_cell() -> None:
 
 def test_none_leaves_a_setting_alone_and_equal_cells_are_one() -> None:
     assert read_value("strength", "none") is None
-    assert expand({"strength": [None, None], "method": [None, "ours"], "seed": [1]}) == [
-        Cell("configs/simulated.yaml", {"seed": 1})
-    ]
+    cells = expand({"strength": [None, None], "method": [None, "ours"], "seed": [1]})
+    assert cells == [Cell("configs/simulated.yaml", {"seed": 1})]
     with pytest.raises(AnnotError, match="unknown axis colour"):
         expand({"colour": ["red"]})
