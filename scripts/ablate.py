@@ -1,7 +1,8 @@
 """One command runs a grid: every combination of the values given, side by side, and goes on where it was stopped.
 
     python scripts/ablate.py checkpoints/c --group dog commodity --threshold 0.1 0.2 0.3 0.5 --seed 11 1012 2013
-    python scripts/ablate.py checkpoints/priors --group dog --prior class worker --gold 20 --strength 10 30 --set model.lr=0.1
+    python scripts/ablate.py checkpoints/priors --group dog --prior class worker --gold 20 --estimate gold --strength 10 30
+    python scripts/ablate.py checkpoints/lean --method lean improved_lean --faithful false true --set annotation.sampling.cap=5
 
 Each value left out stays as the method and the configuration have it; ``none`` stands for that in a list of values. Relative
 paths among settings are read from the project's folder. Every run has a folder of its own with run.json (its place in the

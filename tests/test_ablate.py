@@ -69,6 +69,9 @@ def test_grid_runs_is_skipped_and_names_the_failed(config: Path, tmp_path: Path,
         (["--seed", "one"], "seed 'one' given; it must be a whole number"),
         (["--workers", "0"], "workers 0 given; it must be 1 or more"),
         (["--prior", "worker"], "takes gold questions or an oracle"),
+        (["--prior", "worker", "--gold", "20", "--estimate", "em"], "takes gold questions or an oracle"),
+        (["--prior", "class"], "prior class needs an accuracy for each class"),
+        (["--method", "lean", "ours", "--faithful", "true"], "method ours has no released form"),
         (["--estimate", "gold"], "estimate gold needs gold questions"),
         (["--worker_cap", "10", "--hit_size", "40"], "worker_cap 10 is below hit_size 40"),
         (["--distractors", "0", "0.3"], "name those it keeps"),
@@ -87,16 +90,10 @@ def test_impossible_grids_are_refused_at_once(
 
 
 def test_settings_of_a_cell() -> None:
-    axes = {
-        "method": ["ours", "lean"],
-        "faithful": [True],
-        "prior": ["worker"],
-        "oracle": [True],
-        "classes": ["a,b"],
-        "seed": [1],
-    }
-    ours, lean = expand(axes, "c.yaml", {"model.lr": "0.1"})
-    assert "method" not in ours.settings
+    axes = {"prior": ["worker"], "oracle": [True], "classes": ["a,b"], "seed": [1]}
+    (lean,) = expand({"method": ["lean"], "faithful": [True], **axes}, "c.yaml", {"model.lr": "0.1"})
+    (ours,) = expand({"method": ["ours"], "faithful": [False], **axes}, "c.yaml", {"model.lr": "0.1"})
+    assert not {"method", "faithful"} & ours.settings.keys()
     assert lean.settings == {
         "config": "c.yaml",
         "method": "lean",

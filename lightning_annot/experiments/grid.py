@@ -15,7 +15,9 @@ from lightning_annot.workers.amt import GROUP_NAMES
 
 METHODS = ("majority_vote", "online_ds", "lean", "improved_lean", "efficient_annotation", "mixmatch", "ours")
 PRIORS = ("tiered", "homogeneous", "class", "worker", "class_worker")
+ASSIGNMENTS = ("random", "least_loaded", "greedy")
 ITEMS = ("expected_error_reduction", "uniform", "activelab")
+RELEASED = ("online_ds", "lean", "improved_lean", "efficient_annotation", "mixmatch")
 WORKER_PRIORS = ("worker", "class_worker")
 ORACLE_FILE = "simulated_workers.npz"  # a simulated run leaves it in its own folder before round 0
 SIMULATED = "configs/simulated.yaml"
@@ -55,7 +57,7 @@ AXES = {
     "estimate": Axis("annotation.crowd.estimate", choices=("fixed", "em", "gold"), help="where the prior's accuracy is from"),
     "oracle": Axis("annotation.crowd.oracle", _truth_value, help="true: the prior reads the simulated workers"),
     "gold": Axis("annotation.gold", int, least=0, help="gold questions a worker"),
-    "assignment": Axis("annotation.sampling.workers", choices=("random", "least_loaded", "greedy"), help="who is asked"),
+    "assignment": Axis("annotation.sampling.workers", choices=ASSIGNMENTS, help="who is asked"),
     "worker_cap": Axis("annotation.sampling.worker_cap", int, least=1, help="most answers a worker"),
     "hit_size": Axis("annotation.sampling.hit_size", int, least=1, help="images that go to one worker together"),
     "noise": Axis("annotation.workers.noise", choices=("structured", "uniform"), help="form of the workers' mistakes"),
@@ -128,18 +130,29 @@ def check(cell: Cell) -> None:
             raise AnnotError(f"{name} {value!r} given; allowed are {', '.join(axis.choices)}.")
         if axis.least is not None and not float(value) >= axis.least:  # type: ignore[arg-type]
             raise AnnotError(f"{name} {value} given; it must be {axis.least:g} or more.")
-    if at.get("prior") in WORKER_PRIORS and not at.get("gold") and not at.get("oracle"):
+    if at.get("faithful") and at.get("method", DEFAULTS["method"]) not in RELEASED:
         raise AnnotError(
-            f"prior {at['prior']} describes each worker before the first answer, which takes gold questions or an oracle; "
-            "give gold 20, or oracle true (to be reported as oracle-prior)."
+            f"method {at.get('method', 'ours')} has no released form; faithful true goes with {', '.join(RELEASED)}."
         )
-    if at.get("estimate") == "gold" and not at.get("gold"):
-        raise AnnotError("estimate gold needs gold questions; give gold 20, or another estimate.")
+    _check_prior(at)
     cap, hit = at.get("worker_cap"), at.get("hit_size")
     if cap is not None and hit is not None and float(cap) < float(hit):
         raise AnnotError(f"worker_cap {cap} is below hit_size {hit}: no worker could take one HIT. Raise the cap.")
     if at.get("distractors") and not at.get("classes") and "data.classes" not in cell.extra:
         raise AnnotError("distractors are images of classes that the task leaves out; name those it keeps as classes a,b,c.")
+
+
+def _check_prior(at: Mapping[str, Value]) -> None:
+    gold = at.get("gold") and at.get("estimate") == "gold"
+    if at.get("prior") in WORKER_PRIORS and not gold and not at.get("oracle"):
+        raise AnnotError(
+            f"prior {at['prior']} describes each worker before the first answer, which takes gold questions or an oracle; "
+            "give gold 20 and estimate gold, or oracle true (to be reported as oracle-prior)."
+        )
+    if at.get("prior") == "class" and at.get("estimate") not in ("em", "gold") and not at.get("oracle"):
+        raise AnnotError("prior class needs an accuracy for each class; give estimate em, gold with gold 20, or oracle true.")
+    if at.get("estimate") == "gold" and not at.get("gold") and not at.get("oracle"):
+        raise AnnotError("estimate gold needs gold questions; give gold 20, or another estimate.")
 
 
 def read_value(name: str, text: str) -> Value:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lightning_annot.experiments.curves import ANSWERS, PAID, Run, group_by
-from lightning_annot.experiments.grid import AXES, METHODS, PRIORS, SIMULATED, Value
+from lightning_annot.experiments.grid import ASSIGNMENTS, AXES, METHODS, PRIORS, SIMULATED, Value
 
 METHOD_NAMES = {
     "majority_vote": "majority vote",
@@ -78,9 +78,10 @@ class Panel:
 
 
 def method_label(run: Run) -> str:
-    """The method's name, as in the paper where it is the paper's."""
+    """The method's name, as in the paper where it is the paper's; one that reads the simulated workers says so."""
     method = str(run.at("method"))
-    return METHOD_NAMES.get(method, method) + (" (faithful)" if run.at("faithful") else "")
+    notes = [note for note, holds in (("faithful", run.at("faithful")), ("oracle-prior", run.oracle)) if holds]
+    return METHOD_NAMES.get(method, method) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def prior_label(run: Run) -> str:
@@ -268,7 +269,7 @@ def paper_curve(spec: Spec, paper: Paper, run: Run, column: str) -> np.ndarray |
 
 
 def _rank(value: Value) -> tuple[int, float, str]:
-    for names in (METHODS, PRIORS):
+    for names in (METHODS, PRIORS, ASSIGNMENTS):
         if value in names:
             return 0, float(names.index(str(value))), ""
     if isinstance(value, bool | int | float):
