@@ -28,6 +28,7 @@ ALLOWED = {
     "ledger": PURE | {"workers"},
     "report": PURE,
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "report"},
+    "experiments": {"types", "workers", "report", "cli", "__main__"},
 }
 LIGHTNING = {"data/datamodule.py", "learner/module.py", "cli.py"}
 LIGHTNING_FOLDERS = {"backbones", "callbacks"}

@@ -1,0 +1,203 @@
+"""What each section of the results says: tables, pictures, and sentences that follow from the numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lightning_annot.experiments.curves import Run, correlation, figures_of, importance, value_at
+from lightning_annot.experiments.figures import draw_assignment, draw_curves, draw_spec, draw_workers, save_png, tells_workers
+from lightning_annot.experiments.page import NOTHING, Page, best, difference, from_to, mean_sd, ordering, run_table
+from lightning_annot.experiments.released import AT, STOP, Baselines, gaps, released_curves, released_line
+from lightning_annot.experiments.specs import SPECS, Panel, Paper, panels_of
+
+_BY_NAME = {spec.name: spec for spec in SPECS}
+_LADDER = ("online DS", "Lean", "Improved Lean", "efficient annotation", "ours")
+_RISES = (True, True, False, True)  # DS < Lean < Improved Lean <= efficient annotation < ours
+
+
+@dataclass(frozen=True)
+class Book:
+    """``folder``: the page's own; ``pictures`` lies below it. ``paper`` and ``baselines`` are empty where they are absent."""
+
+    folder: Path
+    pictures: Path
+    paper: Paper = field(default_factory=dict)
+    baselines: Baselines = field(default_factory=dict)
+
+    def draw(self, page: Page, name: str, runs: Sequence[Run], prefix: str = "") -> None:
+        """The figures of one kind that the runs can fill."""
+        for path in draw_spec(_BY_NAME[name], runs, self.pictures, self.paper, prefix):
+            page.picture(_BY_NAME[name].title, path, self.folder)
+
+
+def write_released(page: Page, runs: Sequence[Run], book: Book) -> None:
+    """Gaps to the released code's curves."""
+    if not book.baselines:
+        page.add("The released code's curves are absent (`--baselines`), so nothing is compared.")
+        return
+    header = ["workers", "method", *(f"at {x:g}" for x in AT), "end", "ours at the end", "released", "seeds (ours, theirs)"]
+    rows, found = [], []
+    panels = panels_of(_BY_NAME["methods"], runs, least_lines=1)
+    for panel in panels:
+        for label, line in panel.lines.items():
+            table = gaps(book.baselines, line)
+            if table is None:
+                continue
+            group, end = str(line[0].at("group")), table.iloc[-1]
+            found += [(abs(gap), label, group, at) for gap, at in zip(table["gap"], table["at"], strict=True)]
+            shown = [f"{100 * gap:+.1f}" for gap in table["gap"]]
+            ends = [f"{100 * end['ours']:.1f}", f"{100 * end['released']:.1f}"]
+            seeds = f"{len(line)}, {len(released_curves(book.baselines, line[0]))}"
+            rows.append([group, label, *shown, *ends, seeds])
+    page.add(
+        "Our accuracy less the released code's, in points, at that many answers an image; a curve that ended early is carried "
+        f"on at its last value. End: {', '.join(f'{x:g} ({group})' for group, x in STOP.items())}, where the released code's "
+        "own rule would stop. Both run on CIFAR-10 features of one network, but on other images and other draws of workers."
+    )
+    page.table(header, rows)
+    if found:
+        worst, label, group, at = max(found)
+        mean = float(np.mean([gap for gap, *_ in found]))
+        page.add(
+            f"The mean absolute gap is {100 * mean:.1f} points; the largest is {100 * worst:.1f}: {label} with {group} workers "
+            f"at {at:g} answers an image. That the presets follow the released code to within 3 points everywhere "
+            f"{'holds' if worst <= 0.03 else 'does not hold'}."
+        )
+        dashed = partial(released_line, book.baselines)
+        figure = draw_curves(_BY_NAME["methods"], panels[:3], dashed, "the released code")
+        page.picture("Presets and released code", save_png(figure, book.pictures / "released.png"), book.folder)
+
+
+def write_methods(page: Page, runs: Sequence[Run], book: Book) -> None:
+    """All presets, the order that the paper claims, validation, early stopping, best five."""
+    for panel in panels_of(_BY_NAME["methods"], runs, least_lines=1):
+        page.add(f"**{panel.title.capitalize()}**")
+        run_table(page, panel.lines, "method")
+        page.add(best(panel.lines), _ladder(panel))
+    book.draw(page, "methods", runs)
+    pairs = {"validation": ("Improved Lean", "Lean"), "stopping": ("efficient annotation", "Improved Lean"), "top5": ()}
+    for name, pair in pairs.items():
+        page.add(f"**{_BY_NAME[name].title}**")
+        for panel in panels_of(_BY_NAME["methods"], runs):
+            if pair and all(label in panel.lines for label in pair):
+                page.add(_pair(panel, name, *pair))
+            elif not pair:
+                page.add(f"{panel.title.capitalize()}: " + best(panel.lines, "top5_accuracy"))
+        book.draw(page, name, runs)
+    for path in draw_workers([run for run in runs if run.at("method") == "ours"], book.pictures):
+        page.picture("Confusions: the worker with most answers, simulated and estimated; all pooled", path, book.folder)
+
+
+def _ladder(panel: Panel) -> str:
+    if any(label not in panel.lines for label in _LADDER):
+        return ""
+    text = []
+    for x in (0.5, 1.0):
+        values = [[float(value_at(run.rounds, "accuracy", x)) for run in panel.lines[label]] for label in _LADDER]
+        text.append(f"At {x:g} answers an image it {ordering(_LADDER, values, _RISES)}")
+    return f"The order online DS < Lean < Improved Lean <= efficient annotation < ours. {' '.join(text)}"
+
+
+def _pair(panel: Panel, name: str, first: str, second: str) -> str:
+    a, b = ([figures_of(run) for run in panel.lines[label]] for label in (first, second))
+    text = f"{panel.title.capitalize()}: " + difference(first, _all(a, "accuracy"), second, _all(b, "accuracy"))
+    if name == "validation":
+        return f"{text} ECE at the end: {mean_sd(_all(a, 'ece'), 3)} and {mean_sd(_all(b, 'ece'), 3)}."
+    done = [mean_sd(_all(some, "finished_fraction"), 1, 100) for some in (a, b)]
+    spent = [mean_sd(_all(some, "annotations_per_item"), 2) for some in (a, b)]
+    return f"{text} They stop at {spent[0]} and {spent[1]} answers an image with {done[0]} and {done[1]} % finished."
+
+
+def _all(rows: Sequence[dict[str, float]], name: str) -> list[float]:
+    return [row[name] for row in rows]
+
+
+def write_axis(name: str, what: str, page: Page, runs: Sequence[Run], book: Book) -> None:
+    """One thing varies: a table, how the end moves along it, and the figure."""
+    panels = panels_of(_BY_NAME[name], runs, least_lines=1)
+    for panel in panels:
+        if len(panels) > 1:
+            page.add(f"**{panel.title.capitalize()}**")
+        run_table(page, panel.lines, what)
+        if len(panel.lines) > 1:
+            page.add(
+                from_to("Answers an image at the end", panel.lines, "annotations_per_item", 2)
+                + " "
+                + from_to("Accuracy at the end", panel.lines, "accuracy", 1, 100, " %")
+                + " "
+                + from_to("ECE", panel.lines, "ece", 3)
+            )
+    book.draw(page, name, runs)
+
+
+def write_choice(name: str, what: str, page: Page, runs: Sequence[Run], book: Book) -> None:
+    """Alternatives without an order: a table, the best against the worst, and the figure."""
+    panels = panels_of(_BY_NAME[name], runs, least_lines=1)
+    for panel in panels:
+        if len(panels) > 1:
+            page.add(f"**{panel.title.capitalize()}**")
+        run_table(page, panel.lines, what)
+        page.add(best(panel.lines))
+    book.draw(page, name, runs)
+
+
+def write_priors(page: Page, runs: Sequence[Run], book: Book) -> None:
+    """Priors at each strength, honest ones apart from those that read the simulated workers."""
+    page.add("Rows called oracle-prior read the simulated workers; no method could know that. Gold questions are paid.")
+    for name in ("priors_10", "priors_30"):
+        for panel in panels_of(_BY_NAME[name], runs, least_lines=1):
+            page.add(f"**{_BY_NAME[name].title}**")
+            run_table(page, panel.lines, "prior", paid=True)
+            for source in ("gold", "oracle-prior"):
+                some = {label: line for label, line in panel.lines.items() if source in label}
+                page.add(best(some))
+        book.draw(page, name, runs)
+
+
+def write_assignment(page: Page, runs: Sequence[Run], book: Book) -> None:
+    """Random against greedy, and whether those who are good where the model is bad are asked more."""
+    write_choice("assignment", "workers chosen", page, runs, book)
+    for panel in panels_of(_BY_NAME["assignment"], [run for run in runs if tells_workers(run)], least_lines=1):
+        r = {label: [correlation(importance(run)) for run in line] for label, line in panel.lines.items()}
+        told = ", ".join(f"{mean_sd(values, 2)} ({label})" for label, values in r.items())
+        page.add(
+            f"{panel.title.capitalize()}: correlation of a worker's importance with the answers asked of it: {told}. "
+            "Importance is a worker's accuracy by class, weighted inversely to the learner's accuracy in the class."
+        )
+    for path in draw_assignment(runs, book.pictures):
+        page.picture("Worker importance and answers", path, book.folder)
+
+
+def write_people(page: Page, runs: Sequence[Run], book: Book) -> None:
+    """Recorded answers of real people."""
+    panels = panels_of(_BY_NAME["methods"], runs, least_lines=1)
+    for panel in panels:
+        run_table(page, panel.lines, "method")
+        page.add(best(panel.lines))
+        if "ours" not in panel.lines:
+            continue
+        ours = [figures_of(run) for run in panel.lines["ours"]]
+        gap = np.mean(_all(ours, "finished_precision"))
+        wanted = 1 - float(panel.lines["ours"][0].summary.get("threshold", np.nan))
+        held = NOTHING if np.isnan(wanted) else "holds" if gap >= wanted else "does not hold"
+        page.add(f"That the finished labels are right as often as C promises ({100 * wanted:.0f} %) {held}: {100 * gap:.1f} %.")
+    book.draw(page, "methods", runs, "people_")
+
+
+CHAPTERS: dict[str, tuple[str, Callable[[Page, Sequence[Run], Book], None]]] = {
+    "released": ("Against the released code", write_released),
+    "methods": ("Methods", write_methods),
+    "threshold": ("Risk threshold", partial(write_axis, "threshold", "threshold")),
+    "workers": ("Number of workers", partial(write_axis, "workers", "workers")),
+    "per_round": ("Labels a round", partial(write_axis, "per_round", "labels a round")),
+    "priors": ("Priors and their strength", write_priors),
+    "assignment": ("Task assignment", write_assignment),
+    "noise": ("Structured and uniform noise", partial(write_choice, "noise", "noise")),
+    "distractors": ("Distractors", partial(write_axis, "distractors", "images of no class")),
+    "people": ("Real people", write_people),
+}
