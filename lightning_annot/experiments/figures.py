@@ -130,8 +130,8 @@ def save_png(figure: Figure, path: Path) -> Path:
     for dpi in (130, 100, 80, 60):
         picture = Image.open(io.BytesIO(figure_png(figure, dpi)))
         buffer = io.BytesIO()
-        # An octree keeps the colours of thin lines, which a median cut gives away to those of large areas.
-        picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(buffer, format="png", optimize=True)
+        # Maximum coverage keeps the colours of thin lines, which a median cut gives away to those of large areas.
+        picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(buffer, format="png", optimize=True)
         if buffer.tell() < MOST_BYTES:
             break
     path.write_bytes(buffer.getvalue())
