@@ -14,7 +14,12 @@ from lightning_annot.types import AnnotError
 
 Settings = Mapping[str, Any]
 
-_PAPER = {"annotation.crowd.prior": "homogeneous", "annotation.sampling.items": "uniform"}
+_PAPER = {
+    "annotation.crowd.prior": "homogeneous",
+    "annotation.sampling.items": "uniform",
+    "annotation.stopping.patience": 5,
+    "annotation.stopping.patience_answers": 0.25,  # as released: 5 checks, and 5,000 answers for 20,000 images
+}
 _NO_LEARNER = {
     **_PAPER,
     "model": "lightning_annot.learner.uniform.UniformModule",
@@ -50,8 +55,6 @@ RELEASED: Settings = {
     "annotation.crowd.oracle": "simulated_workers.npz",  # its prior reads the simulated workers' true accuracy
     "annotation.crowd.strength": 240.0,  # raw counts, 200 to 277 a row
     "annotation.sampling.hit_size": 40,
-    "annotation.stopping.patience": 5,
-    "annotation.stopping.patience_answers": 0.25,
 }
 _RELEASED_LEARNER = {
     "model.hidden": 64,
@@ -66,7 +69,7 @@ _RELEASED_LEARNER = {
     "data.batches.targets": "hard",
     "data.batches.shrink": True,
 }
-_RELEASED_BY_METHOD: Mapping[str, Settings] = {
+RELEASED_BY_METHOD: Mapping[str, Settings] = {
     "online_ds": {},
     "lean": {**_RELEASED_LEARNER, "model.keep_best": "round", "model.average_folds": True},
     "improved_lean": _RELEASED_LEARNER,
@@ -81,11 +84,9 @@ def preset(method: str, faithful: bool = False) -> dict[str, Any]:
         raise AnnotError(f"method {method!r} given; allowed are {', '.join(METHODS)}.")
     if not faithful:
         return {"annotation.method": method, **METHODS[method]}
-    if method not in _RELEASED_BY_METHOD:
-        raise AnnotError(
-            f"method {method!r} has no released form to be faithful to; those of {list(_RELEASED_BY_METHOD)} have."
-        )
-    return {"annotation.method": f"{method}-released", **METHODS[method], **RELEASED, **_RELEASED_BY_METHOD[method]}
+    if method not in RELEASED_BY_METHOD:
+        raise AnnotError(f"method {method!r} has no released form to be faithful to; those of {list(RELEASED_BY_METHOD)} have.")
+    return {"annotation.method": f"{method}-released", **METHODS[method], **RELEASED, **RELEASED_BY_METHOD[method]}
 
 
 def expand(args: Sequence[str]) -> list[str]:

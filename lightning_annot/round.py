@@ -18,7 +18,7 @@ from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import PRIORS, Gold, PriorKind, gold_accuracy, reduce_accuracy
 from lightning_annot.sampling.activelab import activelab, best_first
 from lightning_annot.sampling.assignment import ASSIGNMENTS, Assignment, allowed_workers, assign, assign_hits
-from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
+from lightning_annot.sampling.items import ITEM_RULES, ItemRule, candidates, expected_error_reduction, gumbel_top
 from lightning_annot.types import Annotations, AnnotError
 
 HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as float16
@@ -72,7 +72,7 @@ class SamplingSettings:
 
     per_round: int = 200
     cap: int = 3
-    items: Literal["expected_error_reduction", "uniform", "activelab"] = "expected_error_reduction"
+    items: ItemRule = "expected_error_reduction"
     workers: Assignment = "random"
     worker_cap: int | None = None
     hit_size: int = 1
@@ -83,8 +83,8 @@ class SamplingSettings:
                 f"sampling.per_round {self.per_round}, sampling.cap {self.cap}, sampling.hit_size {self.hit_size} given; all "
                 "must be at least 1."
             )
-        if self.items not in ("expected_error_reduction", "uniform", "activelab"):
-            raise AnnotError(f"sampling.items {self.items!r} given; allowed are expected_error_reduction, uniform, activelab.")
+        if self.items not in ITEM_RULES:
+            raise AnnotError(f"sampling.items {self.items!r} given; allowed are {', '.join(ITEM_RULES)}.")
         if self.workers not in ASSIGNMENTS:
             raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are {', '.join(ASSIGNMENTS)}.")
         if self.worker_cap is not None and self.worker_cap < self.hit_size:

@@ -33,6 +33,7 @@ from lightning_annot.types import AnnotError
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 SECTIONS = (*CHAPTERS, "peers")
+MINIATURE_PEERS = ["--items", "400", "--seeds", "11", "--rounds", "2"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +70,7 @@ def peers_table(given: argparse.Namespace) -> pd.DataFrame | None:
     path = given.peers or given.runs / "peers.csv"
     if not path.is_file():
         command = [sys.executable, str(ROOT / "scripts" / "compare_peers.py"), "--out", str(path)]
-        done = subprocess.run([*command, *(["--miniature"] if given.miniature else [])], cwd=ROOT, check=False)
+        done = subprocess.run([*command, *(MINIATURE_PEERS if given.miniature else [])], cwd=ROOT, check=False)
         if done.returncode or not path.is_file():
             print("scripts/compare_peers.py left no table: no section on peers", file=sys.stderr)
             return None

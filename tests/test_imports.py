@@ -28,9 +28,10 @@ ALLOWED = {
     "ledger": PURE | {"workers"},
     "report": PURE,
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "report"},
-    "experiments": {"types", "workers", "report", "cli", "__main__"},
+    "presets": {"types"},
+    "experiments": PURE | {"workers", "report", "presets", "cli", "__main__"},
 }
-LIGHTNING = {"data/datamodule.py", "learner/module.py", "cli.py"}
+LIGHTNING = {"data/datamodule.py", "learner/module.py", "learner/uniform.py", "cli.py"}
 LIGHTNING_FOLDERS = {"backbones", "callbacks"}
 
 

@@ -175,10 +175,10 @@ def reason(settings: StopSettings | None = None, **change: object) -> str | None
         (StopSettings(budget=0.4), {}, r"budget of 0\.4 annotations per item is spent"),
         (StopSettings(budget=0.4), {"annotation_history": [0, 2, 5]}, "budget"),
         (None, {"last_round": True}, "max_epochs"),
-        (StopSettings(patience=2), {"finished_history": [1, 3, 3, 2]}, "no more items finished for 2 rounds"),
+        (StopSettings(patience=2), {"finished_history": [1, 2, 3, 3, 3, 2]}, "no more items finished for 2 rounds"),
         (
             StopSettings(patience=2, patience_answers=0.3),
-            {"finished_history": [1, 3, 3, 2, 2], "annotation_history": [0, 1, 2, 3, 4]},
+            {"finished_history": [1, 3, 3, 3, 2, 2], "annotation_history": [0, 1, 2, 3, 4, 5]},
             "no more items finished for 3 rounds",
         ),
     ],
@@ -195,9 +195,9 @@ def test_stops(settings: StopSettings | None, change: dict[str, object], message
         (None, {}),
         (None, {"n_candidates": 0, "n_open": 1}),
         (StopSettings(budget=0.5), {}),
-        (StopSettings(patience=2), {"finished_history": [3, 3]}),
-        (StopSettings(patience=2), {"finished_history": [3, 2, 4]}),
+        (StopSettings(patience=2), {"finished_history": [3, 3, 3]}),
         (StopSettings(patience=2), {"finished_history": [1, 3, 1, 4]}),
+        (StopSettings(patience=3), {"finished_history": [6, 2, 3, 4, 5, 5]}),  # the first round was overconfident
         (StopSettings(patience=None), {"finished_history": [3] * 100}),
         (StopSettings(patience=2), {"finished_history": [0] * 9}),  # nothing is finished yet: it has not begun
         (

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from lightning_annot import presets
+from lightning_annot.crowd.skill import PRIORS
+from lightning_annot.sampling.assignment import ASSIGNMENTS
+from lightning_annot.sampling.items import ITEM_RULES
 from lightning_annot.types import AnnotError
 from lightning_annot.workers.amt import GROUP_NAMES
 
-METHODS = ("majority_vote", "online_ds", "lean", "improved_lean", "efficient_annotation", "mixmatch", "ours")
-PRIORS = ("tiered", "homogeneous", "class", "worker", "class_worker")
-ASSIGNMENTS = ("random", "least_loaded", "greedy")
-ITEMS = ("expected_error_reduction", "uniform", "activelab")
-RELEASED = ("online_ds", "lean", "improved_lean", "efficient_annotation", "mixmatch")
+METHODS = tuple(presets.METHODS)
+RELEASED = tuple(presets.RELEASED_BY_METHOD)
 WORKER_PRIORS = ("worker", "class_worker")
 ORACLE_FILE = "simulated_workers.npz"  # a simulated run leaves it in its own folder before round 0
 SIMULATED = "configs/simulated.yaml"
@@ -63,9 +64,7 @@ AXES = {
     "noise": Axis("annotation.workers.noise", choices=("structured", "uniform"), help="form of the workers' mistakes"),
     "distractors": Axis("data.distractors", float, least=0, help="images of no class, as a share of the others"),
     "classes": Axis("data.classes", help="classes, with commas between"),
-    "items": Axis(
-        "annotation.sampling.items", choices=("expected_error_reduction", "uniform", "activelab"), help="what is asked"
-    ),
+    "items": Axis("annotation.sampling.items", choices=ITEM_RULES, help="what is asked"),
     "features": Axis("data.features", help="feature bank"),
     "seed": Axis("seed_everything", int, least=0, help="seed; take seeds far apart"),
 }

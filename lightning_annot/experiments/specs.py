@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lightning_annot.crowd.skill import PRIORS
 from lightning_annot.experiments.curves import ANSWERS, PAID, Run, group_by
-from lightning_annot.experiments.grid import ASSIGNMENTS, AXES, METHODS, PRIORS, SIMULATED, Value
+from lightning_annot.experiments.grid import AXES, METHODS, SIMULATED, Value
+from lightning_annot.sampling.assignment import ASSIGNMENTS
 
 METHOD_NAMES = {
     "majority_vote": "majority vote",

@@ -52,7 +52,7 @@ class MixMatchModule(LightningModule):
         self,
         hidden: int | None = None,
         lr: float = 0.06,
-        weight_decay: float = 0.003,
+        weight_decay: float = 0.001,
         mixed_weight: float = 10.0,
         ema: float | None = None,
         restart: bool = False,

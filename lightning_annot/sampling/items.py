@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+ItemRule = Literal["expected_error_reduction", "uniform", "activelab"]
+ITEM_RULES: tuple[ItemRule, ...] = ("expected_error_reduction", "uniform", "activelab")
 
 
 def candidates(finished: Tensor, n_asked: Tensor, cap: int, capacity: Tensor | None = None) -> Tensor:

@@ -10,9 +10,12 @@ from lightning_annot.types import AnnotError
 
 @dataclass(frozen=True)
 class StopSettings:
-    """``budget``: most ordinary annotations per item (None: no limit). ``patience``: rounds without one more finished item
-    (None: never), which must also have brought ``patience_answers`` annotations per item, however few a round asks; it begins
-    once some item is finished. The number of rounds is the Trainer's ``max_epochs``.
+    """``budget``: most ordinary annotations per item (None: no limit). The number of rounds is the Trainer's ``max_epochs``.
+
+    ``patience``: rounds over which the number of finished items must grow (None: need not): stop when its mean over so many
+    rounds is no higher than over as many before. Means, because one overconfident round must not set a mark that honest ones
+    fail to reach. The rounds must also have brought ``patience_answers`` annotations per item, or more of them are compared: so
+    the rule is the same at any annotation rate.
     """
 
     budget: float | None = None
@@ -57,10 +60,19 @@ def stop_reason(
         return f"the budget of {settings.budget:g} annotations per item is spent"
     if last_round:
         return "the last allowed round is done (trainer.max_epochs)"
-    if settings.patience is not None:
-        best = max(range(len(finished_history)), key=finished_history.__getitem__)  # the first round that had as many
-        rounds, answers = len(finished_history) - 1 - best, annotation_history[-1] - annotation_history[best]
-        in_vain = rounds >= settings.patience and answers >= settings.patience_answers * n_items
-        if in_vain and finished_history[best]:
-            return f"no more items finished for {rounds} rounds (stopping.patience)"
+    n = _window(settings, n_items, annotation_history)
+    if n is not None and len(finished_history) >= 2 * n:
+        before, now = sum(finished_history[-2 * n : -n]), sum(finished_history[-n:])
+        if 0 < before >= now:
+            return f"no more items finished for {n} rounds (stopping.patience)"
     return None
+
+
+def _window(settings: StopSettings, n_items: int, annotation_history: Sequence[int]) -> int | None:
+    """Rounds to compare: ``patience``, or as many as brought ``patience_answers``; None if the rule cannot apply."""
+    if settings.patience is None:
+        return None
+    enough = settings.patience_answers * n_items
+    longest = len(annotation_history) // 2
+    windows = range(settings.patience, longest + 1)
+    return next((n for n in windows if annotation_history[-1] - annotation_history[-1 - n] >= enough), None)
