@@ -16,6 +16,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot predict --config FILE  label the images of --data.root or --data.features with the run's learner
   lightning-annot report DIR             write DIR/report.html anew
   lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
+  lightning-annot unfinished DIR FILE    write the unfinished items for experts, riskiest first
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
 --method NAME stands for the settings of majority_vote, online_ds, lean, improved_lean, efficient_annotation, mixmatch or
@@ -76,7 +77,25 @@ def _export(args: list[str]) -> int:
     return 0
 
 
-_COMMANDS = {"report": _report, "export": _export}
+def _unfinished(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "lightning-annot unfinished",
+        description="Write the items that a run left unfinished, riskiest first: task,label,confidence,risk,n_annotations.",
+    )
+    parser.add_argument("dir", type=Path, help="folder of a run")
+    parser.add_argument("file", type=Path, help="CSV to write")
+    given = parser.parse_args(args)
+    from lightning_annot.annotations.formats import write_table
+    from lightning_annot.report.run_files import read_run
+
+    labels = read_run(given.dir).labels
+    left = labels[labels["status"] == "unfinished"].sort_values("risk", ascending=False, kind="stable")
+    write_table(given.file, left.drop(columns="status"))
+    print(f"{given.file}: {len(left)} items")
+    return 0
+
+
+_COMMANDS = {"report": _report, "export": _export, "unfinished": _unfinished}
 
 if __name__ == "__main__":
     sys.exit(main())

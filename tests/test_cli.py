@@ -321,9 +321,25 @@ def test_export_writes_every_answer(finished: Path, tmp_path: Path) -> None:
     assert table[["task", "worker", "label"]].to_numpy().tolist() == answers(finished)[columns].to_numpy().tolist()
 
 
-@pytest.mark.parametrize(("command", "words"), [("report", "labels.csv"), ("export", "annotations.db")])
+def test_the_unfinished_are_left_for_experts(finished: Path, tmp_path: Path) -> None:
+    result = call("unfinished", {}, str(finished), str(tmp_path / "left.csv"))
+    assert result.status == 0, result.err
+    table, labels = (
+        pd.read_csv(tmp_path / "left.csv", dtype={"task": str}),
+        pd.read_csv(finished / "labels.csv", dtype={"task": str}),
+    )
+    assert list(table) == ["task", "label", "confidence", "risk", "n_annotations"]
+    assert set(table["task"]) == set(labels.query("status == 'unfinished'")["task"])
+    assert len(table) > 0
+    assert table["risk"].is_monotonic_decreasing
+    assert table["risk"].min() >= 0.1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("report", "labels.csv"), ("export", "annotations.db"), ("unfinished", "labels.csv")]
+)
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path, command: str, words: str) -> None:
-    result = call(command, {}, str(tmp_path), *([str(tmp_path / "all.csv")] if command == "export" else []))
+    result = call(command, {}, str(tmp_path), *([str(tmp_path / "all.csv")] if command != "report" else []))
     assert result.status == 2
     assert words in result.err
     assert not list(tmp_path.iterdir())
@@ -342,7 +358,8 @@ def test_help_loads_nothing_heavy() -> None:
     shown = run("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert all(
-        f"lightning-annot {name} " in shown.stdout for name in ("fit", "validate", "test", "predict", "report", "export")
+        f"lightning-annot {name} " in shown.stdout
+        for name in ("fit", "validate", "test", "predict", "report", "export", "unfinished")
     )
     check = "import sys; from lightning_annot.__main__ import main; main(['--help']); print([*sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT).stdout

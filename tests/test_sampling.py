@@ -159,11 +159,8 @@ def test_allowed_workers() -> None:
 
 def reason(settings: StopSettings | None = None, **change: object) -> str | None:
     going_on = {
-        "finished_history": [0, 1, 2], "annotation_history": [0, 2, 4], "n_items": 10, "n_candidates": 5, "n_open": 0,
-        "last_round": False,
+        "finished_history": [0, 1, 2], "n_items": 10, "n_annotations": 4, "n_candidates": 5, "n_open": 0, "last_round": False,
     }  # fmt: skip
-    if "finished_history" in change:
-        going_on["annotation_history"] = list(range(len(change["finished_history"])))  # type: ignore[arg-type]
     return stop_reason(settings or StopSettings(), **(going_on | change))  # type: ignore[arg-type]
 
 
@@ -173,14 +170,10 @@ def reason(settings: StopSettings | None = None, **change: object) -> str | None
         (None, {"finished_history": [0, 10]}, "every item is finished"),
         (None, {"n_candidates": 0}, "as many answers as it may get"),
         (StopSettings(budget=0.4), {}, r"budget of 0\.4 annotations per item is spent"),
-        (StopSettings(budget=0.4), {"annotation_history": [0, 2, 5]}, "budget"),
+        (StopSettings(budget=0.4), {"n_annotations": 5}, "budget"),
         (None, {"last_round": True}, "max_epochs"),
+        (None, {"n_candidates": 39, "hit_size": 40}, "fewer items may be asked than one HIT of 40 holds"),
         (StopSettings(patience=2), {"finished_history": [1, 2, 3, 3, 3, 2]}, "no more items finished for 2 rounds"),
-        (
-            StopSettings(patience=2, patience_answers=0.3),
-            {"finished_history": [1, 3, 3, 3, 2, 2], "annotation_history": [0, 1, 2, 3, 4, 5]},
-            "no more items finished for 3 rounds",
-        ),
     ],
 )
 def test_stops(settings: StopSettings | None, change: dict[str, object], message: str) -> None:
@@ -194,16 +187,13 @@ def test_stops(settings: StopSettings | None, change: dict[str, object], message
     [
         (None, {}),
         (None, {"n_candidates": 0, "n_open": 1}),
+        (None, {"n_candidates": 40, "hit_size": 40}),
         (StopSettings(budget=0.5), {}),
         (StopSettings(patience=2), {"finished_history": [3, 3, 3]}),
         (StopSettings(patience=2), {"finished_history": [1, 3, 1, 4]}),
         (StopSettings(patience=3), {"finished_history": [6, 2, 3, 4, 5, 5]}),  # the first round was overconfident
         (StopSettings(patience=None), {"finished_history": [3] * 100}),
         (StopSettings(patience=2), {"finished_history": [0] * 9}),  # nothing is finished yet: it has not begun
-        (
-            StopSettings(patience=2, patience_answers=0.3),
-            {"finished_history": [1, 3, 3, 2, 2], "annotation_history": [0, 1, 2, 2, 3]},
-        ),
     ],
 )
 def test_goes_on(settings: StopSettings | None, change: dict[str, object]) -> None:
@@ -221,5 +211,3 @@ def test_settings_are_checked() -> None:
         StopSettings(budget=-1)
     with pytest.raises(AnnotError, match="patience 0"):
         StopSettings(patience=0)
-    with pytest.raises(AnnotError, match="patience_answers -1"):
-        StopSettings(patience_answers=-1)

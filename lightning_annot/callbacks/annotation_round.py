@@ -201,8 +201,8 @@ class AnnotationRound(Callback):
         n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
         reason = stop_reason(
-            self.stopping, finished_history=finished, annotation_history=[int(r["annotations"]) for r in self.rows],
-            n_items=total, n_candidates=len(among), n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
+            self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
+            n_open=n_open, last_round=trainer.max_epochs == round_ + 1, hit_size=self.sampling.hit_size,
         )  # fmt: skip
         if reason is not None:
             return reason

@@ -12,6 +12,9 @@ FULL_SEEDS = (*SEEDS, 3014, 4015)
 FAITHFUL = ("online_ds", "lean", "improved_lean", "efficient_annotation")
 CLASSES = "airplane,automobile,bird"  # kept where all others are distractors
 GOLD = 20
+PATIENCE = {
+    "annotation.stopping.patience": "10"
+}  # as the paper's presets; with the default the last rounds ask next to nothing
 MINIATURE = {"trainer.max_epochs": "2", "data.batches.steps": "5"}
 
 
@@ -42,7 +45,7 @@ class Plan:
         """Runs of the simulated configuration on all seeds."""
         base: dict[str, Sequence[Value]] = {"group": list(groups)} if self.grouped else {}
         rounds = {"per_round": axes.pop("per_round", [self.per_round])}
-        return expand({**base, **axes, **rounds, "seed": self.seeds}, self.config, self.extra)
+        return expand({**base, **axes, **rounds, "seed": self.seeds}, self.config, {**PATIENCE, **self.extra})
 
 
 def small(plan: Plan) -> Plan:
@@ -111,7 +114,7 @@ def people(plan: Plan) -> list[Cell]:
     """Recorded answers of real people."""
     chosen = plan.few(["ours", "online_ds", "lean", "improved_lean", "efficient_annotation"], ["majority_vote", "mixmatch"])
     axes: dict[str, Sequence[Value]] = {"method": chosen, "per_round": [plan.per_round], "seed": list(plan.seeds)}
-    return expand(axes, plan.recorded, plan.extra)
+    return expand(axes, plan.recorded, {**PATIENCE, **plan.extra})
 
 
 GRIDS: dict[str, Callable[[Plan], list[Cell]]] = {

@@ -14,23 +14,17 @@ class StopSettings:
 
     ``patience``: rounds over which the number of finished items must grow (None: need not): stop when its mean over so many
     rounds is no higher than over as many before. Means, because one overconfident round must not set a mark that honest ones
-    fail to reach. The rounds must also have brought ``patience_answers`` annotations per item, or more of them are compared: so
-    the rule is the same at any annotation rate.
+    fail to reach. The rule begins once some item is finished, and is the same at any annotation rate.
     """
 
     budget: float | None = None
     patience: int | None = 20
-    patience_answers: float = 0.0
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 0:
             raise AnnotError(f"stopping.budget {self.budget} given; it must be 0 or more annotations per item, or null.")
         if self.patience is not None and self.patience < 1:
             raise AnnotError(f"stopping.patience {self.patience} given; it must be 1 round or more, or null.")
-        if self.patience_answers < 0:
-            raise AnnotError(
-                f"stopping.patience_answers {self.patience_answers} given; it must be 0 or more annotations per item."
-            )
 
     def left(self, n_annotations: int, n_items: int) -> int | None:
         """Annotations the budget still allows; None without a budget."""
@@ -41,38 +35,31 @@ def stop_reason(
     settings: StopSettings,
     *,
     finished_history: Sequence[int],
-    annotation_history: Sequence[int],
+    n_annotations: int,
     n_items: int,
     n_candidates: int,
     n_open: int,
     last_round: bool,
+    hit_size: int = 1,
 ) -> str | None:
     """Why the run ends after this round, or None to go on.
 
-    ``finished_history``, ``annotation_history``: finished items and ordinary annotations of each round; ``n_candidates``:
-    items that may still be asked; ``n_open``: questions that wait for an answer.
+    ``finished_history``: finished items of each round so far; ``n_candidates``: items that may still be asked; ``n_open``:
+    questions that wait for an answer; ``hit_size``: items of one HIT.
     """
     if finished_history[-1] == n_items:
         return "every item is finished"
     if n_candidates == 0 and n_open == 0:
         return "every unfinished item has had as many answers as it may get"
-    if settings.left(annotation_history[-1], n_items) == 0:
+    if n_candidates < hit_size and n_open == 0:
+        return f"fewer items may be asked than one HIT of {hit_size} holds"
+    if settings.left(n_annotations, n_items) == 0:
         return f"the budget of {settings.budget:g} annotations per item is spent"
     if last_round:
         return "the last allowed round is done (trainer.max_epochs)"
-    n = _window(settings, n_items, annotation_history)
+    n = settings.patience
     if n is not None and len(finished_history) >= 2 * n:
         before, now = sum(finished_history[-2 * n : -n]), sum(finished_history[-n:])
         if 0 < before >= now:
             return f"no more items finished for {n} rounds (stopping.patience)"
     return None
-
-
-def _window(settings: StopSettings, n_items: int, annotation_history: Sequence[int]) -> int | None:
-    """Rounds to compare: ``patience``, or as many as brought ``patience_answers``; None if the rule cannot apply."""
-    if settings.patience is None:
-        return None
-    enough = settings.patience_answers * n_items
-    longest = len(annotation_history) // 2
-    windows = range(settings.patience, longest + 1)
-    return next((n for n in windows if annotation_history[-1] - annotation_history[-1 - n] >= enough), None)
