@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -64,3 +67,35 @@ def check_picture(path: Path) -> None:
         assert image.format == "PNG"
         assert min(image.size) > 300
         assert len(image.convert("L").getcolors()) > 20
+
+
+def told(printed: str) -> dict[str, Any]:
+    """The JSON that a script printed, whatever Lightning said before it."""
+    return json.loads(printed[printed.index("{\n") :])
+
+
+def test_a_small_round_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    size = "--items 400 --classes 4 --workers 6 --annotations 150 --dim 16 --per-round 50 --converged-steps 70"
+    monkeypatch.setattr("sys.argv", ["bench_round.py", *size.split()])
+    with warnings.catch_warnings():
+        load_script("bench_round").main()
+    figures = told(capsys.readouterr().out)
+    stages = ("train", "predict", "infer", "sample", "ask", "save", "round", "em_iteration", "setup")
+    assert all(figures[f"seconds_{stage}"] >= 0 for stage in stages)
+    assert figures["annotations"] == 150
+    assert figures["em_iterations"] == 10
+    assert figures["training_steps"] == 60
+    assert figures["accuracy"] > 0.5
+    assert figures["accuracy_converged"] > 0.5
+    assert figures["peak_gib"] > 0
+
+
+def test_configurations_are_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "digits --seeds 1 --set trainer.max_epochs=2 data.batches.steps=20"
+    monkeypatch.setattr("sys.argv", ["measure.py", *words.split()])
+    load_script("measure").main()
+    figures = told(capsys.readouterr().out)
+    assert [run["seed"] for run in figures["runs"]] == [1]
+    assert [run["rounds"] for run in figures["runs"]] == [2]
+    mean = figures["summary"]["digits"]["mean"]
+    assert mean["accuracy"] == pytest.approx(figures["runs"][0]["accuracy"], abs=1e-3)

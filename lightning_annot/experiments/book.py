@@ -16,9 +16,9 @@ from lightning_annot.report.atomic import write_text
 
 _INTRODUCTION = """Written by `python scripts/results.py` from the files of its runs; every number and sentence below is
 computed from them. Values are mean ± standard deviation over seeds. Answers are counted for each image that is not a prototype;
-"to 90%" is the first round at or above, without interpolation. A run ends
-after 10 rounds that finish no more images. Bands in the pictures are one standard deviation; a curve that ended early is carried on at
-its last value. ECE: calibration error of the label's confidence in 10 bins."""
+"to 90%" is the first round at or above, without interpolation. A run ends after 10 rounds that finish no more images. Bands
+in the pictures are one standard deviation; a curve that ended early is carried on at its last value. ECE: calibration error of
+the label's confidence in 10 bins."""
 
 
 def write_book(path: Path, cells: Mapping[str, Sequence[Cell]], runs_dir: Path, book: Book, peers: pd.DataFrame | None) -> None:
