@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 
 from lightning_annot.__main__ import main
 from lightning_annot.cli import AnnotationCLI, run
+from lightning_annot.presets import expand
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # pytest has arguments of its own
 
@@ -117,8 +118,9 @@ def test_fit_commands_parse(desk: Path, monkeypatch: pytest.MonkeyPatch, args: l
     monkeypatch.syspath_prepend(desk)
     monkeypatch.setattr(AnnotationCLI, "instantiate_classes", lambda self: None)
     monkeypatch.setattr(AnnotationCLI, "_run_subcommand", lambda self, subcommand: None)
-    config = run(args).config["fit"]
-    given = [word.removeprefix("--") for word in args if word.startswith("--") and word not in ("--config", "--trainer.logger")]
+    config = run(expand(args)).config["fit"]
+    beside = ("--config", "--trainer.logger", "--method", "--faithful")
+    given = [word.removeprefix("--") for word in args if word.startswith("--") and word not in beside]
     logger = "trainer.logger."
     assert all(find(config.as_dict(), key) for key in given if not key.startswith(logger))
     assert (config.trainer.logger is not None) == any(key.startswith(logger) for key in given)
