@@ -14,7 +14,7 @@ from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
 
 Matrix = NDArray[np.float64]
-EXPORTED = 1 << 26  # entries of the true confusions, above which they are not exported
+EXPORTED = 1 << 24  # numbers W x K x K, 64 MiB in single precision, above which true confusions are not exported
 
 
 class SimulatedWorkers(Workers):
@@ -46,17 +46,18 @@ class SimulatedWorkers(Workers):
         self._truth = np.fromiter((code[task.truth[i]] for i in task.items), np.int64, len(task.items))
         self._names = [f"w{j:03d}" for j in range(self.n_workers)]
         self._number = {name: j for j, name in enumerate(self._names)}
-        self._true = self.confusions(task.classes, task.seed)
-        self._cumulative = _cumulative(self._true)
+        true = self.confusions(task.classes, task.seed)
+        self._true = true if true.size <= EXPORTED else None
+        self._cumulative = _cumulative(true)
 
     def export(self, path: Path) -> None:
         """Write the true confusions, ``workers`` (W,), ``classes`` (K,), ``confusions`` (W, K, K): for reports and oracles.
 
-        Nothing is written where they would not fit into half a gigabyte.
+        Nothing is written where they are more than ``EXPORTED`` numbers.
         """
-        if self._true.size <= EXPORTED:
+        if self._true is not None:
             scratch = path.with_suffix(".tmp.npz")
-            np.savez(scratch, workers=self._names, classes=self._classes, confusions=self._true)
+            np.savez(scratch, workers=self._names, classes=self._classes, confusions=self._true.astype(np.float32))
             os.replace(scratch, path)
 
     def names(self) -> Sequence[str]:
