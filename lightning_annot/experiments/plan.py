@@ -61,7 +61,7 @@ def large(plan: Plan) -> Plan:
 def released(plan: Plan) -> list[Cell]:
     """The presets that follow the released code, at the batch size of its curves."""
     size = plan.per_round if plan.miniature else 1000
-    return plan.fewer.cells(["dog", "commodity"], method=plan.few(FAITHFUL), faithful=[True], per_round=[size])
+    return plan.cells(["dog", "commodity"], method=plan.few(FAITHFUL), faithful=[True], per_round=[size])
 
 
 def methods(plan: Plan) -> list[Cell]:
@@ -83,7 +83,7 @@ def per_round(plan: Plan) -> list[Cell]:
     """Labels a round."""
     if plan.miniature:
         return plan.cells(per_round=[20, 40])
-    return plan.cells(per_round=[200, 500, 1000, 2000, 4000])
+    return plan.cells(per_round=plan.few([200, 1000, 2000, 4000], [500]))
 
 
 def priors(plan: Plan) -> list[Cell]:
