@@ -25,6 +25,7 @@ _NO_LEARNER = {
     "data.projection.dim": 1,
     "data.batches.size": 1,
     "data.batches.steps": 1,
+    "data.batches.passes": 0,
     "data.batches.objective": "labelled",
 }
 _PROTOTYPES = {**_PAPER, "data.holdout": "prototypes", "data.folds": 1, "model.keep_best": "round"}

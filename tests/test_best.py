@@ -101,6 +101,7 @@ def test_hard_targets_and_confident_rows() -> None:
     options = BatchSettings(size=8, steps=3, objective="confident", targets="hard", shrink=True)
     batches = RoundBatches(torch.arange(4.0)[:, None], torch.zeros(4, dtype=torch.int64), pools, options, (0, 0))
     assert batches.rows_a_step == 2
+    assert len(batches) == 3
     for step in range(3):
         batch = batches[step]
         assert set(batch["x"][:, 0].tolist()) <= {1.0, 3.0}
@@ -122,3 +123,15 @@ def test_no_learner_is_a_learner() -> None:
     torch.testing.assert_close(module.log_probability(x, fold).exp(), torch.full((7, K), 1 / K))
     torch.testing.assert_close(module(x).sum(1), torch.ones(7))
     assert module.calibrate(x, fold, fold) == 1.0
+
+
+def test_a_round_sees_its_pool_at_least_once() -> None:
+    pools = make_pools(torch.full((50, 2), 0.5), torch.ones(50, dtype=torch.bool), torch.zeros(50, dtype=torch.bool))
+    features, folds = torch.zeros(50, 1), torch.zeros(50, dtype=torch.int64)
+
+    def steps(**options: float) -> int:
+        return len(RoundBatches(features, folds, pools, BatchSettings(size=5, steps=4, **options), (0, 0)))  # type: ignore[arg-type]
+
+    assert steps() == 10
+    assert steps(passes=3.0) == 30
+    assert steps(passes=0.0) == 4

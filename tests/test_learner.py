@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_annot.learner.calibration import fit_temperature
 from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import fold_mean, fold_use, mix, soft_cross_entropy, squared_error
-from lightning_annot.learner.module import MixMatchModule, falling
+from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.types import AnnotError, Learner
 
@@ -281,11 +281,6 @@ def test_a_fit_equals_a_plain_loop(ema: float | None, tmp_path: object) -> None:
     assert want is not None
     for p, q in zip(module.predictor.parameters(), want, strict=True):
         torch.testing.assert_close(p, q)
-
-
-def test_falling() -> None:
-    assert [falling(step, 4) for step in range(9)] == [1.0, 0.75, 0.5, 0.25, 1.0, 0.75, 0.5, 0.25, 1.0]
-    assert falling(0, math.inf) == 1.0  # the length of a round is not known yet
 
 
 @pytest.mark.parametrize("hidden", [None, 5])

@@ -79,7 +79,7 @@ def test_draw_follows_the_weights() -> None:
 def batches(pools: Pools, objective: str, seed: tuple[int, int] = (0, 3), rank: int = 0, world: int = 1) -> list[Batch]:
     """Features are the row numbers, so that a batch says where it comes from."""
     n = len(pools.target)
-    chosen = BatchSettings(size=32, steps=5, objective=objective, ratio=1.5)  # type: ignore[arg-type]
+    chosen = BatchSettings(size=32, steps=5, passes=0.0, objective=objective, ratio=1.5)  # type: ignore[arg-type]
     data = RoundBatches(torch.arange(n)[:, None].float(), torch.arange(n) % 5, pools, chosen, seed, rank, world)
     return [data[step] for step in range(len(data))]
 

@@ -18,13 +18,14 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """``size`` rows a step, ``steps`` steps a round. ``objective``: which pools are learned from.
+    """``size`` rows a step; ``steps`` steps a round, or as many as ``passes`` over the pool take if that is more.
 
-    labelled: prototypes and annotated items. pseudo: those and confident items without an answer. confident: confident items
-    alone, annotated or not. mixmatch: labelled, and ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose
-    largest posterior is above 1 - ``tau``, with
-    shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2). ``targets``: the posterior, or (hard) its largest class.
-    ``shrink``: a step has at most as many rows as the pool.
+    ``objective``, which pools are learned from: labelled, prototypes and annotated items; pseudo, those and confident items
+    without an answer; confident, confident items alone, annotated or not; mixmatch, labelled, and ``ratio`` x ``size`` mixed
+    pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with shares from Beta(``alpha``,
+    ``alpha``) (Liao et al. 2021, Eq. 2).
+
+    ``targets``: the posterior, or (hard) its largest class. ``shrink``: a step has at most as many rows as the pool.
     """
 
     size: int = 1024
@@ -35,10 +36,13 @@ class BatchSettings:
     tau: float = 0.1
     targets: Literal["soft", "hard"] = "soft"
     shrink: bool = False
+    passes: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.size, self.steps, self.alpha, self.ratio) <= 0 or not 0 < self.tau < 1:
-            raise AnnotError(f"{self} given; size, steps, alpha and ratio must be above 0, tau between 0 and 1.")
+        if min(self.size, self.steps, self.alpha, self.ratio) <= 0 or self.passes < 0 or not 0 < self.tau < 1:
+            raise AnnotError(
+                f"{self} given; size, steps, alpha and ratio must be above 0, passes 0 or more, tau between 0 and 1."
+            )
         if self.objective not in OBJECTIVES:
             raise AnnotError(f"objective {self.objective!r} given; allowed are {', '.join(OBJECTIVES)}.")
 
@@ -65,18 +69,19 @@ class RoundBatches(Dataset[Batch]):
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         rows = pools.rows(settings.objective)
         self.rows_a_step = size = min(settings.size, len(rows)) if settings.shrink else settings.size
+        n_steps = max(settings.steps, round(settings.passes * len(rows) / size))
         weight = balanced_weights(pools.target, rows)
         keep = slice(rank, None, world)
 
         def steps(pool: Tensor, by: Tensor, size: int) -> Tensor:
-            return draw(pool, by, settings.steps * size, generator).view(settings.steps, size)[:, keep]
+            return draw(pool, by, n_steps * size, generator).view(n_steps, size)[:, keep]
 
         self._rows = steps(rows, weight, size)
         self._pair: tuple[Tensor, Tensor, Tensor] | None = None
         mixable = _mixable(pools, settings.tau) if settings.objective == "mixmatch" else rows[:0]
         if len(mixable):
             n = max(1, round(settings.ratio * size))
-            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (settings.steps, n))
+            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (n_steps, n))
             second = steps(mixable, balanced_weights(pools.target, mixable), n)
             self._pair = (steps(rows, weight, n), second, torch.from_numpy(share).float()[:, keep])
 

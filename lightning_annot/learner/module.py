@@ -8,9 +8,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
@@ -151,22 +149,24 @@ class MixMatchModule(LightningModule):
             held_out = self.trainer.datamodule.held_out()  # type: ignore[attr-defined]
             self.best.offer(self.heads, *(t.to(self.device) for t in held_out))
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Adam with an L2 penalty on the weights alone; the step size falls to 0 within each round."""
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with an L2 penalty on the weights alone."""
         assert self.heads is not None
         groups = [
             {"params": list(self.heads.weights), "weight_decay": self.weight_decay / self.heads.n_classes},
             {"params": list(self.heads.biases), "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.99))
-        schedule = LambdaLR(optimizer, self._step_size)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.99))
 
-    def _step_size(self, step: int) -> float:
-        """Factor of the step size; asked at each step, because the Trainer knows a round's length only once it is there."""
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the step size: rounds differ in length, which the Trainer knows only once one has begun."""
         if self.schedule == "sqrt":
-            return math.sqrt(self.trainer.datamodule.rows_a_step)  # type: ignore[attr-defined]
-        return falling(step, self.trainer.num_training_batches)
+            factor = math.sqrt(self.trainer.datamodule.rows_a_step)  # type: ignore[attr-defined]
+        else:
+            factor = 1.0 - batch_idx / self.trainer.num_training_batches
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * factor
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:
@@ -250,8 +250,3 @@ class MixMatchModule(LightningModule):
                 f"configuration needs {own[0]}, {own[1]} and {own[2]}. Use the configuration that the run was started with, or "
                 "another output_dir."
             )
-
-
-def falling(step: int, steps: float) -> float:
-    """Factor of the step size at ``step`` of a run: from 1 down towards 0 in every round of ``steps`` steps."""
-    return 1.0 - (step % steps) / steps
