@@ -96,7 +96,7 @@ def test_sentences_say_when_a_claim_fails() -> None:
     assert page.reached([float("nan")]) == "not reached"
 
 
-@pytest.mark.parametrize(("plan", "most"), [(Plan(), 175), (large(Plan()), 400), (small(Plan()), 40)])
+@pytest.mark.parametrize(("plan", "most"), [(Plan(), 190), (large(Plan()), 420), (small(Plan()), 50)])
 def test_plans_are_possible_and_not_too_large(plan: Plan, most: int) -> None:
     cells = cells_of(plan, list(GRIDS))
     assert len(unique(cell for some in cells.values() for cell in some)) <= most

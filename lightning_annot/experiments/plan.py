@@ -12,6 +12,7 @@ FULL_SEEDS = (*SEEDS, 3014, 4015)
 FAITHFUL = ("online_ds", "lean", "improved_lean", "efficient_annotation")
 CLASSES = "airplane,automobile,bird"  # kept where all others are distractors
 GOLD = 20
+PAPER = "efficient_annotation"
 PATIENCE = {
     "annotation.stopping.patience": "10"
 }  # as the paper's presets; with the default the last rounds ask next to nothing
@@ -87,10 +88,11 @@ def per_round(plan: Plan) -> list[Cell]:
 
 
 def priors(plan: Plan) -> list[Cell]:
-    """Priors from honest gold questions at two strengths, and from an oracle."""
+    """Priors from honest gold questions at two strengths, from an oracle, and in the paper's method as it was released."""
     kinds = plan.few(["homogeneous", "class", "worker", "class_worker"])
     honest = plan.cells(prior=kinds, strength=[10.0, 30.0], gold=[GOLD], estimate=["gold"])
-    return honest + plan.fewer.cells(prior=kinds, strength=[10.0, 30.0] if plan.full else [10.0], oracle=[True])
+    known = plan.fewer.cells(prior=kinds, strength=[10.0, 30.0] if plan.full else [10.0], oracle=[True])
+    return honest + known + plan.cells(method=[PAPER], faithful=[True], prior=kinds, strength=[240.0], oracle=[True])
 
 
 def assignment(plan: Plan) -> list[Cell]:
@@ -101,8 +103,8 @@ def assignment(plan: Plan) -> list[Cell]:
 
 
 def noise(plan: Plan) -> list[Cell]:
-    """Structured (the default) and uniform."""
-    return plan.cells(noise=[None, "uniform"])
+    """Structured (the default) and uniform, with our method and with the paper's as it was released."""
+    return plan.cells(noise=[None, "uniform"]) + plan.cells(method=[PAPER], faithful=[True], noise=[None, "uniform"])
 
 
 def distractors(plan: Plan) -> list[Cell]:

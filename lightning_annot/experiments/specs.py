@@ -47,6 +47,7 @@ _PAPER_METHODS = {
     "efficient_annotation": "Pseudolabel",
     "mixmatch": "Mixmatch",
 }
+_PAPER_STRENGTHS = {10: 10, 30: 30, 240: 10}  # ours to the paper's, which multiplies raw counts of about 24 a row
 _PAPER_PRIORS = {"homogeneous": "None", "class": "A", "worker": "B", "class_worker": "A+B"}
 
 Paper = dict[str, dict[str, list[list[float]]]]
@@ -173,12 +174,12 @@ SPECS = (
             f"Priors of strength {s}",
             _PRIOR,
             prior_label,
-            paper={"accuracy": f"prior{s}"},
+            paper={"accuracy": f"prior{_PAPER_STRENGTHS[s]}"},
             paper_line=_prior_line(s),
             wanted=lambda run, s=s: run.at("strength") == s,  # type: ignore[misc]
             along=PAID,
         )
-        for s in (10, 30)
+        for s in _PAPER_STRENGTHS
     ),
     Spec(
         "assignment",
@@ -262,7 +263,7 @@ def read_paper(path: Path) -> Paper:
 def paper_curve(spec: Spec, paper: Paper, run: Run, column: str) -> np.ndarray | None:
     """The paper's line (points, 2) of the same kind as ``run``: same method or value and the same people, other images."""
     panel, line = _PAPER_PANELS.get(str(run.at("group"))), spec.paper_line(run)
-    if panel is None or line is None or run.at("faithful") or column not in spec.paper:
+    if panel is None or line is None or column not in spec.paper or (run.at("faithful") and spec.name == "methods"):
         return None
     if spec.paper[column] == "proto":
         panel = f"{panel} {'ECE' if column == 'ece' else 'acc'}"
