@@ -66,8 +66,10 @@ class AnnotationRound(Callback):
         gold: int = 0,
         method: str = "ours",
     ) -> None:
-        if threshold <= 0 or gold < 0:
-            raise AnnotError(f"annotation.threshold {threshold}, annotation.gold {gold} given; need above 0, and 0 or more.")
+        if threshold <= 0:
+            raise AnnotError(f"annotation.threshold {threshold} given; it must be above 0.")
+        if gold < 0:
+            raise AnnotError(f"annotation.gold {gold} given; it must be 0 or more gold questions a worker.")
         if crowd.estimate == "gold" and not gold and crowd.oracle is None:
             raise AnnotError("crowd.estimate gold given, and no gold questions; set annotation.gold, such as 20 a worker.")
         self.output_dir = output_dir
