@@ -109,7 +109,7 @@ def test_digits_config(tmp_path: Path) -> None:
     table = check_run(tmp_path, n_classes=10, n_prototypes=100, truth=True)
     assert table["annotations"].tolist() == [0, 50, 100]
     assert table["accuracy"].min() > 0.85
-    assert {path.name for path in tmp_path.iterdir()} == {*FILES, "thumbnails.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, "thumbnails.json", "simulated_workers.npz"}
     said = result.out + result.err
     assert "the last allowed round is done" in said
     assert "report.html" in said
