@@ -23,7 +23,7 @@ FILES = {
 }  # fmt: skip
 LABEL_COLUMNS = ["task", "label", "confidence", "risk", "n_annotations", "status"]
 WORKER_COLUMNS = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
-QUICK = {**QUIET, "trainer.max_epochs": 3, "data.batches.steps": 20}
+QUICK = {**QUIET, "trainer.max_epochs": 3, "data.batches.steps": 30}
 TINY_BACKBONE = {
     "data.backbone.name": "test_resnet.r160_in1k",
     "data.backbone.weights": "random",
