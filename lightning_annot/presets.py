@@ -55,6 +55,7 @@ RELEASED: Settings = {
     "annotation.crowd.oracle": "simulated_workers.npz",  # its prior reads the simulated workers' true accuracy
     "annotation.crowd.strength": 240.0,  # raw counts, 200 to 277 a row
     "annotation.sampling.hit_size": 40,
+    "annotation.sampling.refill": True,  # it lowers C until its HITs are full
 }
 _RELEASED_LEARNER = {
     "model.hidden": 64,

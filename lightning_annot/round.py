@@ -67,7 +67,8 @@ class SamplingSettings:
 
     ``workers``: how a worker is chosen, for each item or, with a ``hit_size`` above 1, for each HIT of so many items; greedy
     takes the worker who is most probably right (Liao et al. 2021, Eq. 1). ``worker_cap``: most questions a worker is asked
-    (alpha there), gold questions apart; None: no limit.
+    (alpha there), gold questions apart; None: no limit. ``refill``: where a round would ask more than the unfinished
+    items, it asks on about finished ones, riskiest first, as the released code does.
     """
 
     per_round: int = 200
@@ -76,6 +77,7 @@ class SamplingSettings:
     workers: Assignment = "random"
     worker_cap: int | None = None
     hit_size: int = 1
+    refill: bool = False
 
     def __post_init__(self) -> None:
         if self.per_round < 1 or self.cap < 1 or self.hit_size < 1:
@@ -237,6 +239,19 @@ def open_to_questions(inference: Inference, facts: Facts, prototype: Tensor, cap
     done = inference.finished[:n] | (prototype >= 0)
     done[facts.open_item] = True
     return candidates(done, facts.asked(n), cap, capacity)
+
+
+def refilled(inference: Inference, facts: Facts, prototype: Tensor, among: Tensor, settings: SamplingSettings) -> Tensor:
+    """The items ``among``; where they are fewer than a round asks, but not none, finished ones too, riskiest first."""
+    lacking = settings.per_round - len(among)
+    if not settings.refill or lacking <= 0 or not len(among):
+        return among
+    n = len(prototype)
+    spare = inference.finished[:n] & (prototype < 0) & (facts.asked(n) < settings.cap)
+    spare[facts.open_item] = False
+    rows = spare.nonzero()[:, 0]
+    riskiest = inference.decision.risk[rows].argsort(descending=True, stable=True)
+    return torch.cat([among, rows[riskiest[:lacking]]])
 
 
 def choose(

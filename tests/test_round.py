@@ -17,6 +17,7 @@ from lightning_annot.round import (
     choose,
     infer,
     open_to_questions,
+    refilled,
     round_generator,
 )
 from lightning_annot.types import AnnotError
@@ -244,3 +245,23 @@ def test_half_precision_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
     among = open_to_questions(half, facts, some_prototypes(), 3, None)
     items, _ = choose(half, facts, among, 5, N, SamplingSettings(), round_generator(0, 1))
     assert set(items.tolist()) <= set(among.tolist())
+
+
+def test_refill_asks_on_about_the_riskiest_of_the_finished() -> None:
+    facts, prototype = make_facts(30), some_prototypes()
+    found = infer(facts, log_prior().__getitem__, prototype, N, K, CrowdSettings(), threshold=0.3)
+    among = open_to_questions(found, facts, prototype, 3, None)
+    settings = SamplingSettings(per_round=len(among) + 5, refill=True)
+    more = refilled(found, facts, prototype, among, settings)
+    assert torch.equal(more[: len(among)], among)
+    added, asked = more[len(among) :], facts.asked(N)
+    assert len(added) == 5
+    spare = [
+        i for i in range(N) if found.finished[i] and prototype[i] < 0 and asked[i] < 3 and i not in facts.open_item.tolist()
+    ]
+    assert set(added.tolist()) <= set(spare)
+    left = sorted(set(spare) - set(added.tolist()))
+    assert float(found.decision.risk[added].min()) >= float(found.decision.risk[left].max())
+    assert torch.equal(refilled(found, facts, prototype, among, replace(settings, refill=False)), among)
+    assert torch.equal(refilled(found, facts, prototype, among, replace(settings, per_round=1)), among)
+    assert not len(refilled(found, facts, prototype, among[:0], settings))  # nothing unfinished: the run is over

@@ -24,6 +24,7 @@ from lightning_annot.round import (
     choose,
     infer,
     open_to_questions,
+    refilled,
     round_generator,
 )
 from lightning_annot.sampling.gold import gold_questions
@@ -204,13 +205,15 @@ class AnnotationRound(Callback):
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
         reason = stop_reason(
             self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
-            n_open=n_open, last_round=trainer.max_epochs == round_ + 1, hit_size=self.sampling.hit_size,
+            n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
+            hit_size=1 if self.sampling.refill else self.sampling.hit_size,
         )  # fmt: skip
         if reason is not None:
             return reason
         if not ledger.has_asked(round_):
             self._stage(trainer, "choosing")
             left = self.stopping.left(len(facts.item) + n_open, total)
+            among = refilled(self._inference, facts, prototype, among, self.sampling)
             n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
             items, workers = choose(
                 self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),

@@ -92,7 +92,7 @@ def priors(plan: Plan) -> list[Cell]:
     kinds = plan.few(["homogeneous", "class", "worker", "class_worker"])
     honest = plan.cells(prior=kinds, strength=[10.0, 30.0], gold=[GOLD], estimate=["gold"])
     known = plan.fewer.cells(prior=kinds, strength=[10.0, 30.0] if plan.full else [10.0], oracle=[True])
-    return honest + known + plan.cells(method=[PAPER], faithful=[True], prior=kinds, strength=[240.0], oracle=[True])
+    return honest + known + plan.fewer.cells(method=[PAPER], faithful=[True], prior=kinds, strength=[240.0], oracle=[True])
 
 
 def assignment(plan: Plan) -> list[Cell]:
@@ -104,7 +104,7 @@ def assignment(plan: Plan) -> list[Cell]:
 
 def noise(plan: Plan) -> list[Cell]:
     """Structured (the default) and uniform, with our method and with the paper's as it was released."""
-    return plan.cells(noise=[None, "uniform"]) + plan.cells(method=[PAPER], faithful=[True], noise=[None, "uniform"])
+    return plan.cells(noise=[None, "uniform"]) + plan.fewer.cells(method=[PAPER], faithful=[True], noise=[None, "uniform"])
 
 
 def distractors(plan: Plan) -> list[Cell]:
