@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_annot.experiments.curves import Run, correlation, figures_of, importance, value_at
+from lightning_annot.experiments.curves import Run, correlation, figures_of, importance, spreads, value_at
 from lightning_annot.experiments.figures import draw_assignment, draw_curves, draw_spec, draw_workers, save_png, tells_workers
 from lightning_annot.experiments.page import NOTHING, Page, best, difference, from_to, mean_sd, ordering, run_table
 from lightning_annot.experiments.released import AT, STOP, Baselines, gaps, released_curves, released_line
@@ -177,8 +177,22 @@ def write_priors(page: Page, runs: Sequence[Run], book: Book) -> None:
             run_table(page, panel.lines, "prior", paid=True)
             for source in ("gold", "oracle-prior"):
                 some = {label: line for label, line in panel.lines.items() if source in label}
-                page.add(best(some))
+                page.add(best(some), _worker_prior(some))
         book.draw(page, name, runs)
+
+
+def _worker_prior(lines: dict[str, list[Run]]) -> str:
+    """Whether knowing each worker's accuracy (B) helps most, as in the paper, and how far workers and classes differ."""
+    ends = {label: float(np.mean(_all([figures_of(run) for run in line], "accuracy"))) for label, line in lines.items()}
+    if len(ends) < 3 or not any(label.startswith("B ") for label in ends):
+        return ""
+    first = max(ends, key=ends.__getitem__)
+    by_worker, by_class = spreads(next(iter(lines.values()))[0])
+    said = "holds" if first.startswith("B ") else f"does not hold: {first} does"
+    return (
+        f"That B helps most {said}. The standard deviation of these simulated people's accuracy is {100 * by_class:.0f} points "
+        f"between classes, and {100 * by_worker:.0f} between workers."
+    )
 
 
 def write_assignment(page: Page, runs: Sequence[Run], book: Book) -> None:

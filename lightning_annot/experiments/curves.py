@@ -152,6 +152,13 @@ def importance(run: Run) -> pd.DataFrame:
     return shown.assign(answers=[given.get(name, 0) for name in names])
 
 
+def spreads(run: Run) -> tuple[float, float]:
+    """Standard deviation of the simulated workers' true accuracy between workers, and between classes."""
+    with np.load(run.folder / "simulated_workers.npz", allow_pickle=False) as arrays:
+        diagonal = arrays["confusions"].diagonal(axis1=1, axis2=2)
+    return float(diagonal.mean(1).std()), float(diagonal.mean(0).std())
+
+
 def correlation(workers: pd.DataFrame) -> float:
     """Pearson's r of importance and answers; nan where one of them does not vary."""
     pair = workers[["importance", "answers"]].to_numpy(dtype=float)
