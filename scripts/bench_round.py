@@ -37,7 +37,7 @@ from lightning_annot.data.projection import ProjectionSettings
 from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import fold_use, soft_cross_entropy, windows
 from lightning_annot.learner.module import MixMatchModule
-from lightning_annot.round import SamplingSettings
+from lightning_annot.round import CrowdSettings, SamplingSettings
 from lightning_annot.types import Answer, Question
 from lightning_annot.workers.simulated import UniformNoiseWorkers
 
@@ -105,7 +105,8 @@ def run_rounds(folder: Path, args: argparse.Namespace, steps: int | None) -> tup
         features=str(folder / "features.npy"), labels=str(folder / "labels.csv"), batches=batches, seed=args.seed
     )
     sampling = SamplingSettings(per_round=args.per_round)
-    round_ = AnnotationRound(str(output), UniformNoiseWorkers(args.workers, ACCURACY), sampling=sampling)
+    crowd = CrowdSettings(max_iterations=args.em_most)
+    round_ = AnnotationRound(str(output), UniformNoiseWorkers(args.workers, ACCURACY), crowd=crowd, sampling=sampling)
     clock = RoundClock()
     trainer = Trainer(
         max_epochs=args.rounds,
@@ -187,6 +188,7 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "seconds_round": round(clock.seconds[-2], 3),
         "seconds_em_iteration": round(em_iteration, 4),
         "em_iterations": iterations,
+        "em_most": args.em_most,
         "training_steps": clock.steps,
         "five_folds_over_one": round(time_heads(5, args.classes) / time_heads(1, args.classes), 2),
         "accuracy": round(last["accuracy"], 4),
@@ -209,12 +211,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-round", type=int, default=2000)
     parser.add_argument("--rounds", type=int, help="default: 3, or 2 where items x classes is above 2^28")
+    parser.add_argument("--em-most", type=int, help="most iterations of each EM; default: 100, or 5 where large")
     parser.add_argument("--converged-steps", type=int, help="steps a round of the converged run; 0, the default if large: none")
     args = parser.parse_args()
     if args.items < 20 * args.classes or args.annotations <= args.per_round:
         parser.error("needs at least 20 items a class, and more annotations than a round asks")
     large = args.items * args.classes > LARGE
     args.rounds = args.rounds or (2 if large else 3)
+    args.em_most = args.em_most or (5 if large else CrowdSettings().max_iterations)
     args.converged_steps = (0 if large else 1200) if args.converged_steps is None else args.converged_steps
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as folder:
