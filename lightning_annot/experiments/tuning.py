@@ -136,7 +136,8 @@ def _values(trial: Trial, space: Mapping[str, Sequence[float]]) -> dict[str, flo
 
 
 def _complete(study: Study) -> list[Any]:
-    return study.get_trials(deepcopy=False, states=[_state("COMPLETE")])
+    found: list[Any] = study.get_trials(deepcopy=False, states=[_state("COMPLETE")])
+    return found
 
 
 def _state(name: str) -> Any:
