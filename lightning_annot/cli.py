@@ -127,7 +127,6 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
     warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", "The dirpath has changed from")
-    warnings.filterwarnings("ignore", "`LightningModule.configure_optimizers` returned `None`")  # a method without a learner
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the command line's, presets expanded
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return AnnotationCLI(

@@ -29,6 +29,13 @@ def test_two_processes_are_one_run(bank: Bank, tmp_path: Path) -> None:
     assert files(two) == files(one)
 
 
+def test_two_processes_without_a_learner(bank: Bank, tmp_path: Path) -> None:
+    settings = {**bank.settings(), "trainer.devices": 2, "trainer.strategy": "ddp", "annotation.output_dir": tmp_path}
+    result = run("fit", "--method", "online_ds", *arguments(settings), OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert rounds(tmp_path)["annotations"].tolist() == [0, 20, 40]
+
+
 def files(folder: Path) -> set[str]:
     """All files below a run, by name."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -14,7 +14,7 @@ class UniformModule(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.automatic_optimization = False
+        self.nothing = torch.nn.Parameter(torch.zeros(()))  # several processes need something to agree on
         self.n_classes: Tensor
         self.register_buffer("n_classes", torch.zeros((), dtype=torch.int64))
 
@@ -35,8 +35,9 @@ class UniformModule(LightningModule):
         """-log K, (B, K)."""
         return torch.full((len(x), int(self.n_classes)), -math.log(int(self.n_classes)))
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Nothing to train."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """A loss of 0: nothing to train."""
+        return 0.0 * self.nothing
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The loss of knowing nothing."""
@@ -50,5 +51,6 @@ class UniformModule(LightningModule):
         """Rows (B,) and probabilities (B, K)."""
         return batch["row"], self(batch["x"])
 
-    def configure_optimizers(self) -> None:
-        """None."""
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One that moves nothing."""
+        return torch.optim.SGD([self.nothing], lr=0.0)
