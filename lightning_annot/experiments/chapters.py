@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,9 +78,16 @@ def write_released(page: Page, runs: Sequence[Run], book: Book) -> None:
             "an image. That each preset follows the released code to 3 points on the mean and 2 at the end "
             f"{'holds' if max(means) <= 0.03 and max(last) <= 0.02 else 'does not hold'}."
         )
+        page.add(*map(_released_ladder, panels))
         dashed = partial(released_line, book.baselines)
         figure = draw_curves(_BY_NAME["methods"], panels[:3], dashed, "the released code")
         page.picture("Presets and released code", save_png(figure, book.pictures / "released.png"), book.folder)
+
+
+def _released_ladder(panel: Panel) -> str:
+    lines = {str(label).partition(" (")[0]: runs for label, runs in panel.lines.items()}
+    said = _order_of(lines, _LADDER[:-1], _RISES[:-1])
+    return f"{panel.title.capitalize()}, as released: {said}" if said else ""
 
 
 def write_methods(page: Page, runs: Sequence[Run], book: Book) -> None:
@@ -104,14 +111,20 @@ def write_methods(page: Page, runs: Sequence[Run], book: Book) -> None:
 
 
 def _ladder(panel: Panel) -> str:
-    if any(label not in panel.lines for label in _LADDER):
+    said = _order_of(panel.lines, _LADDER, _RISES)
+    return f"{said} {_WHY_LEAN}" if "is not above Lean" in said else said
+
+
+def _order_of(lines: Mapping[str, Sequence[Run]], names: Sequence[str], rises: Sequence[bool]) -> str:
+    """Whether accuracy rises along ``names`` at half an answer and at one answer an image; empty if one is absent."""
+    if any(name not in lines for name in names):
         return ""
+    claim = names[0] + "".join(f" {'<' if up else '<='} {name}" for up, name in zip(rises, names[1:], strict=True))
     text = []
     for x in (0.5, 1.0):
-        values = [[float(value_at(run.rounds, "accuracy", x)) for run in panel.lines[label]] for label in _LADDER]
-        text.append(f"At {x:g} answers an image it {ordering(_LADDER, values, _RISES)}")
-    claim = f"The order online DS < Lean < Improved Lean <= efficient annotation < ours. {' '.join(text)}"
-    return f"{claim} {_WHY_LEAN}" if any("is not above Lean" in part for part in text) else claim
+        values = [[float(value_at(run.rounds, "accuracy", x)) for run in lines[name]] for name in names]
+        text.append(f"At {x:g} answers an image it {ordering(names, values, rises)}")
+    return f"The order {claim}. {' '.join(text)}"
 
 
 def _pair(panel: Panel, name: str, first: str, second: str) -> str:
