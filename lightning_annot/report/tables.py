@@ -89,6 +89,9 @@ def write_rounds(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     write_table(path, pd.DataFrame(list(rows), columns=columns))
 
 
-def class_share(posterior: Tensor) -> Tensor:
-    """Mean posterior (K,), summed in double precision."""
-    return (posterior.sum(0, dtype=torch.float64) / len(posterior)).float()
+def class_share(posterior: Tensor, chunk: int = 1 << 13) -> Tensor:
+    """Mean posterior (K,), summed in double precision; in chunks, since that would be another and larger (N, K)."""
+    total = torch.zeros(posterior.shape[1], dtype=torch.float64)
+    for part in torch.split(posterior, chunk):
+        total += part.sum(0, dtype=torch.float64)
+    return (total / len(posterior)).float()
