@@ -43,7 +43,7 @@ class Ledger:
         waiting = self._log.questions(before_round=before_round, open_only=True, kind="annotation")
         asked = self._codes(self._items, waiting["item"], "item")
         whom = np.array([-1 if w is None else self._number(w) for w in waiting["worker"]], dtype=np.int64)
-        arrays = {"item": item[use], "worker": worker[use], "label": label[use], "open_item": asked, "open_worker": whom}
+        arrays = {"item": item[use], "worker": worker[use], "label": label[use], "round": round_[use], "open_item": asked, "open_worker": whom}
         arrays |= {"gold_item": item[gold], "gold_worker": worker[gold], "gold_label": label[gold]}
         return Facts(
             self.workers,

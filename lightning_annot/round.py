@@ -6,19 +6,23 @@ Everything here is a pure function of the facts, of the learner's probabilities,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_annot.crowd.em import EMResult, LogPrior, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import PLAIN, EMResult, LogPrior, run_em, run_tiered_em, write_posterior
 from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, rescale_rows
 from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import PRIORS, Gold, PriorKind, gold_accuracy, reduce_accuracy
+from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.sampling.activelab import activelab, best_first
-from lightning_annot.sampling.assignment import ASSIGNMENTS, Assignment, allowed_workers, assign, assign_hits
+from lightning_annot.sampling.assignment import ASSIGNMENTS, SCORED, Assignment, allowed_workers, assign, assign_hits
 from lightning_annot.sampling.items import ITEM_RULES, ItemRule, candidates, expected_error_reduction, gumbel_top
+from lightning_annot.sampling.matching import DRAWABLE, draw_confusions, information
 from lightning_annot.types import Annotations, AnnotError
 
 HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as float16
@@ -33,12 +37,14 @@ class CrowdSettings:
     ``estimate``: where these accuracies come from: fixed (``accuracy``), em (a pooled EM), or gold (answers to gold questions).
     ``oracle``: an .npz of the true confusions, as simulated workers export; relative paths start at the output folder. Results
     with it are no estimates, and are marked oracle-prior.
+    ``temper``: learn from each round's new answers how far learner and workers may be believed (crowd/tempering.py).
     ``strength``: pseudo-counts of a worker's confusion row. ``accuracy``: what is believed of a worker before any answer.
     """
 
     prior: PriorKind = "tiered"
     accuracy: float = 0.7
     strength: float = 10.0
+    temper: bool = True
     m_step: Literal["soft", "hard"] = "soft"
     max_iterations: int = 100
     tolerance: float = 1e-4
@@ -76,6 +82,9 @@ class SamplingSettings:
     items: ItemRule = "expected_error_reduction"
     workers: Assignment = "random"
     worker_cap: int | None = None
+    worker_share: float | None = None
+    draws: int = 8
+    sharpness: float = 1.0
     hit_size: int = 1
     refill: bool = False
 
@@ -102,7 +111,7 @@ def _no_rows() -> Tensor:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip); open questions (Q,):
+    """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions (Q,):
     ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
     ``gold_worker``, ``gold_label`` (-1 for a skip). ``extra_paid`` counts gold and audit answers.
     """
@@ -113,6 +122,7 @@ class Facts:
     label: Tensor
     open_item: Tensor
     open_worker: Tensor
+    round: Tensor = field(default_factory=_no_rows)
     gold_item: Tensor = field(default_factory=_no_rows)
     gold_worker: Tensor = field(default_factory=_no_rows)
     gold_label: Tensor = field(default_factory=_no_rows)
@@ -163,6 +173,7 @@ def infer(
     threshold: float,
     cost: Tensor | None = None,
     oracle: Tensor | None = None,
+    tempering: Tempering = PLAIN,
 ) -> Inference:
     """Joint EM over the facts; ``log_prior`` gives the learner's log p(y | x) by row.
 
@@ -170,10 +181,10 @@ def infer(
     finished if its risk is below it. ``oracle`` (W, K, K): true confusions, where the settings name them.
     """
     prior = _with_prototypes(log_prior, prototype, n_classes)
-    result = fit_crowd(facts, prior, prototype, n_classes, crowd, oracle)
+    result = fit_crowd(facts, prior, prototype, n_classes, crowd, oracle, tempering)
     # Half precision is exact to 5e-4, and keeps the one array of this size within reach where N x K is vast.
     dtype = torch.float16 if n_rows * n_classes > HALF_ABOVE else torch.float32
-    posterior = write_posterior(result, prior, n_rows, torch.empty(n_rows, n_classes, dtype=dtype))
+    posterior = write_posterior(result, prior, n_rows, torch.empty(n_rows, n_classes, dtype=dtype), tempering)
     rows = (prototype >= 0).nonzero()[:, 0]
     posterior[rows] = torch.nn.functional.one_hot(prototype[rows], n_classes).to(posterior)
     decision = decide(posterior, cost)
@@ -181,7 +192,13 @@ def infer(
 
 
 def fit_crowd(
-    facts: Facts, log_prior: LogPrior, prototype: Tensor, n_classes: int, crowd: CrowdSettings, oracle: Tensor | None = None
+    facts: Facts,
+    log_prior: LogPrior,
+    prototype: Tensor,
+    n_classes: int,
+    crowd: CrowdSettings,
+    oracle: Tensor | None = None,
+    tempering: Tempering = PLAIN,
 ) -> EMResult:
     """The workers' confusions by EM under the prior that the settings name; arguments as in ``infer``.
 
@@ -191,7 +208,12 @@ def fit_crowd(
     n_workers = max(1, len(facts.workers))
     annotations = facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
     base = homogeneous_prior(n_classes, crowd.accuracy, crowd.strength)
-    options = {"m_step": crowd.m_step, "max_iterations": crowd.max_iterations, "tolerance": crowd.tolerance}
+    options: dict[str, Any] = {
+        "m_step": crowd.m_step,
+        "max_iterations": crowd.max_iterations,
+        "tolerance": crowd.tolerance,
+        "tempering": tempering,
+    }
     if oracle is not None:
         if crowd.prior == "tiered":
             base = rescale_rows(oracle.mean(0).clamp(min=1e-4), crowd.strength)
@@ -204,9 +226,9 @@ def fit_crowd(
         return run_tiered_em(annotations, log_prior, base, n_workers, strength=crowd.strength, **options)
     elif len(annotations) and crowd.estimate == "em":
         everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
-        pooled = run_em(everybody, log_prior, base, 1, **options)  # type: ignore[arg-type]
+        pooled = run_em(everybody, log_prior, base, 1, **options)
         base = diagonal_prior(reduce_accuracy(pooled.diagonal(), crowd.prior), crowd.strength)
-    return run_em(annotations, log_prior, base, n_workers, **options)  # type: ignore[arg-type]
+    return run_em(annotations, log_prior, base, n_workers, **options)
 
 
 def _with_prototypes(log_prior: LogPrior, prototype: Tensor, n_classes: int) -> LogPrior:
@@ -283,13 +305,35 @@ def choose(
     allowed = allowed_workers(order, n_items, n_workers, asked_item, asked_worker, possible)
     load = torch.bincount(asked_worker, minlength=n_workers)
     reliability = None
-    if settings.workers == "greedy":
-        reliability = inference.posterior[order].float() @ inference.crowd.diagonal()[:n_workers].float().T
+    if settings.workers in SCORED:
+        reliability = _worker_score(inference, order, n_workers, settings, generator)
     if settings.hit_size > 1:
         return assign_hits(
             order, allowed, load, generator, settings.hit_size, n, settings.workers, reliability, settings.worker_cap
         )
-    return assign(order, allowed, load, generator, settings.workers, reliability, settings.worker_cap)
+    most = settings.worker_cap
+    if settings.worker_share is not None:
+        share = max(1, math.ceil(settings.worker_share * len(order)))
+        most_now = load + share if most is None else (load + share).clamp(max=most)
+        return assign(order, allowed, load, generator, settings.workers, reliability, most_now)
+    return assign(order, allowed, load, generator, settings.workers, reliability, most)
+
+
+def _worker_score(
+    inference: Inference, order: Tensor, n_workers: int, settings: SamplingSettings, generator: torch.Generator
+) -> Tensor:
+    """What each of ``n_workers`` is worth for each item of ``order``, (n, W)."""
+    posterior, crowd = inference.posterior[order].float(), inference.crowd
+    n_classes = posterior.shape[1]
+    if settings.workers == "greedy" or n_workers * n_classes**2 > DRAWABLE:
+        return posterior @ crowd.diagonal()[:n_workers].float().T
+    counts = crowd.all_counts()[:n_workers].float()
+    parts = max(1, min(settings.draws, len(order)))
+    scores = []
+    for part in posterior.tensor_split(parts):
+        confusions = draw_confusions(counts, generator) if settings.draws else counts / counts.sum(2, keepdim=True)
+        scores.append(information(part, confusions))
+    return torch.cat(scores)
 
 
 def _order(
@@ -311,5 +355,5 @@ def _order(
     weight = torch.zeros(len(among))
     if settings.items == "expected_error_reduction":
         confusion = inference.crowd.pooled_confusion()
-        weight = expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
+        weight = settings.sharpness * expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
     return among[gumbel_top(weight, n, generator)]

@@ -16,6 +16,7 @@ from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
+from lightning_annot.recalibration import Recalibration, fresh_answers
 from lightning_annot.round import (
     CrowdSettings,
     Facts,
@@ -81,6 +82,7 @@ class AnnotationRound(Callback):
         self.folder = RunFolder(Path(output_dir))
         self.stop_reason: str | None = None
         self._next_round = 0
+        self._recalibration = Recalibration()
         self.rows: list[dict[str, float]] = []
         self._ledger: Ledger | None = None
         self._true_confusions: torch.Tensor | None = None
@@ -183,16 +185,23 @@ class AnnotationRound(Callback):
         if trainer.is_global_zero:
             self.folder.save_tables(self._table, facts, self._inference)
         row["seconds_save"] = self._lap()
+        if self.stop_reason is None:
+            self.facts = self._shared_facts(trainer, round_ + 1)
+            self._recalibrate(round_)
         # The (N, K) posterior is the largest thing there is: let go of the round's before the next is made.
         del self._inference
         if self.stop_reason is None:
             self._stage(trainer, "inferring")
-            self.facts = self._shared_facts(trainer, round_ + 1)
             self._set_pools(self._infer())
         trainer.should_stop = self.stop_reason is not None
         row["seconds_infer"] += self._lap()
         if trainer.is_global_zero:
             self.folder.save_rows(self.rows)
+
+    def _recalibrate(self, round_: int) -> None:
+        """Let the round's answers, which the learner has not seen, say how far it and the workers may be believed."""
+        if self.crowd.temper:
+            self._recalibration.learn(round_, fresh_answers(self.facts, round_, self._inference.crowd, self.predictions))
 
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
@@ -247,7 +256,7 @@ class AnnotationRound(Callback):
         n_classes = len(self._table.classes)
         return infer(
             self.facts, self.predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
-            self._cost, self._oracle(),
+            self._cost, self._oracle(), self._recalibration.tempering,
         )  # fmt: skip
 
     def _oracle(self) -> torch.Tensor | None:
@@ -300,11 +309,13 @@ class AnnotationRound(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rounds so far, as plain values; the facts are in the log."""
-        return {"next_round": self._next_round, "rows": [dict(row) for row in self.rows]}
+        rows = [dict(row) for row in self.rows]
+        return {"next_round": self._next_round, "rows": rows, "recalibration": self._recalibration.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the checkpoint's last round."""
         self._next_round, self.rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
+        self._recalibration.load_state_dict(state_dict["recalibration"])
 
     @staticmethod
     def _stage(trainer: Trainer, name: str) -> None:

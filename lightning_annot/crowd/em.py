@@ -7,7 +7,8 @@ rows of w_j ~ Dir(1 + m), m = strength x alpha. EM maximises the MAP objective
 
 E step: q_i(y) proportional to p(y | x_i) prod_j w_j[y, z_ij].
 M step: w_j[y, z] = (m[y, z] + sum_i q_i(y) [z_ij = z]) / row sum.
-In the soft mode L never falls. The hard mode puts all of q_i on its largest entry in the M step, as the released code does.
+Tempered (crowd/tempering.py), q_i is proportional to p(y | x_i)^a prod_j w_j[y, z_ij]^b, and L's first sum is
+sum_i (1/b) log sum_y p(y | x_i)^a prod_j w_j[y, z_ij]^b, which the same M step raises. In the soft mode L never falls. The hard mode puts all of q_i on its largest entry in the M step, as the released code does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from torch.nn.functional import embedding_bag
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
 from lightning_annot.crowd.priors import Prior, rescale_rows
+from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.types import Annotations, AnnotError
+
+PLAIN = Tempering()
 
 LogPrior = Callable[[Tensor], Tensor]
 """Maps item rows (n,) to log p(y | x) (n, K); a tensor's ``__getitem__`` is one."""
@@ -62,11 +66,16 @@ class EMResult:
         """Prior and expected annotations of each worker and true class, (W, K)."""
         return self.incidence.worker_sums(self.counts) + self.prior.totals()
 
-    def confusions(self) -> Tensor:
-        """Confusions (W, K, K), row = true class, column = answer; dense, for small W x K x K."""
+    def all_counts(self) -> Tensor:
+        """Prior and expected annotations (W, K, K), row = true class, column = answer; dense, for small W x K x K."""
         inc = self.incidence
         dense = self.pseudo_counts.expand(inc.n_workers, -1, -1).clone()
         dense[inc.pair_worker, :, inc.pair_label] += self.counts
+        return dense
+
+    def confusions(self) -> Tensor:
+        """Confusions (W, K, K), row = true class, column = answer; dense, for small W x K x K."""
+        dense = self.all_counts()
         return dense / dense.sum(2, keepdim=True)
 
     def pooled_confusion(self) -> Tensor:
@@ -80,6 +89,23 @@ class EMResult:
         right = self.pseudo_counts.diagonal(dim1=-2, dim2=-1).expand(inc.n_workers, -1).clone()
         right[inc.pair_worker, inc.pair_label] += self.counts[torch.arange(len(self.counts)), inc.pair_label]
         return right / self.row_totals()
+
+    def log_answer(self, worker: Tensor, label: Tensor) -> Tensor:
+        """log w_j[y, z] of answers ``label`` z (n,) by ``worker`` j (n,) for every true class y, (n, K); any worker may be new.
+
+        A worker beyond those of the fit is what the prior's mean says.
+        """
+        inc, known = self.incidence, worker < self.incidence.n_workers
+        out = self.prior.mean().T[label] / self.prior.mean().sum(1)
+        worker, label = worker[known], label[known]
+        code = worker * inc.n_classes + label
+        codes = inc.pair_worker * inc.n_classes + inc.pair_label
+        at = torch.searchsorted(codes, code).clamp(max=max(0, len(codes) - 1))
+        mass = self.prior.rows(worker, label).clone()
+        if len(codes):
+            mass += self.counts[at] * (codes[at] == code)[:, None]
+        out[known] = mass / self.row_totals()[worker]
+        return out.log()
 
     def log_likelihood(self, chunk: Chunk) -> Tensor:
         """log prod_j w_j[y, z_ij] of the chunk's items by class y, (n, K); needs no table of all pairs."""
@@ -99,6 +125,7 @@ def run_em(
     max_iterations: int = 100,
     tolerance: float = 1e-4,
     start: Tensor | None = None,
+    tempering: Tempering = PLAIN,
     chunk_elements: int = 1 << 21,
 ) -> EMResult:
     """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts``, (K, K) or (W, K, K).
@@ -120,7 +147,7 @@ def run_em(
     while not converged and len(history) < max_iterations:
         # The table takes the memory of the counts: two (P, K) arrays are alive, not three.
         table, log_density = _log_table(inc, counts, prior)
-        counts, log_evidence = _renewed_counts(inc, table, log_prior, m_step == "hard")
+        counts, log_evidence = _renewed_counts(inc, table, log_prior, m_step == "hard", tempering)
         history.append(log_evidence + log_density)
         converged = len(history) > 1 and history[-1] - history[-2] <= tolerance * len(annotations)
     return EMResult(inc, counts, pseudo_counts, tuple(history), converged)
@@ -146,8 +173,14 @@ def run_tiered_em(
     return run_em(annotations, log_prior, prior, n_workers, **options)  # type: ignore[arg-type]
 
 
-def write_posterior(result: EMResult, log_prior: LogPrior | Tensor, n_items: int, out: Tensor | None = None) -> Tensor:
-    """Posterior of all items (N, K): p(y | x) where nobody answered, times the workers' likelihood elsewhere.
+def write_posterior(
+    result: EMResult,
+    log_prior: LogPrior | Tensor,
+    n_items: int,
+    out: Tensor | None = None,
+    tempering: Tempering = PLAIN,
+) -> Tensor:
+    """Posterior of all items (N, K): p(y | x) where nobody answered, times the workers' likelihood elsewhere, both tempered.
 
     Streams in chunks, so that the (N, K) result is the only array of its size.
     """
@@ -158,18 +191,22 @@ def write_posterior(result: EMResult, log_prior: LogPrior | Tensor, n_items: int
     rows = max(1, (1 << 21) // inc.n_classes)
     for start in range(0, n_items, rows):
         stop = min(start + rows, n_items)
-        out[start:stop] = log_prior(torch.arange(start, stop, device=out.device)).exp()
+        unanswered = log_prior(torch.arange(start, stop, device=out.device))
+        out[start:stop] = unanswered.exp() if tempering.model[0] == 1.0 else (tempering.model[0] * unanswered).softmax(1)
     for chunk in inc.chunks:
         items = inc.items[chunk.start : chunk.stop]
-        out[items] = (result.log_likelihood(chunk) + log_prior(items)).softmax(1).to(out)
+        joint, _ = _tempered(result.log_likelihood(chunk), log_prior(items), chunk, tempering)
+        out[items] = joint.softmax(1).to(out)
     return out
 
 
-def _renewed_counts(inc: Incidence, table: Tensor, log_prior: LogPrior, hard: bool) -> tuple[Tensor, float]:
+def _renewed_counts(
+    inc: Incidence, table: Tensor, log_prior: LogPrior, hard: bool, tempering: Tempering
+) -> tuple[Tensor, float]:
     """One E step and the counts (P, K) of the M step after it, with the summed log evidence."""
     renewed, evidence = torch.zeros_like(table), 0.0
     for chunk in inc.chunks:
-        posterior, log_evidence = _e_step(inc, chunk, table, log_prior)
+        posterior, log_evidence = _e_step(inc, chunk, table, log_prior, tempering)
         evidence += log_evidence
         if hard:
             posterior = torch.zeros_like(posterior).scatter_(1, posterior.argmax(1, keepdim=True), 1.0)
@@ -177,16 +214,25 @@ def _renewed_counts(inc: Incidence, table: Tensor, log_prior: LogPrior, hard: bo
     return renewed, evidence
 
 
-def _e_step(inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior) -> tuple[Tensor, float]:
+def _e_step(
+    inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior, tempering: Tempering
+) -> tuple[Tensor, float]:
     """Posterior of the chunk's items (n, K), and their summed log evidence."""
-    joint = inc.item_sums(chunk, table)
-    joint += log_prior(inc.items[chunk.start : chunk.stop])
+    joint, share = _tempered(inc.item_sums(chunk, table), log_prior(inc.items[chunk.start : chunk.stop]), chunk, tempering)
     # One pass of exp serves both the posterior and the evidence.
     peak = joint.amax(1, keepdim=True)
     posterior = joint.sub_(peak).exp_()
     total = posterior.sum(1, keepdim=True)
-    evidence = float(total.log().add_(peak).sum(dtype=torch.float64))
+    evidence = float(total.log().add_(peak).mul_(share).sum(dtype=torch.float64))
     return posterior.div_(total), evidence
+
+
+def _tempered(people: Tensor, model: Tensor, chunk: Chunk, tempering: Tempering) -> tuple[Tensor, Tensor | float]:
+    """b log-likelihood + a log p(y | x) of the chunk's items, in place of ``people`` (n, K), and 1 / b, (n, 1) or 1."""
+    if tempering.is_plain:
+        return people.add_(model), 1.0
+    a, b = (e.to(people) for e in tempering.of(chunk.n_answers))
+    return people.mul_(b).add_(model * a), 1.0 / b
 
 
 def _log_table(inc: Incidence, counts: Tensor, prior: Prior) -> tuple[Tensor, float]:

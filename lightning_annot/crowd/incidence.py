@@ -27,6 +27,11 @@ class Chunk:
     pair_offset: Tensor  # first annotation of each pair in ``pairs``
     pairs: Tensor  # the distinct pairs of the chunk
 
+    @property
+    def n_answers(self) -> Tensor:
+        """Annotations of each item of the chunk, (stop - start,)."""
+        return torch.diff(self.item_offset, append=torch.tensor([len(self.pair)], device=self.item_offset.device))
+
 
 @dataclass(frozen=True)
 class Incidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -180,6 +181,13 @@ class AnnotationDataModule(LightningDataModule):
             own = self.table.fold if self._table is not None else torch.zeros(len(parts[0]), dtype=torch.int64)
             self._projected = (torch.cat(parts), torch.cat([own, extra_fold]))
         return self._projected
+
+    @cached_property
+    def curvature(self) -> float:
+        """Largest eigenvalue of the projected features' second moment: the step size of a linear head goes by its inverse."""
+        features = self.projected()[0]
+        sample = features[:: max(1, len(features) // 20_000)]
+        return float(torch.linalg.eigvalsh(sample.T @ sample / len(sample))[-1])
 
     def held_out(self) -> tuple[Tensor, Tensor, Tensor]:
         """Prototypes that some head has not learned from: features (P, d), folds (P,), clean classes (P,)."""

@@ -49,8 +49,8 @@ class MixMatchModule(LightningModule):
     def __init__(
         self,
         hidden: int | None = None,
-        lr: float = 0.06,
-        weight_decay: float = 0.001,
+        lr: float | None = None,
+        weight_decay: float | None = None,
         mixed_weight: float = 10.0,
         ema: float | None = None,
         restart: bool = False,
@@ -60,8 +60,14 @@ class MixMatchModule(LightningModule):
         fold_share: float = 0.6,
         schedule: Literal["falling", "sqrt"] = "falling",
         calibration: Literal["fitted", "released"] = "fitted",
+        optimizer: Literal["momentum", "adam"] | None = None,
+        decay_rows: Literal["labelled", "all"] = "labelled",
     ) -> None:
         super().__init__()
+        self.decay_rows = decay_rows
+        self.optimizer = optimizer or ("momentum" if hidden is None else "adam")
+        lr = lr if lr is not None else {"momentum": 1.0, "adam": 0.06}[self.optimizer]
+        weight_decay = weight_decay if weight_decay is not None else {"momentum": 1.0, "adam": 0.001}[self.optimizer]
         if lr <= 0 or weight_decay < 0 or mixed_weight < 0 or (hidden is not None and hidden < 1):
             raise AnnotError(
                 f"lr {lr}, weight_decay {weight_decay}, mixed_weight {mixed_weight}, hidden {hidden} given; lr and hidden must "
@@ -150,13 +156,15 @@ class MixMatchModule(LightningModule):
             self.best.offer(self.heads, *(t.to(self.device) for t in held_out))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with an L2 penalty on the weights alone."""
+        """Nesterov momentum or Adam, with an L2 penalty on the weights alone."""
         assert self.heads is not None
         groups = [
             {"params": list(self.heads.weights), "weight_decay": self.weight_decay / self.heads.n_classes},
             {"params": list(self.heads.biases), "weight_decay": 0.0},
         ]
-        return torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.99))
+        if self.optimizer == "adam":
+            return torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.99))
+        return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the step size: rounds differ in length, which the Trainer knows only once one has begun."""
@@ -167,6 +175,12 @@ class MixMatchModule(LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * factor
+            if self.optimizer == "momentum":
+                data = self.trainer.datamodule  # type: ignore[attr-defined]
+                for group in optimizer.param_groups:
+                    group["lr"] /= data.curvature
+                n = max(1, len(data.pools.labelled)) + (len(data.pools.pseudo) if self.decay_rows == "all" else 0)
+                optimizer.param_groups[0]["weight_decay"] = self.weight_decay / n
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:

@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Assignment = Literal["random", "least_loaded", "greedy"]
-ASSIGNMENTS: tuple[Assignment, ...] = ("random", "least_loaded", "greedy")
+Assignment = Literal["random", "least_loaded", "greedy", "information"]
+ASSIGNMENTS: tuple[Assignment, ...] = ("random", "least_loaded", "greedy", "information")
+
+SCORED: tuple[Assignment, ...] = ("greedy", "information")  # rules that rank workers by a score of each item and worker
 
 
 def assign(
@@ -62,7 +64,7 @@ def assign_hits(
         if not bool(can.any()):
             break
         merit = torch.rand(len(load), generator=generator) - 1e6 * hits
-        if rule == "greedy":
+        if rule in SCORED:
             assert reliability is not None
             merit = 1e-6 * merit + reliability[left.nonzero()[:size, 0]].mean(0)  # ties by chance
         elif rule == "least_loaded":
@@ -103,7 +105,7 @@ def best_with_room(score: Tensor, room: Tensor) -> Tensor:
 def _score(shape: torch.Size, load: Tensor, generator: torch.Generator, rule: Assignment, reliability: Tensor | None) -> Tensor:
     """What the rule prefers, (n, W); larger is better."""
     noise = torch.rand(shape, generator=generator)
-    if rule == "greedy":
+    if rule in SCORED:
         assert reliability is not None
         return reliability + 1e-6 * noise  # ties by chance
     if rule == "least_loaded" and len(noise):

@@ -1,0 +1,101 @@
+"""How far the learner and the workers may be believed: exponents learned from answers that nothing had yet learned from.
+
+Learner and workers fail on the same hard items, so the product of their evidence is too sure of itself. With n answers, the
+posterior here is
+
+    q_i(y)  proportional to  p(y | x_i)^a_n  (prod_j w_j[y, z_ij])^b_n
+
+Whatever a round asks comes back before any learner has seen it. With q_i from the n answers before it, the new answer z of
+worker j has probability sum_y q_i(y) w_j[y, z]. The exponents maximise the likelihood of such answers, which takes no truth, and
+is not biased by how items were chosen: the choice depended on what q_i is made of, and on nothing else (prequential: Dawid 1984).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+BOUNDS = (0.05, 2.0)  # of an exponent
+
+
+@dataclass(frozen=True)
+class Tempering:
+    """Exponents ``model`` (L,) and ``people`` (L,) of items with 0, 1, ... L - 1 answers; with more, the last hold."""
+
+    model: tuple[float, ...] = (1.0,)
+    people: tuple[float, ...] = (1.0,)
+
+    def of(self, n_answers: Tensor) -> tuple[Tensor, Tensor]:
+        """Exponents (n, 1) of the learner and of the workers for items with ``n_answers`` (n,)."""
+        level = n_answers.clamp(max=len(self.model) - 1)
+        return tuple(torch.tensor(e, dtype=torch.float32)[level][:, None] for e in (self.model, self.people))  # type: ignore[return-value]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all exponents are 1, so that the posterior is the plain product."""
+        return set(self.model) | set(self.people) == {1.0}
+
+
+@dataclass(frozen=True)
+class FreshAnswers:
+    """Answers that no learner has seen, with what was believed before them.
+
+    ``model`` (A, K): log p(y | x) of the item; ``people`` (A, K): log-likelihood of its earlier answers, of which there were
+    ``earlier`` (A,); ``answer`` (A, K): log probability of the new answer by true class.
+    """
+
+    model: Tensor
+    people: Tensor
+    answer: Tensor
+    earlier: Tensor
+
+    def __len__(self) -> int:
+        return len(self.earlier)
+
+    def rows(self, keep: Tensor) -> FreshAnswers:
+        """Those of ``keep``."""
+        return FreshAnswers(self.model[keep], self.people[keep], self.answer[keep], self.earlier[keep])
+
+
+def join(parts: Sequence[FreshAnswers]) -> FreshAnswers:
+    """All of ``parts``, which are not none, in order."""
+    return FreshAnswers(*(torch.cat([getattr(p, name) for p in parts]) for name in ("model", "people", "answer", "earlier")))
+
+
+def log_predictive(fresh: FreshAnswers, model: float, people: float) -> Tensor:
+    """log sum_y q(y) p(answer | y) of each answer (A,), where q has the exponents ``model`` and ``people``."""
+    log_q = (model * fresh.model.double() + people * fresh.people.double()).log_softmax(1)
+    return (log_q + fresh.answer.double()).logsumexp(1)
+
+
+def fit_tempering(fresh: FreshAnswers, levels: int, prior_scale: float = 0.3, most: int = 2000) -> Tempering:
+    """Exponents for 0 .. ``levels`` - 1 answers, from the last ``most`` answers of each level.
+
+    Level n maximises sum log p(answer) - ((log a - log a')^2 + (log b - log b')^2) / (2 ``prior_scale``^2), where a', b' are
+    the exponents one level below, and 1 at the lowest: without answers nothing is tempered, with few little.
+    """
+    model, people = [], []
+    a, b = 1.0, 1.0
+    for level in range(levels):
+        rows = (fresh.earlier == level).nonzero()[-most:, 0]
+        if len(rows):
+            a, b = _fit_level(fresh.rows(rows), a, b, prior_scale)
+        model.append(a)
+        people.append(b)
+    return Tempering(tuple(model), tuple(people))
+
+
+def _fit_level(fresh: FreshAnswers, a: float, b: float, prior_scale: float) -> tuple[float, float]:
+    centre = np.log([a, b])
+
+    def objective(log_ab: np.ndarray) -> float:
+        penalty = float(((log_ab - centre) ** 2).sum()) / (2.0 * prior_scale**2)
+        return penalty - float(log_predictive(fresh, *np.exp(log_ab)).sum())
+
+    found = minimize(objective, centre, method="L-BFGS-B", bounds=[tuple(np.log(BOUNDS))] * 2)
+    return tuple(float(v) for v in np.exp(found.x))  # type: ignore[return-value]

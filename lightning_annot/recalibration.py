@@ -1,0 +1,74 @@
+"""Exponents of learner and workers, renewed each round from the answers that the round brought."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_annot.crowd.em import EMResult, LogPrior
+from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
+from lightning_annot.round import Facts
+
+LEVELS = 3  # items with 0, 1, and 2 or more answers have exponents of their own
+MOST = 2000  # answers of each level that are remembered
+
+
+def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrior) -> FreshAnswers | None:
+    """The answers to questions of ``round_``, seen from ``crowd`` and ``log_prior``, which know those of earlier rounds alone.
+
+    None where there are none. Skips say nothing.
+    """
+    given = facts.label >= 0
+    new, old = given & (facts.round == round_), given & (facts.round < round_)
+    item, worker, label = facts.item[new], facts.worker[new], facts.label[new]
+    if not len(item):
+        return None
+    items, at = torch.unique(item, return_inverse=True)
+    before = old & torch.isin(facts.item, items)
+    local = torch.searchsorted(items, facts.item[before])
+    each = crowd.log_answer(facts.worker[before], facts.label[before])
+    people = each.new_zeros(len(items), each.shape[1]).index_add_(0, local, each)
+    earlier = torch.bincount(local, minlength=len(items))
+    return FreshAnswers(log_prior(item), people[at], crowd.log_answer(worker, label), earlier[at])
+
+
+class Recalibration:
+    """What recent rounds' answers say about how far learner and workers may be believed."""
+
+    def __init__(self) -> None:
+        self.tempering = Tempering()
+        self._fresh: dict[int, FreshAnswers] = {}
+
+    def learn(self, round_: int, fresh: FreshAnswers | None) -> None:
+        """Take in the answers to ``round_``, in place of what was known of it, and renew the exponents."""
+        if fresh is not None:
+            self._fresh[round_] = fresh
+        if self._fresh:
+            rounds = sorted(self._fresh)
+            everything = join([self._fresh[r] for r in rounds])
+            self.tempering = fit_tempering(everything, LEVELS, most=MOST)
+            self._forget(rounds)
+
+    def _forget(self, rounds: list[int]) -> None:
+        """Let go of the oldest rounds while every level has enough without them."""
+        counts = torch.stack([torch.bincount(self._fresh[r].earlier.clamp(max=LEVELS - 1), minlength=LEVELS) for r in rounds])
+        later = counts.flip(0).cumsum(0).flip(0) - counts  # answers in later rounds, by level
+        for r, n in zip(rounds, later, strict=True):
+            if bool(((n >= MOST) | (counts[rounds.index(r)] == 0)).all()):
+                del self._fresh[r]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        rounds = {
+            r: {name: getattr(f, name) for name in ("model", "people", "answer", "earlier")} for r, f in self._fresh.items()
+        }
+        return {"fresh": rounds, "model": list(self.tempering.model), "people": list(self.tempering.people)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        rounds: Mapping[int, Mapping[str, Tensor]] = state["fresh"]
+        self._fresh = {int(r): FreshAnswers(**parts) for r, parts in rounds.items()}
+        self.tempering = Tempering(tuple(state["model"]), tuple(state["people"]))
