@@ -129,6 +129,17 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
     warnings.filterwarnings("ignore", "The dirpath has changed from")
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the command line's, presets expanded
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    return _command_line(args, run=True)
+
+
+def build(args: list[str]) -> AnnotationCLI:
+    """Model, data, round and Trainer that ``fit`` with these settings (without the word ``fit``) would have; nothing runs."""
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    return _command_line(args, run=False)
+
+
+def _command_line(args: list[str] | None, run: bool) -> AnnotationCLI:
+    no_files: dict[str, Any] = {"default_config_files": []}
     return AnnotationCLI(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,
@@ -140,8 +151,9 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
         seed_everything_default=0,
         parser_kwargs={
             "parser_mode": "omegaconf",
-            **{name: {"default_config_files": []} for name in ("fit", "validate", "test", "predict")},
+            **(dict.fromkeys(("fit", "validate", "test", "predict"), no_files) if run else no_files),
         },
         auto_configure_optimizers=False,
         args=args,
+        run=run,
     )
