@@ -81,6 +81,12 @@ class AnnotationCLI(LightningCLI):
         """Folder of the run."""
         return str(self._get(self.config, "annotation")["output_dir"])
 
+    @property
+    def annotation_round(self) -> AnnotationRound:
+        """The callback with the workers and all settings of a round."""
+        found: AnnotationRound = self._get(self.config_init, "annotation")
+        return found
+
     def before_fit(self) -> None:
         """The same command goes on: from the run's last checkpoint if there is one, else from the log."""
         config = self.config_init["fit"]

@@ -4,11 +4,12 @@
     python scripts/bench_economy.py --answers --rows 0:5000 --methods ours lean "soft:annotation.crowd.strength=30" --out p.csv
     python scripts/bench_economy.py --group dog --tail 10 --workers 20 --methods ours oracle-best-worker --out tail.csv
 
-``--answers`` replays real people (configs/recorded.yaml), each ``--group`` asks simulated ones (configs/simulated.yaml). A method
-is ``ours``, another preset, ``oracle`` or ``oracle-best-worker`` (true confusions, and a model that has learned from all true
-labels), or ``NAME:key=value,key=value``: ours with these settings. The file has one row a run, written as runs end; the same
-command goes on where it was stopped. ``to90`` is answers an image at the first round with 90% of the labels right, without
-prototypes, and empty where no round is. Settings that hold for all methods are part of the setting's name.
+``--answers`` replays real people (configs/recorded.yaml), each ``--group`` asks simulated ones (configs/simulated.yaml). A
+method is ``ours``, another preset, ``oracle`` or ``oracle-best-worker`` (true confusions, and a model that has learned from all
+true labels), or ``NAME:key=value,key=value``: ours with these settings. The file has one row a run, written as runs end; the
+same command goes on where it was stopped. ``to90`` is answers an image at the first round with 90% of the labels right, without
+prototypes, and empty where no round is. What holds for all methods is part of the setting's name. Relative paths among settings
+are read from the project's folder.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--runs", type=Path, help="folder of the runs (default: beside --out, named after it)")
     found.add_argument("--table", type=Path, metavar="FILE.md", help="write the tables to this file, too")
     found.add_argument("--rows", metavar="A:B", help="only items A to B - 1")
-    found.add_argument("--tail", type=float, metavar="R", help="class k of K keeps n_max R^(-k / (K - 1)) items")
+    found.add_argument("--tail", type=float, metavar="R", help="class k of K keeps R^(-k / (K - 1)) of its items")
     found.add_argument("--workers", type=int, help="number of simulated workers")
     found.add_argument("--spammers", type=float, help="share of the simulated workers who do not look")
     found.add_argument("--per-round", type=int, help="answers a round")

@@ -104,9 +104,10 @@ def bound_rounds(
 ) -> pd.DataFrame:
     """Rounds of ``per_round`` questions until no item is open; a row a round, columns as in ``rounds.csv``.
 
-    Asked are the items of the highest expected gain by the pooled confusion, among those ``keep`` (N,) that have a risk of
-    ``threshold`` or more, fewer than ``cap`` answers, and someone left to ask. ``who``: next in the order of the replay, random,
-    or best: the highest exact gain by the worker's own confusion. The posterior is p(y | x) prod_j w_j[y, z_j].
+    Asked are the items of the highest expected gain by the pooled confusion (the riskiest, at equal gain) among those ``keep``
+    (N,) that have a risk of ``threshold`` or more, fewer than ``cap`` answers, and someone left to ask. ``who`` answers: the
+    next in the order of the replay, one at random, or the best by the exact gain under the worker's own confusion. The
+    posterior is p(y | x) prod_j w_j[y, z_j].
     """
     log_posterior, count = log_prior.double().clone(), np.zeros(len(truth), dtype=np.int64)
     log_confusions = source.confusions.clamp(min=1e-12).log()
@@ -123,7 +124,7 @@ def bound_rounds(
         if not len(among):
             return pd.DataFrame(rows)
         gain = expected_error_reduction(posterior, source.pooled, among, top=posterior.shape[1])
-        best_first = np.lexsort((-risk[among].numpy(), -gain.numpy()))[:per_round]
+        best_first = np.lexsort((-risk[among].numpy(), -gain.numpy().round(12)))[:per_round]  # no order by rounding errors
         items = among.numpy()[best_first]
         places = _places(posterior[items], source, items, used[items], who, generator)
         used[items, places] = True

@@ -30,7 +30,10 @@ class BankFiles:
 
 @dataclass(frozen=True)
 class Cut:
-    """``rows`` A, B: items A to B - 1, all if None. ``tail`` R: class k keeps n_max R^(-k / (K - 1)) of them, all if None."""
+    """``rows`` A, B: items A to B - 1, all if None.
+
+    ``tail`` R: of these, class k of K keeps at most n R^(-k / (K - 1)), n being the mean number in a class; all if None.
+    """
 
     rows: tuple[int, int] | None = None
     tail: float | None = None
@@ -85,7 +88,7 @@ def kept_rows(label: np.ndarray, cut: Cut) -> np.ndarray:
     first, end = cut.rows or (0, len(label))
     if end > len(label):
         raise AnnotError(f"rows {first}:{end} given; there are {len(label)} items.")
-    rows = np.arange(first, end)
+    rows: np.ndarray = np.arange(first, end)
     classes, code = np.unique(label[rows], return_inverse=True)
     if cut.tail is not None:
         rows = np.sort(rows[_tail(code, len(classes), cut.tail)])
@@ -100,8 +103,8 @@ def kept_rows(label: np.ndarray, cut: Cut) -> np.ndarray:
 
 def _tail(code: np.ndarray, n_classes: int, ratio: float) -> np.ndarray:
     """Positions in ``code`` (n,) of an exponential tail over the classes in order; which ones is drawn, but always the same."""
-    size = np.bincount(code)
-    wanted = size.max() * ratio ** (-np.arange(n_classes) / max(1, n_classes - 1))
+    wanted = len(code) / n_classes * ratio ** (-np.arange(n_classes) / max(1, n_classes - 1)) + 1e-9  # whole numbers stay whole
     shuffled = np.random.default_rng(_DRAW).permutation(len(code))
     place = pd.Series(code[shuffled]).groupby(code[shuffled]).cumcount().to_numpy()
-    return shuffled[place < np.rint(wanted)[code[shuffled]]]
+    kept: np.ndarray = shuffled[place < np.floor(wanted)[code[shuffled]]]
+    return kept

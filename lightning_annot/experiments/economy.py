@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ FIGURES = {
 
 COLUMNS = (*KEY, *FIGURES)
 ORACLES: dict[str, Who] = {"oracle": "random", "oracle-best-worker": "best"}
+_TAKEN = ("config", "method", "faithful", "seed_everything", "annotation.output_dir", "annotation.workers.group")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def plan(settings: Sequence[Setting], methods: Sequence[Method], seeds: Sequence
 def run_economy(entries: Sequence[Entry], out: Path, runs: Path, root: Path, jobs: int) -> Outcome:
     """Run below ``runs`` what has not ended, ``jobs`` at a time, and write each row to ``out`` as soon as its run ends.
 
-    Rows of ``out`` from other settings, methods and seeds stay.
+    Rows of ``out`` from other settings, methods and seeds stay. In the end those of ``entries`` are in their order.
     """
     if jobs < 1:
         raise AnnotError(f"jobs {jobs} given; it must be 1 or more.")
@@ -125,14 +126,12 @@ def run_economy(entries: Sequence[Entry], out: Path, runs: Path, root: Path, job
     for entry in entries:
         by_run.setdefault(entry.cell.name, []).append(entry)
     with alone(runs):
-        outcome, machine, todo = Outcome(), environment(root), []
-        for name, same in by_run.items():
-            if has_ended(same[0].cell, runs):
-                outcome.skipped.append(name)
-                note_rows(runs / name, same, out)
-            else:
-                todo.append(_job(same, runs, machine, out))
+        note_rows(runs, entries, out)
+        outcome, machine = Outcome(), environment(root)
+        outcome.skipped += [name for name, same in by_run.items() if has_ended(same[0].cell, runs)]
+        todo = [_job(same, runs, machine, out) for name, same in by_run.items() if name not in outcome.skipped]
         run_jobs(todo, root, jobs, outcome)
+        note_rows(runs, entries, out)
     return outcome
 
 
@@ -142,29 +141,28 @@ def read_table(out: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=list(COLUMNS))
     table = pd.read_csv(out, dtype={"setting": str, "method": str})
     if tuple(table) != COLUMNS:
-        raise AnnotError(
-            f"{out} has the columns {list(table)}; those of this table are {', '.join(COLUMNS)}. Give another file."
-        )
+        raise AnnotError(f"{out} has the columns {list(table)}, not {', '.join(COLUMNS)}; give another file.")
     return table
 
 
-def note_rows(folder: Path, entries: Sequence[Entry], out: Path) -> None:
-    """Put the rows of the run in ``folder`` into ``out``, in place of those with the same setting, method and seed."""
-    figures = figures_of(read_run(folder))
-    new = pd.DataFrame(
-        [[e.setting, e.method, e.seed, *(figures[name] for name in FIGURES.values())] for e in entries], columns=list(COLUMNS)
-    ).round(6)
+def note_rows(runs: Path, entries: Sequence[Entry], out: Path) -> None:
+    """Put the rows of ended runs into ``out``, in place of those with the same setting, method and seed."""
+    rows = []
+    for entry in entries:
+        if has_ended(entry.cell, runs):
+            figures = figures_of(read_run(runs / entry.cell.name))
+            rows.append([entry.setting, entry.method, entry.seed, *(figures[name] for name in FIGURES.values())])
+    if not rows:
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
-        old = read_table(out)
-        keys = set(map(tuple, new[list(KEY)].to_numpy().tolist()))
-        old = old[[tuple(key) not in keys for key in old[list(KEY)].to_numpy().tolist()]]
-        write_table(out, pd.concat([old, new]) if len(old) else new)
+        new, old = pd.DataFrame(rows, columns=list(COLUMNS)).round(6), read_table(out)
+        table = pd.concat([old, new]) if len(old) else new
+        write_table(out, table.drop_duplicates(list(KEY), keep="last"))
 
 
 def run_bound(folder: Path, cell: Cell) -> None:
     """Compute the bound on the items, prototypes and workers that the same settings give a run, as files of a run."""
-    from lightning_annot.callbacks.annotation_round import AnnotationRound
     from lightning_annot.cli import build
     from lightning_annot.workers.recorded import RecordedWorkers
     from lightning_annot.workers.simulated import SimulatedWorkers
@@ -172,8 +170,7 @@ def run_bound(folder: Path, cell: Cell) -> None:
     settings = {**cell.settings, "annotation.output_dir": str(folder), "trainer.enable_progress_bar": "false"}
     who = ORACLES[settings.pop("method")]
     command = build([word for key, value in settings.items() for word in (f"--{key}", value)])
-    data = command.datamodule
-    (around,) = (c for c in command.trainer.callbacks if isinstance(c, AnnotationRound))  # type: ignore[attr-defined]
+    data, around = command.datamodule, command.annotation_round
     data.setup("fit")
     table, workers = data.table, around.workers
     if table.truth is None:
@@ -205,20 +202,25 @@ def run_bound(folder: Path, cell: Cell) -> None:
 def _cell(setting: Setting, method: Method, seed: int) -> Cell:
     coordinates = {"method": method.preset, "group": setting.group, "seed": seed}
     given = {name: value for name, value in coordinates.items() if value is not None}
+    oracle = method.preset in ORACLES
+    if taken := sorted(set(_TAKEN) & {*setting.settings, *(set(method.settings) - {"method", "faithful"})}):
+        raise AnnotError(
+            f"{taken[0]} given as a setting; it is what --methods, --seeds, --runs and the settings' names are for."
+        )
     cell = Cell(setting.config, given, {**setting.settings, **method.settings})
-    checked = {name: value for name, value in given.items() if not (name == "method" and value in ORACLES)}
-    check(Cell(setting.config, checked, cell.extra))
+    check(Cell(setting.config, {name: value for name, value in given.items() if name != "method" or not oracle}, cell.extra))
     return cell
 
 
 def _job(same: Sequence[Entry], runs: Path, machine: Mapping[str, str], out: Path) -> Job:
+    """The run of a cell, or its bound, and then the rows that are read from it."""
     cell = same[0].cell
-    if cell.coordinates.get("method") not in ORACLES:
-        return job_of(cell, runs, machine, then=partial(note_rows, entries=same, out=out))
-    job = job_of(cell, runs, machine)
-    return Job(job.name, job.folder, (), partial(_bound_and_rows, entries=same, out=out))
+    bound = cell.coordinates.get("method") in ORACLES
+    job = job_of(cell, runs, machine, then=partial(_finish, entries=same, out=out, bound=bound))
+    return replace(job, arguments=()) if bound else job
 
 
-def _bound_and_rows(folder: Path, entries: Sequence[Entry], out: Path) -> None:
-    run_bound(folder, entries[0].cell)
-    note_rows(folder, entries, out)
+def _finish(folder: Path, entries: Sequence[Entry], out: Path, bound: bool) -> None:
+    if bound:
+        run_bound(folder, entries[0].cell)
+    note_rows(folder.parent, entries, out)
