@@ -81,6 +81,12 @@ class AnnotationCLI(LightningCLI):
         """Folder of the run."""
         return str(self._get(self.config, "annotation")["output_dir"])
 
+    @property
+    def annotation_round(self) -> AnnotationRound:
+        """The callback with the workers and all settings of a round."""
+        found: AnnotationRound = self._get(self.config_init, "annotation")
+        return found
+
     def before_fit(self) -> None:
         """The same command goes on: from the run's last checkpoint if there is one, else from the log."""
         config = self.config_init["fit"]
@@ -129,6 +135,17 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
     warnings.filterwarnings("ignore", "The dirpath has changed from")
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the command line's, presets expanded
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    return _command_line(args, run=True)
+
+
+def build(args: list[str]) -> AnnotationCLI:
+    """Model, data, round and Trainer that ``fit`` with these settings (without the word ``fit``) would have; nothing runs."""
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    return _command_line(args, run=False)
+
+
+def _command_line(args: list[str] | None, run: bool) -> AnnotationCLI:
+    no_files: dict[str, Any] = {"default_config_files": []}
     return AnnotationCLI(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,
@@ -140,8 +157,9 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
         seed_everything_default=0,
         parser_kwargs={
             "parser_mode": "omegaconf",
-            **{name: {"default_config_files": []} for name in ("fit", "validate", "test", "predict")},
+            **(dict.fromkeys(("fit", "validate", "test", "predict"), no_files) if run else no_files),
         },
         auto_configure_optimizers=False,
         args=args,
+        run=run,
     )

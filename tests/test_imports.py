@@ -29,7 +29,7 @@ ALLOWED = {
     "report": PURE,
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "report"},
     "presets": {"types"},
-    "experiments": PURE | {"workers", "report", "presets", "cli", "__main__"},
+    "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
 }
 LIGHTNING = {"data/datamodule.py", "learner/module.py", "learner/uniform.py", "cli.py"}
 LIGHTNING_FOLDERS = {"backbones", "callbacks"}

@@ -36,7 +36,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True)
 class Job:
-    """``arguments`` of ``lightning-annot``; ``then(folder)`` runs in the same process after success."""
+    """``arguments`` of ``lightning-annot``, if any; ``then(folder)`` runs in the same process after success."""
 
     name: str
     folder: Path
@@ -67,7 +67,7 @@ def run_grid(cells: Sequence[Cell], directory: Path, root: Path, jobs: int, wand
     directory.mkdir(parents=True, exist_ok=True)
     with alone(directory):
         outcome, machine = Outcome(), environment(root)
-        ended = [cell for cell in cells if _has_ended(cell, directory)]
+        ended = [cell for cell in cells if has_ended(cell, directory)]
         outcome.skipped += [cell.name for cell in ended]
         todo = []
         for cell in cells:
@@ -141,7 +141,7 @@ def _work(job: Job, root: Path) -> None:
     folder = job.folder.resolve()
     os.chdir(root)
     sys.argv = ["lightning-annot", *job.arguments]
-    if status := main():
+    if job.arguments and (status := main()):
         sys.exit(status)
     sys.argv = sys.argv[:1]
     if job.then is not None:
@@ -172,7 +172,8 @@ def _describe(cell: Cell, folder: Path, machine: Mapping[str, str]) -> None:
     write_text(folder / DESCRIPTION, json.dumps(about, indent=1))
 
 
-def _has_ended(cell: Cell, directory: Path) -> bool:
+def has_ended(cell: Cell, directory: Path) -> bool:
+    """Whether the cell's run below ``directory`` is over; AnnotError if its folder holds a run with other settings."""
     folder = directory / cell.name
     if not (folder / "summary.json").is_file() or not (folder / DESCRIPTION).is_file():
         return False

@@ -72,6 +72,10 @@ class RecordedWorkers(Workers):
             return None
         return torch.from_numpy(self._item.copy()), torch.from_numpy(self._worker.copy())
 
+    def recorded(self) -> tuple[Int64s, Int64s, list[str]]:
+        """All answers in the order of the replay: item rows (A,), sorted, rows among the sorted workers (A,), and labels."""
+        return self._item.copy(), self._worker.copy(), list(self._label)
+
     def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Learn which (item, worker) pairs have answers already; to be called after ``bind``, before ``submit``."""
         given = list(pairs)
