@@ -26,7 +26,7 @@ class SimulatedWorkers(Workers):
     def __init__(self, n_workers: int, spammers: float = 0.0) -> None:
         if n_workers < 1:
             raise AnnotError(f"n_workers {n_workers} given; at least 1 is needed.")
-        self.n_workers, self.spammers = n_workers, _probability("spammers", spammers)
+        self.n_workers, self.spammers = n_workers, check_probability("spammers", spammers)
         self._waiting: dict[int, Question] = {}
 
     @abstractmethod
@@ -116,7 +116,7 @@ class UniformNoiseWorkers(SimulatedWorkers):
 
     def __init__(self, n_workers: int = 50, accuracy: float = 0.8, spammers: float = 0.0) -> None:
         super().__init__(n_workers, spammers)
-        self.accuracy = _probability("accuracy", accuracy)
+        self.accuracy = check_probability("accuracy", accuracy)
 
     def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
         """One matrix for all workers."""
@@ -140,7 +140,7 @@ class StructuredWorkers(SimulatedWorkers):
         spammers: float = 0.0,
     ) -> None:
         super().__init__(n_workers, spammers)
-        self.accuracy = _probability("accuracy", accuracy)
+        self.accuracy = check_probability("accuracy", accuracy)
         if spread < 0 or concentration <= 0:
             raise AnnotError(f"spread {spread}, concentration {concentration} given; need 0 or more, and above 0.")
         self.spread, self.concentration = spread, concentration
@@ -196,7 +196,8 @@ def hashed_uniform(seed: int, worker: NDArray[np.int64], item: NDArray[np.int64]
     return uniform
 
 
-def _probability(name: str, value: float) -> float:
+def check_probability(name: str, value: float) -> float:
+    """``value``, if it is a probability; AnnotError else."""
     if not 0.0 <= value <= 1.0:
         raise AnnotError(f"{name} {value} given; it must lie in 0..1.")
     return value
