@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_annot.types import AnnotError
+
+if TYPE_CHECKING:
+    from lightning_annot.annotations.log import AnnotationLog
 
 USAGE = """lightning-annot: label image sets with as few human answers as possible
 
@@ -16,7 +20,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot predict --config FILE  label the images of --data.root or --data.features with the run's learner
   lightning-annot report DIR             write DIR/report.html anew
   lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
-  lightning-annot unfinished DIR FILE    write the unfinished items for experts, riskiest first
+  lightning-annot unfinished DIR FILE    write the unfinished items for experts, riskiest first, and why
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
 --method NAME stands for the settings of majority_vote, online_ds, lean, improved_lean, efficient_annotation, mixmatch or
@@ -66,12 +70,8 @@ def _export(args: list[str]) -> int:
     parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
     given = parser.parse_args(args)
     from lightning_annot.annotations.formats import write_answers
-    from lightning_annot.annotations.log import AnnotationLog
 
-    path = given.dir / "annotations.db"
-    if given.url is None and not path.is_file():
-        raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
-    with AnnotationLog(given.url or path) as log:
+    with _open_log(given.dir, given.url) as log:
         write_answers(log, given.file)
     print(given.file)
     return 0
@@ -80,19 +80,34 @@ def _export(args: list[str]) -> int:
 def _unfinished(args: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "lightning-annot unfinished",
-        description="Write the items that a run left unfinished, riskiest first: task,label,confidence,risk,n_annotations.",
+        description="Write the items that a run left unfinished, riskiest first, and why each is there: "
+        "task,label,confidence,risk,n_annotations,reason.",
     )
     parser.add_argument("dir", type=Path, help="folder of a run")
     parser.add_argument("file", type=Path, help="CSV to write")
+    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
     given = parser.parse_args(args)
     from lightning_annot.annotations.formats import write_table
     from lightning_annot.report.run_files import read_run
+    from lightning_annot.report.unfinished import unfinished_items
 
-    labels = read_run(given.dir).labels
-    left = labels[labels["status"] == "unfinished"].sort_values("risk", ascending=False, kind="stable")
-    write_table(given.file, left.drop(columns="status"))
+    run = read_run(given.dir)
+    with _open_log(given.dir, given.url) as log:
+        questions, answers = log.questions(open_only=True, kind="annotation"), log.answers(kind="annotation")
+    left = unfinished_items(run.labels, questions, answers, run.summary)
+    write_table(given.file, left)
     print(f"{given.file}: {len(left)} items")
     return 0
+
+
+def _open_log(directory: Path, url: str | None) -> AnnotationLog:
+    """The log of a run, which must exist."""
+    from lightning_annot.annotations.log import AnnotationLog
+
+    path = directory / "annotations.db"
+    if url is None and not path.is_file():
+        raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
+    return AnnotationLog(url or path)
 
 
 _COMMANDS = {"report": _report, "export": _export, "unfinished": _unfinished}

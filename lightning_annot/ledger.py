@@ -26,6 +26,7 @@ class Ledger:
         self._known = {name: j for j, name in enumerate(self._names)}
         self._last_id = 0
         self._columns = np.empty((5, 0), dtype=np.int64)  # item, worker, label, round, kind as a row of KINDS
+        self._seconds = np.empty(0)  # of the same answers, 0 where unknown
         answered = self._read()
         workers.remember(zip(answered["item"], answered["worker"], strict=True))
 
@@ -40,11 +41,14 @@ class Ledger:
         item, worker, label, round_, kind = self._columns
         now = round_ < before_round
         use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
-        waiting = self._log.questions(before_round=before_round, open_only=True, kind="annotation")
-        asked = self._codes(self._items, waiting["item"], "item")
-        whom = np.array([-1 if w is None else self._number(w) for w in waiting["worker"]], dtype=np.int64)
-        arrays = {"item": item[use], "worker": worker[use], "label": label[use], "round": round_[use], "open_item": asked, "open_worker": whom}
+        owed = self._log.questions(before_round=before_round, open_only=True)
+        ordinary = (owed["kind"] == "annotation").to_numpy(bool)
+        asked = self._codes(self._items, owed["item"][ordinary], "item")
+        whom = np.array([-1 if w is None else self._number(w) for w in owed["worker"]], dtype=np.int64)
+        arrays = {"item": item[use], "worker": worker[use], "label": label[use], "round": round_[use]}
+        arrays |= {"open_item": asked, "open_worker": whom[ordinary], "owed_worker": whom}
         arrays |= {"gold_item": item[gold], "gold_worker": worker[gold], "gold_label": label[gold]}
+        arrays |= {"paid_worker": worker[now], "paid_seconds": self._seconds[now]}
         return Facts(
             self.workers,
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
@@ -83,6 +87,7 @@ class Ledger:
             kind = self._codes(pd.Index(KINDS), rows["kind"], "kind")
             new = np.stack([item, worker, label, rows["round"].to_numpy(np.int64), kind])
             self._columns = np.concatenate([self._columns, new], axis=1)
+            self._seconds = np.append(self._seconds, rows["seconds"].fillna(0.0).to_numpy(np.float64))
         return rows
 
     def _number(self, name: str) -> int:

@@ -23,6 +23,7 @@ from lightning_annot.sampling.activelab import activelab, best_first
 from lightning_annot.sampling.assignment import ASSIGNMENTS, SCORED, Assignment, allowed_workers, assign, assign_hits
 from lightning_annot.sampling.items import ITEM_RULES, ItemRule, candidates, expected_error_reduction, gumbel_top
 from lightning_annot.sampling.matching import DRAWABLE, draw_confusions, information
+from lightning_annot.sampling.price import per_price
 from lightning_annot.types import Annotations, AnnotError
 
 HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as float16
@@ -114,6 +115,9 @@ class Facts:
     """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions (Q,):
     ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
     ``gold_worker``, ``gold_label`` (-1 for a skip). ``extra_paid`` counts gold and audit answers.
+
+    Of all kinds together: who gave the paid answers (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where
+    unknown); and who is asked the open questions, ``owed_worker`` (-1 for anyone).
     """
 
     workers: tuple[str, ...]
@@ -127,6 +131,9 @@ class Facts:
     gold_worker: Tensor = field(default_factory=_no_rows)
     gold_label: Tensor = field(default_factory=_no_rows)
     extra_paid: int = 0
+    paid_worker: Tensor = field(default_factory=_no_rows)
+    paid_seconds: Tensor = field(default_factory=_no_rows)
+    owed_worker: Tensor = field(default_factory=_no_rows)
 
     def annotations(self) -> Annotations:
         """The labels given, without skips."""
@@ -147,6 +154,10 @@ class Facts:
             torch.cat([own.worker, self.gold_worker[given]]),
             torch.cat([own.label, self.gold_label[given]]),
         )
+
+    def asked_pairs(self) -> tuple[Tensor, Tensor]:
+        """Items and workers (-1 for anyone) of all answers, skips and open questions, both (A + Q,)."""
+        return torch.cat([self.item, self.open_item]), torch.cat([self.worker, self.open_worker])
 
     def asked(self, n_items: int) -> Tensor:
         """Answers, skips and open questions of each item, (N,)."""
@@ -287,19 +298,20 @@ def choose(
     possible: tuple[Tensor, Tensor] | None = None,
     askable: int | None = None,
     log_prior: LogPrior | None = None,
+    price: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """At most ``n`` of the items ``among`` and the worker (n,) to ask about each.
 
     The first ``askable`` workers (None: all) can be asked by name, others have only answered; with 0 it is -1, anyone.
-    ``log_prior``: the learner's log p(y | x) by row, which activelab needs.
+    ``log_prior``: the learner's log p(y | x) by row, which activelab needs. ``price`` (W,): what an answer of each worker
+    costs, where greedy is to mind it.
     """
     # A HIT is filled with what its worker has not seen, so there is more to choose from than will be asked.
     order = _order(inference, facts, among, n if settings.hit_size == 1 else 2 * n, n_items, settings, generator, log_prior)
     n_workers = len(facts.workers) if askable is None else askable
     if not n_workers:
         return order[:n], torch.full_like(order[:n], -1)
-    asked_item = torch.cat([facts.item, facts.open_item])
-    asked_worker = torch.cat([facts.worker, facts.open_worker])
+    asked_item, asked_worker = facts.asked_pairs()
     by_name = (asked_worker >= 0) & (asked_worker < n_workers)
     asked_item, asked_worker = asked_item[by_name], asked_worker[by_name]
     allowed = allowed_workers(order, n_items, n_workers, asked_item, asked_worker, possible)
@@ -307,6 +319,8 @@ def choose(
     reliability = None
     if settings.workers in SCORED:
         reliability = _worker_score(inference, order, n_workers, settings, generator)
+        if price is not None:
+            reliability = per_price(reliability, price[:n_workers], inference.posterior.shape[1])
     if settings.hit_size > 1:
         return assign_hits(
             order, allowed, load, generator, settings.hit_size, n, settings.workers, reliability, settings.worker_cap

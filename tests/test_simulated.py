@@ -15,6 +15,7 @@ from lightning_annot.workers.simulated import (
     SimulatedWorkers,
     StructuredWorkers,
     UniformNoiseWorkers,
+    _draw_spammers,
     hashed_uniform,
     spread_evenly,
 )
@@ -99,6 +100,49 @@ def test_structured_workers_differ_but_share_their_errors() -> None:
     assert np.corrcoef(off)[np.triu_indices(300, 1)].mean() > 0.5
 
 
+@pytest.mark.parametrize("make", [UniformNoiseWorkers, StructuredWorkers])
+def test_spammers_answer_evenly_whatever_the_class_and_change_nobody_else(make: type, tmp_path: Path) -> None:
+    n, task = 8000, make_task(8000)
+    plain, mixed = bound(make(10), task), bound(make(10, spammers=0.3), task)
+    mixed.export(tmp_path / "w.npz")
+    with np.load(tmp_path / "w.npz") as arrays:
+        spammer, true = arrays["spammer"], arrays["confusions"]
+    assert spammer.dtype == bool
+    assert spammer.sum() == 3
+    np.testing.assert_array_equal(true[spammer], 0.25)
+    np.testing.assert_array_equal(true[~spammer], make(10).confusions(CLASSES, 0).astype(np.float32)[~spammer])
+    truth, item = np.arange(n) % 4, np.arange(n)
+    for j in range(10):
+        label = mixed.answer(np.full(n, j), item)
+        if spammer[j]:
+            found = np.zeros((4, 4))
+            np.add.at(found, (truth, label), 4 / n)
+            np.testing.assert_allclose(found, 0.25, atol=5 * np.sqrt(0.19 / (n / 4)))
+        else:
+            np.testing.assert_array_equal(label, plain.answer(np.full(n, j), item))
+
+
+def test_the_seed_chooses_the_spammers() -> None:
+    chosen = np.stack([_draw_spammers(20, 0.2, seed) for seed in range(500)])
+    assert (chosen.sum(1) == 4).all()
+    assert np.abs(chosen.mean(0) - 0.2).max() < 5 * np.sqrt(0.16 / 500)
+    assert not _draw_spammers(20, 0.02, 3).any()
+    assert _draw_spammers(20, 1.0, 3).all()
+
+
+@pytest.mark.parametrize("make", [UniformNoiseWorkers, StructuredWorkers])
+def test_without_spammers_answers_are_those_of_the_confusions(make: type) -> None:
+    """A recorded run is continued by the same answers, so they may never change."""
+    workers = bound(make(4), make_task())
+    worker, item = (part.ravel() for part in np.meshgrid(np.arange(4), np.arange(200)))
+    confusions = make(4).confusions(CLASSES, 0)
+    want = []
+    for j, i in zip(worker.tolist(), item.tolist(), strict=True):
+        row = np.cumsum(confusions[j, i % 4])
+        want.append(sum(slow_hash(0, j, i) >= row[k] for k in range(3)))
+    np.testing.assert_array_equal(workers.answer(worker, item), want)
+
+
 def test_hashed_uniform_is_uniform_and_independent() -> None:
     item = np.arange(20_000)
     draws = np.stack([hashed_uniform(seed, np.full_like(item, j), item) for seed in (0, 1) for j in range(6)])
@@ -150,6 +194,9 @@ def test_bad_tasks_and_questions() -> None:
     [
         (lambda: PerfectWorkers(0), "n_workers 0"),
         (lambda: UniformNoiseWorkers(5, 1.2), r"accuracy 1\.2"),
+        (lambda: UniformNoiseWorkers(5, spammers=1.1), r"spammers 1\.1"),
+        (lambda: StructuredWorkers(5, spammers=-0.1), r"spammers -0\.1"),
+        (lambda: AMTWorkers("a", "b", spammers=2.0), r"spammers 2\.0"),
         (lambda: StructuredWorkers(5, -0.1), r"accuracy -0\.1"),
         (lambda: StructuredWorkers(5, spread=-1.0), r"spread -1\.0"),
         (lambda: StructuredWorkers(5, concentration=0.0), r"concentration 0\.0"),

@@ -11,7 +11,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.callbacks.run_folder import RunFolder, class_accuracy, load_cost, load_oracle, progress, truth_metrics
+from lightning_annot.callbacks.leftover import leftover
+from lightning_annot.callbacks.purchase import commit, first_gold
+from lightning_annot.callbacks.run_folder import (
+    RunFolder,
+    class_accuracy,
+    load_cost,
+    load_oracle,
+    load_prices,
+    progress,
+    truth_metrics,
+)
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
@@ -28,13 +38,12 @@ from lightning_annot.round import (
     refilled,
     round_generator,
 )
-from lightning_annot.sampling.gold import gold_questions
+from lightning_annot.sampling.price import Account, PriceSettings, settle
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
+from lightning_annot.sampling.value import worth_asking
 from lightning_annot.types import AnnotError, Learner, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import SimulatedWorkers, StructuredWorkers
-
-GOLD_DRAW = 1 << 20  # stands for a round in the draw of the gold questions, beyond all real ones
 
 
 class AnnotationRound(Callback):
@@ -46,7 +55,8 @@ class AnnotationRound(Callback):
         threshold: C; an item is finished when its risk is below it.
         crowd: the model of the workers.
         sampling: which items are asked, and of whom.
-        stopping: budget and patience.
+        stopping: budget, patience, money, and the price of an expert.
+        prices: what answers cost; one each by default.
         log_url: SQLAlchemy URL of the annotation log; ``annotations.db`` in ``output_dir`` by default.
         import_answers: CSV ``task,worker,label`` of answers that are known before round 0.
         cost: CSV of a cost matrix, rows and columns in the order of the classes; zero-one loss by default.
@@ -62,6 +72,7 @@ class AnnotationRound(Callback):
         crowd: CrowdSettings = CrowdSettings(),  # noqa: B008
         sampling: SamplingSettings = SamplingSettings(),  # noqa: B008
         stopping: StopSettings = StopSettings(),  # noqa: B008
+        prices: PriceSettings = PriceSettings(),  # noqa: B008
         log_url: str | None = None,
         import_answers: str | None = None,
         cost: str | None = None,
@@ -77,6 +88,8 @@ class AnnotationRound(Callback):
         self.output_dir = output_dir
         self.workers: Workers = workers if workers is not None else StructuredWorkers()
         self.threshold, self.crowd, self.sampling, self.stopping = threshold, crowd, sampling, stopping
+        self.prices, self._listed_prices = prices, {} if prices.workers is None else load_prices(prices.workers)
+        self._pays = prices.given or stopping.money is not None
         self.log_url, self.import_answers, self.cost_path = log_url, import_answers, cost
         self.gold, self.method = gold, method
         self.folder = RunFolder(Path(output_dir))
@@ -84,6 +97,8 @@ class AnnotationRound(Callback):
         self._next_round = 0
         self._recalibration = Recalibration()
         self.rows: list[dict[str, float]] = []
+        self._experts = torch.empty(0, dtype=torch.int64)
+        self._leftover: dict[str, list[str]] = {}
         self._ledger: Ledger | None = None
         self._true_confusions: torch.Tensor | None = None
         self._annotation_log: AnnotationLog | None = None
@@ -123,7 +138,7 @@ class AnnotationRound(Callback):
         if not self._acts_on(trainer, pl_module):
             return
         self.predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
-        self._clock, self.stop_reason = time.perf_counter(), None
+        self._clock, self.stop_reason, self._leftover = time.perf_counter(), None, {}
         self.facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
         if self._next_round == 0:
             self._set_pools(self._infer())
@@ -170,6 +185,8 @@ class AnnotationRound(Callback):
         row["annotations"] = len(facts.item)
         row["annotations_per_item"] = len(facts.item) / total
         row["paid_per_item"] = (len(facts.item) + facts.extra_paid) / total
+        if self._pays:
+            row["money"] = self._account(facts).spent
         row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total
         row["mean_risk"] = float(inference.decision.risk[:n][keep].double().mean())
         if table.truth is not None:
@@ -179,11 +196,15 @@ class AnnotationRound(Callback):
         """Stop, or ask the questions of ``round_`` and prepare the next; doing it again changes nothing."""
         row, facts = self.rows[-1], self.facts
         self._lap()
+        self._latest = facts
         if trainer.is_global_zero:
             self.stop_reason = self._ask(trainer, round_, row)
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
         if trainer.is_global_zero:
             self.folder.save_tables(self._table, facts, self._inference)
+        if trainer.is_global_zero and self.stop_reason is not None:
+            finished = self._inference.finished[: len(self._table)]
+            self._leftover = leftover(self._table, finished, self._experts, self._latest, self.workers, self.sampling)
         row["seconds_save"] = self._lap()
         if self.stop_reason is None:
             self.facts = self._shared_facts(trainer, round_ + 1)
@@ -208,7 +229,9 @@ class AnnotationRound(Callback):
         ledger, facts, prototype = self._ledger, self.facts, self._table.prototype
         assert ledger is not None
         row["seconds_sample"] = row["seconds_ask"] = 0.0
+        account, askable = self._account(facts), len(self.workers.names())
         among = open_to_questions(self._inference, facts, prototype, self.sampling.cap, self.workers.capacity())
+        among, self._experts = self._without_experts(among, account.anyone)
         keep = ~self._table.is_prototype
         n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
@@ -216,40 +239,47 @@ class AnnotationRound(Callback):
             self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
             n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
             hit_size=1 if self.sampling.refill else self.sampling.hit_size,
+            n_withdrawn=len(self._experts), spent=account.spent, cheapest=account.cheapest(askable),
         )  # fmt: skip
         if reason is not None:
             return reason
+        too_dear = 0
         if not ledger.has_asked(round_):
             self._stage(trainer, "choosing")
             left = self.stopping.left(len(facts.item) + n_open, total)
             among = refilled(self._inference, facts, prototype, among, self.sampling)
             n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
-            items, workers = choose(
+            chosen = choose(
                 self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
-                self.workers.can_answer(), len(self.workers.names()), self.predictions,
+                self.workers.can_answer(), askable, self.predictions, account.expected if self.prices.given else None,
             )  # fmt: skip
             row["seconds_sample"] = self._lap()
-            self._ask_gold(round_)
-            ledger.ask(round_, items, workers)
+            gold = first_gold(round_, self.gold, self._table, self.workers, self._data.seed)
+            too_dear = commit(ledger, round_, chosen, gold, account, self.stopping.money_left(account.spent + account.owed))
         self._stage(trainer, "asking")
         ledger.collect()
-        now = ledger.facts(round_ + 1)
+        self._latest = now = ledger.facts(round_ + 1)
         row["seconds_ask"] = self._lap()
         if len(now.item) > row["annotations"]:  # what the last training has not seen
             return None
         if len(now.open_item):
             return f"waiting for the answers to {len(now.open_item)} questions"
+        if too_dear:
+            return f"the money left of {self.stopping.money:g} pays for no question ({self._account(now).spent:g} are spent)"
         return "no worker can answer any of the unfinished items once more"
 
-    def _ask_gold(self, round_: int) -> None:
-        """Commit the gold questions, once a run: all of them in its first round, so that skill is known from the start."""
-        assert self._ledger is not None
-        if not self.gold or round_ or self._ledger.has_asked(0, "gold"):
-            return
-        prototypes = self._table.is_prototype.nonzero()[:, 0]
-        generator = round_generator(self._data.seed, GOLD_DRAW)
-        chosen = gold_questions(self.gold, prototypes, len(self.workers.names()), generator, self.workers.can_answer())
-        self._ledger.ask(0, *chosen, "gold")
+    def _without_experts(self, among: torch.Tensor, answer_price: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The items ``among`` (n,) that are worth asking, and those where an expert is the better buy."""
+        if self.stopping.expert_price is None:
+            return among, among[:0]
+        room = self.sampling.cap - self.facts.asked(len(self._table))[among]
+        confusion = self._inference.crowd.pooled_confusion()
+        worth = worth_asking(self._inference.posterior, confusion, among, room, self.stopping.expert_price, answer_price)
+        return among[worth], among[~worth]
+
+    def _account(self, facts: Facts) -> Account:
+        """Money spent and owed after the facts."""
+        return settle(self.prices, self._listed_prices, facts.workers, facts.paid_worker, facts.paid_seconds, facts.owed_worker)
 
     def _infer(self) -> Inference:
         features, _ = self._data.projected()
@@ -285,6 +315,9 @@ class AnnotationRound(Callback):
             if self.stop_reason is None:
                 self.stop_reason = "interrupted"
             facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "gold": self.gold}
+            facts |= {"cap": self.sampling.cap, "leftover": self._leftover}
+            if self._pays:
+                facts["money"] = self._account(self._latest).spent
             if self._table.truth is not None:
                 label = self.predictions.label()[: len(self._table)]
                 facts["learner_class_accuracy"] = class_accuracy(label, self._table)

@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from rich.console import Console
 from torch import Tensor
 
-from lightning_annot.annotations.formats import write_table
+from lightning_annot.annotations.formats import check_none, read_table, write_table
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.crowd.risk import check_cost
 from lightning_annot.data.datamodule import AnnotationDataModule
@@ -147,6 +147,16 @@ def load_cost(path: str, n_classes: int) -> Tensor:
     cost = torch.from_numpy(values)
     check_cost(cost, n_classes)
     return cost
+
+
+def load_prices(path: str) -> dict[str, float]:
+    """Price of an answer by worker, from a CSV ``worker,price``."""
+    table = read_table(Path(path), ("worker", "price"))
+    price = pd.to_numeric(table["price"], errors="coerce")
+    check_none(Path(path), table["price"][~((price >= 0) & (price < np.inf))], "have no price", "give a number from 0 on")
+    twice = table["worker"][table["worker"].duplicated()]
+    check_none(Path(path), twice, "name a worker who is named above", "keep one price of each worker")
+    return dict(zip(table["worker"], price.astype(float), strict=True))
 
 
 def load_oracle(path: Path, workers: Sequence[str], classes: Sequence[str]) -> Tensor:

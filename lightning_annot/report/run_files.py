@@ -97,6 +97,7 @@ def headlines(run: RunFiles) -> list[Headline]:
         ("Accuracy of finished", percent(last.get("finished_precision")), "of the labels called final"),
         ("Answers an item", _decimals(last.get("annotations_per_item")), "ordinary answers and skips"),
         ("Paid an item", _decimals(last.get("paid_per_item")), "with gold questions and audits"),
+        ("Money", _decimals(last.get("money")), "for all answers, at the given prices"),
         ("Finished", percent(finished), f"{int((items['status'] == 'finished').sum()):,} of {len(items):,} items"),
         ("Mean risk", percent(float(items["risk"].mean())) if len(items) else "", "expected share of wrong labels"),
         ("Calibration error", percent(last.get("ece")), "confidence against the known truth"),

@@ -22,6 +22,7 @@ ROUND_COLUMNS = (
     "round", "annotations", "annotations_per_item", "paid_per_item", "finished_fraction", "mean_risk", "seconds_train",
     "seconds_predict", "seconds_infer", "seconds_sample", "seconds_ask", "seconds_save",
 )  # fmt: skip
+PRICE_COLUMNS = ("money",)
 TRUTH_COLUMNS = ("accuracy", "top5_accuracy", "finished_precision", "ece", "learner_accuracy")
 
 
@@ -84,8 +85,9 @@ def write_confusions(path: Path, names: Sequence[str], classes: Sequence[str], r
 
 
 def write_rounds(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """``rounds.csv``: one row a round; columns that need the truth are there only where it is known."""
-    columns = [c for c in (*ROUND_COLUMNS, *TRUTH_COLUMNS) if c in rows[0]]
+    """``rounds.csv``: one row a round; columns that need prices or the truth are there only where these are known."""
+    known = {name for row in rows for name in row}
+    columns = [c for c in (*ROUND_COLUMNS, *PRICE_COLUMNS, *TRUTH_COLUMNS) if c in known]
     write_table(path, pd.DataFrame(list(rows), columns=columns))
 
 

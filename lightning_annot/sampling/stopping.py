@@ -15,20 +15,34 @@ class StopSettings:
     ``patience``: rounds over which the number of finished items must grow (None: need not): stop when its mean over so many
     rounds is no higher than over as many before. Means, because one overconfident round must not set a mark that honest ones
     fail to reach. The rule begins once some item is finished, and is the same at any annotation rate.
+
+    ``money``: what all answers together may cost, gold questions and audits among them (None: no limit); see the prices.
+    ``expert_price``: price of an expert's label, in ordinary answers, or in money where prices are given (None: there are no
+    experts). An item is no longer asked where an expert brings more newly correct labels for the price than answers do.
     """
 
     budget: float | None = None
     patience: int | None = 20
+    money: float | None = None
+    expert_price: float | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 0:
             raise AnnotError(f"stopping.budget {self.budget} given; it must be 0 or more annotations per item, or null.")
         if self.patience is not None and self.patience < 1:
             raise AnnotError(f"stopping.patience {self.patience} given; it must be 1 round or more, or null.")
+        if self.money is not None and not self.money >= 0:
+            raise AnnotError(f"stopping.money {self.money} given; it must be 0 or more, or null.")
+        if self.expert_price is not None and not self.expert_price > 0:
+            raise AnnotError(f"stopping.expert_price {self.expert_price} given; it must be above 0, or null.")
 
     def left(self, n_annotations: int, n_items: int) -> int | None:
         """Annotations the budget still allows; None without a budget."""
         return None if self.budget is None else max(0, round(self.budget * n_items) - n_annotations)
+
+    def money_left(self, spent: float) -> float | None:
+        """Money that may still be spent; None without a limit. A rounding error must not cost the last answer."""
+        return None if self.money is None else self.money * (1.0 + 1e-9) - spent
 
 
 def stop_reason(
@@ -41,20 +55,29 @@ def stop_reason(
     n_open: int,
     last_round: bool,
     hit_size: int = 1,
+    n_withdrawn: int = 0,
+    spent: float = 0.0,
+    cheapest: float = 0.0,
 ) -> str | None:
     """Why the run ends after this round, or None to go on.
 
     ``finished_history``: finished items of each round so far; ``n_candidates``: items that may still be asked; ``n_open``:
-    questions that wait for an answer; ``hit_size``: items of one HIT.
+    questions that wait for an answer; ``hit_size``: items of one HIT; ``n_withdrawn``: items that
+    could be asked, but are better left to experts; ``spent``: money so far; ``cheapest``: least price of one more answer.
     """
     if finished_history[-1] == n_items:
         return "every item is finished"
+    if n_candidates == 0 and n_open == 0 and n_withdrawn:
+        return f"an expert is the better buy for the {n_withdrawn} items that could still be asked (stopping.expert_price)"
     if n_candidates == 0 and n_open == 0:
         return "every unfinished item has had as many answers as it may get"
     if n_candidates < hit_size and n_open == 0:
         return f"fewer items may be asked than one HIT of {hit_size} holds"
     if settings.left(n_annotations, n_items) == 0:
         return f"the budget of {settings.budget:g} annotations per item is spent"
+    money = settings.money_left(spent)
+    if money is not None and money < cheapest:
+        return f"the money is spent: {spent:g} of {settings.money:g}, where an answer costs {cheapest:g} or more"
     if last_round:
         return "the last allowed round is done (trainer.max_epochs)"
     n = settings.patience

@@ -35,8 +35,9 @@ class AMTWorkers(SimulatedWorkers):
         smooth: float = 0.1,
         outside: float = 0.03,
         noise: Literal["structured", "uniform"] = "structured",
+        spammers: float = 0.0,
     ) -> None:
-        super().__init__(n_workers)
+        super().__init__(n_workers, spammers)
         if group not in GROUP_NAMES:
             raise AnnotError(f"group {group!r} given; allowed are {', '.join(GROUP_NAMES)}.")
         if smooth <= 0 or not 0 <= outside < 1:  # without smoothing, classes that a person was never shown have empty rows

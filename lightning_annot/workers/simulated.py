@@ -18,17 +18,20 @@ EXPORTED = 1 << 24  # numbers W x K x K, 64 MiB in single precision, above which
 
 
 class SimulatedWorkers(Workers):
-    """Workers with known confusions. They, and reporting, are the only ones who see the truth."""
+    """Workers with known confusions. They, and reporting, are the only ones who see the truth.
 
-    def __init__(self, n_workers: int) -> None:
+    ``spammers``: share of the workers, rounded, who answer evenly at random, whatever the class. The seed chooses them.
+    """
+
+    def __init__(self, n_workers: int, spammers: float = 0.0) -> None:
         if n_workers < 1:
             raise AnnotError(f"n_workers {n_workers} given; at least 1 is needed.")
-        self.n_workers = n_workers
+        self.n_workers, self.spammers = n_workers, check_probability("spammers", spammers)
         self._waiting: dict[int, Question] = {}
 
     @abstractmethod
     def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
-        """Confusions (W, K, K), row = true class, column = answer, rows sum to 1."""
+        """Confusions (W, K, K) of all who are no spammers, row = true class, column = answer, rows sum to 1."""
 
     def bind(self, task: Task) -> None:
         """Draw the workers' confusions for the task's classes; needs the truth of every item."""
@@ -46,18 +49,22 @@ class SimulatedWorkers(Workers):
         self._truth = np.fromiter((code[task.truth[i]] for i in task.items), np.int64, len(task.items))
         self._names = [f"w{j:03d}" for j in range(self.n_workers)]
         self._number = {name: j for j, name in enumerate(self._names)}
+        self._spammer = _draw_spammers(self.n_workers, self.spammers, task.seed)
         true = self.confusions(task.classes, task.seed)
         self._true = true if true.size <= EXPORTED else None
         self._cumulative = _cumulative(true)
 
     def export(self, path: Path) -> None:
-        """Write the true confusions, ``workers`` (W,), ``classes`` (K,), ``confusions`` (W, K, K): for reports and oracles.
+        """Write what is true of the workers, for reports and oracles: ``workers`` (W,), ``classes`` (K,), ``confusions``
+        (W, K, K), even rows for spammers, and ``spammer`` (W,) bool.
 
-        Nothing is written where they are more than ``EXPORTED`` numbers.
+        Nothing is written where the confusions are more than ``EXPORTED`` numbers.
         """
         if self._true is not None:
             scratch = path.with_suffix(".tmp.npz")
-            np.savez(scratch, workers=self._names, classes=self._classes, confusions=self._true.astype(np.float32))
+            true = self._true.astype(np.float32)
+            true[self._spammer] = 1.0 / len(self._classes)
+            np.savez(scratch, workers=self._names, classes=self._classes, confusions=true, spammer=self._spammer)
             os.replace(scratch, path)
 
     def names(self) -> Sequence[str]:
@@ -89,7 +96,8 @@ class SimulatedWorkers(Workers):
         cumulative = self._cumulative[worker, self._truth[item]]
         draw = hashed_uniform(self._seed, worker, item)
         label: NDArray[np.int64] = (draw[:, None] >= cumulative[:, :-1]).sum(1)
-        return label
+        # Not by an even matrix, since workers may share one matrix that is too large to have one for each.
+        return np.where(self._spammer[worker], (draw * len(self._classes)).astype(np.int64), label)
 
 
 class PerfectWorkers(SimulatedWorkers):
@@ -106,9 +114,9 @@ class PerfectWorkers(SimulatedWorkers):
 class UniformNoiseWorkers(SimulatedWorkers):
     """Right with probability ``accuracy`` in every class, otherwise any other class evenly."""
 
-    def __init__(self, n_workers: int = 50, accuracy: float = 0.8) -> None:
-        super().__init__(n_workers)
-        self.accuracy = _probability("accuracy", accuracy)
+    def __init__(self, n_workers: int = 50, accuracy: float = 0.8, spammers: float = 0.0) -> None:
+        super().__init__(n_workers, spammers)
+        self.accuracy = check_probability("accuracy", accuracy)
 
     def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
         """One matrix for all workers."""
@@ -123,9 +131,16 @@ class StructuredWorkers(SimulatedWorkers):
     people share: each row of errors is drawn around one common Dirichlet(``concentration``) pattern.
     """
 
-    def __init__(self, n_workers: int = 50, accuracy: float = 0.8, spread: float = 0.08, concentration: float = 0.3) -> None:
-        super().__init__(n_workers)
-        self.accuracy = _probability("accuracy", accuracy)
+    def __init__(
+        self,
+        n_workers: int = 50,
+        accuracy: float = 0.8,
+        spread: float = 0.08,
+        concentration: float = 0.3,
+        spammers: float = 0.0,
+    ) -> None:
+        super().__init__(n_workers, spammers)
+        self.accuracy = check_probability("accuracy", accuracy)
         if spread < 0 or concentration <= 0:
             raise AnnotError(f"spread {spread}, concentration {concentration} given; need 0 or more, and above 0.")
         self.spread, self.concentration = spread, concentration
@@ -153,6 +168,14 @@ def _cumulative(confusions: Matrix) -> Matrix:
     return confusions.cumsum(2)
 
 
+def _draw_spammers(n_workers: int, share: float, seed: int) -> NDArray[np.bool_]:
+    """Who is a spammer, (W,): the ``share`` of workers with the lowest draws about item -1, which no question names."""
+    draw = hashed_uniform(seed, np.arange(n_workers), np.full(n_workers, -1))
+    spammer = np.zeros(n_workers, dtype=bool)
+    spammer[draw.argsort(kind="stable")[: round(share * n_workers)]] = True
+    return spammer
+
+
 def spread_evenly(diagonal: NDArray[np.float64]) -> Matrix:
     """Confusion (K, K) with this ``diagonal`` (K,) and even errors ("uniform noise")."""
     k = len(diagonal)
@@ -173,7 +196,8 @@ def hashed_uniform(seed: int, worker: NDArray[np.int64], item: NDArray[np.int64]
     return uniform
 
 
-def _probability(name: str, value: float) -> float:
+def check_probability(name: str, value: float) -> float:
+    """``value``, if it is a probability; AnnotError else."""
     if not 0.0 <= value <= 1.0:
         raise AnnotError(f"{name} {value} given; it must lie in 0..1.")
     return value

@@ -1,0 +1,29 @@
+"""What a run says about the items that it leaves unfinished, where the log alone cannot tell."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_annot.data.items import ItemTable
+from lightning_annot.round import Facts, SamplingSettings
+from lightning_annot.sampling.value import deserted
+from lightning_annot.workers.base import Workers
+
+
+def leftover(
+    table: ItemTable, finished: Tensor, experts: Tensor, facts: Facts, workers: Workers, sampling: SamplingSettings
+) -> dict[str, list[str]]:
+    """Ids of the items that an ``expert`` labels for less, and of those that ``nobody`` is left to ask about.
+
+    ``finished`` (N,) bool; ``experts`` (n,): rows of the former; ``facts``: all so far, open questions among them.
+    """
+    n = len(table)
+    item, worker = facts.asked_pairs()
+    alone = deserted(
+        facts.asked(n), workers.capacity(), len(workers.names()), item, worker, workers.can_answer(), sampling.worker_cap
+    )
+    alone &= ~finished & ~table.is_prototype
+    return {
+        "expert": [table.ids[row] for row in experts.tolist()],
+        "nobody": [table.ids[row] for row in alone.nonzero()[:, 0].tolist()],
+    }
