@@ -27,7 +27,7 @@ DIR/certificate.json holds it, with the record of all looks so far, on which lat
 
 def certify(args: list[str]) -> int:
     """Run the command; returns 0, or raises AnnotError."""
-    given = _parser().parse_args(args)
+    given = certify_parser().parse_args(args)
     _check(given)
     from lightning_annot.annotations.log import AnnotationLog
     from lightning_annot.report.run_files import read_run
@@ -57,7 +57,8 @@ class _Session:
     record: Record
 
 
-def _parser() -> argparse.ArgumentParser:
+def certify_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         "lightning-annot certify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,7 +125,7 @@ def _draw(session: _Session, given: argparse.Namespace) -> _Session:
     digest, size = session.found.digest, len(session.found)
     index, record = session.record.planned(Stage(digest, size, session.below, min(given.draw, size) if given.once else None))
     tasks = session.found.task.to_numpy()[drawn_order(session.found, record.seed, record.lost + index)]
-    among = tasks[: given.draw] if given.once else tasks
+    among = tasks[: given.draw if given.once else given.draw + len(known)]  # no more than these can be needed
     drawn = [task for task in among if task not in known][: given.draw]
     answers = {} if given.expert is None else audit.simulated_answers(given.expert, drawn, session.run.classes)
     write_record(session.run.directory, record)  # before the questions: a stage that was begun is never forgotten
