@@ -60,6 +60,7 @@ def test_the_set_is_what_is_finished_or_below_a_risk() -> None:
     assert certified_set(labels, 0.1, None).task.tolist() == ["b"]
     wider = certified_set(labels, 0.1, 0.3)
     assert (wider.task.tolist(), wider.top) == (["b", "c"], 0.3)
+    assert 0.05 < certified_set(labels, None, None).top < 0.0500001
     with pytest.raises(AnnotError, match=r"no item has a risk below 0\.01"):
         certified_set(labels, 0.1, 0.01)
     with pytest.raises(AnnotError, match="no item is finished"):

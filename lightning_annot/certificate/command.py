@@ -105,7 +105,7 @@ def _open(run: RunFiles, log: AnnotationLog, given: argparse.Namespace) -> _Sess
     below = given.below
     if below is None and given.draw is None and record.stages:
         below = record.stages[-1].below
-    return _Session(run, log, certified_set(run.labels, run.summary.get("threshold", 1.0), below), below, record)
+    return _Session(run, log, certified_set(run.labels, run.summary.get("threshold"), below), below, record)
 
 
 def _take_answers(session: _Session, path: Path) -> None:

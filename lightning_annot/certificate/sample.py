@@ -53,10 +53,11 @@ class Audits:
         return Audits(self.risk, self.wrong[:n], self.unsure[:n], 0)
 
 
-def certified_set(labels: pd.DataFrame, threshold: float, below: float | None) -> CertifiedSet:
+def certified_set(labels: pd.DataFrame, threshold: float | None, below: float | None) -> CertifiedSet:
     """The finished items of ``labels.csv``, or those with a risk below ``below``; prototypes never.
 
-    ``threshold`` is the run's. Raises AnnotError for an empty set.
+    ``threshold`` is the run's; where it is not known, as in a run that was cut off, the largest risk stands for it. Raises
+    AnnotError for an empty set.
     """
     ours = labels["status"] != "prototype"
     chosen = labels["status"] == "finished" if below is None else ours & (labels["risk"] < below)
@@ -64,7 +65,9 @@ def certified_set(labels: pd.DataFrame, threshold: float, below: float | None) -
         what = "no item is finished" if below is None else f"no item has a risk below {below:g}"
         raise AnnotError(f"{what}, so there is nothing to certify; let the run go on, or give a larger --below.")
     some = labels[chosen]
-    return CertifiedSet(some["task"], some["label"], some["risk"].astype("float64"), threshold if below is None else below)
+    risk = some["risk"].astype("float64")
+    top = threshold if below is None else below
+    return CertifiedSet(some["task"], some["label"], risk, float(np.nextafter(risk.max(), np.inf)) if top is None else top)
 
 
 def drawn_order(found: CertifiedSet, seed: int, stage: int) -> NDArray[np.int64]:
