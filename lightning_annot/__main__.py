@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_annot.certificate.command import certify
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot report DIR             write DIR/report.html anew
   lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
   lightning-annot unfinished DIR FILE    write the unfinished items for experts, riskiest first, and why
+  lightning-annot certify DIR            draw an audit for an expert, and bound the error of the finished labels by it
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
 --method NAME stands for the settings of majority_vote, online_ds, lean, improved_lean, efficient_annotation, mixmatch or
@@ -110,7 +112,7 @@ def _open_log(directory: Path, url: str | None) -> AnnotationLog:
     return AnnotationLog(url or path)
 
 
-_COMMANDS = {"report": _report, "export": _export, "unfinished": _unfinished}
+_COMMANDS = {"report": _report, "export": _export, "unfinished": _unfinished, "certify": certify}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -68,13 +68,17 @@ class Ledger:
     def collect(self) -> int:
         """Hand all open questions to the workers and commit the answers that are there; returns how many were new."""
         waiting = self._log.questions(open_only=True)
+        waiting = waiting[waiting["kind"] != "audit"]  # an expert's, see certificate/
         columns = (waiting[c] for c in ("item", "worker", "kind", "round", "id"))
         questions = [Question(*row) for row in zip(*columns, strict=True)]
         self._workers.submit(questions)
         return self._log.answer(self._workers.collect())
 
     def _read(self) -> pd.DataFrame:
-        """Rows that came since the last call, which are also added to the columns."""
+        """Rows that came since the last call, less audits; all are added to the columns.
+
+        The expert of an audit is none of the workers: what they may be asked must not depend on it.
+        """
         rows = self._log.answers(after_id=self._last_id)
         if len(rows):
             self._last_id = int(rows["id"].iloc[-1])
@@ -82,13 +86,13 @@ class Ledger:
             given = rows["label"].notna().to_numpy()
             label = np.full(len(rows), -1, dtype=np.int64)
             label[given] = self._codes(self._classes, rows["label"][given], "label")
-            codes, names = pd.factorize(rows["worker"])
-            worker = np.array([self._number(name) for name in names], dtype=np.int64)[codes]
+            codes, names = pd.factorize(rows["worker"].mask(rows["kind"] == "audit"))
+            worker = np.array([*(self._number(name) for name in names), -1], dtype=np.int64)[codes]  # code -1: an audit
             kind = self._codes(pd.Index(KINDS), rows["kind"], "kind")
             new = np.stack([item, worker, label, rows["round"].to_numpy(np.int64), kind])
             self._columns = np.concatenate([self._columns, new], axis=1)
             self._seconds = np.append(self._seconds, rows["seconds"].fillna(0.0).to_numpy(np.float64))
-        return rows
+        return rows[rows["kind"] != "audit"]
 
     def _number(self, name: str) -> int:
         if name not in self._known:

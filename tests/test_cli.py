@@ -339,10 +339,11 @@ def test_the_unfinished_are_left_for_experts(finished: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("command", "words"), [("report", "labels.csv"), ("export", "annotations.db"), ("unfinished", "labels.csv")]
+    ("command", "words"),
+    [("report", "labels.csv"), ("export", "annotations.db"), ("unfinished", "labels.csv"), ("certify", "labels.csv")],
 )
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path, command: str, words: str) -> None:
-    result = call(command, {}, str(tmp_path), *([str(tmp_path / "all.csv")] if command != "report" else []))
+    result = call(command, {}, str(tmp_path), *([str(tmp_path / "all.csv")] if command in ("export", "unfinished") else []))
     assert result.status == 2
     assert words in result.err
     assert not list(tmp_path.iterdir())
@@ -362,7 +363,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert all(
         f"lightning-annot {name} " in shown.stdout
-        for name in ("fit", "validate", "test", "predict", "report", "export", "unfinished")
+        for name in ("fit", "validate", "test", "predict", "report", "export", "unfinished", "certify")
     )
     check = "import sys; from lightning_annot.__main__ import main; main(['--help']); print([*sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=ROOT).stdout

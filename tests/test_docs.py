@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lightning_annot.__main__ import main
+from lightning_annot.certificate.command import certify_parser
 from lightning_annot.cli import AnnotationCLI, run
 from lightning_annot.presets import expand
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # pytest has arguments of its own
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/architecture.md", "CHANGELOG.md", "checkpoints/README.md")
+DOCUMENTS = ("README.md", "docs/architecture.md", "docs/certificate.md", "CHANGELOG.md", "checkpoints/README.md")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
 QUICK = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--data.batches.steps", "5"]
 TINY_BACKBONE = ["--data.backbone.name", "resnet10t", "--data.backbone.weights", "random", "--data.backbone.image_size", "32"]
 PER_ROUND = 10
@@ -142,6 +145,26 @@ def test_other_commands_run(
         "unfinished": ["for_experts.csv"],
     }
     assert all(words in said for words in leaves[args[0]])
+
+
+def test_a_certificate_is_stated(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The session of its page, with an expert between the commands, on a copy of the run."""
+    shutil.copytree(desk / "checkpoints" / "digits", tmp_path / "checkpoints" / "digits")
+    monkeypatch.chdir(tmp_path)
+    shown = commands("\n".join(blocks(CERTIFICATE, "sh")))
+    assert [args[0] for args in shown] == ["certify"] * 3
+    assert main(shown[0]) == 0
+    audit = pd.read_csv("audit.csv", dtype=str, keep_default_na=False)
+    audit["label"] = load_digits().target.astype(str)[audit["task"].astype(int)]
+    audit.to_csv("audit.csv", index=False)
+    assert all(main(args) == 0 for args in shown[1:])
+    said = capsys.readouterr().out
+    words = [line.split(":")[0] for line in blocks(CERTIFICATE, "text")[0].splitlines()]
+    assert all(f"{word}: " in said for word in words)
+    options = set(re.findall(r"--[a-z]+", certify_parser().format_help())) - {"--help", "--url"}
+    assert options == set(re.findall(r"`(--[a-z]+)", CERTIFICATE))
 
 
 def test_validate_takes_the_trained_learner(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

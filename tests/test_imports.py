@@ -27,6 +27,7 @@ ALLOWED = {
     "backbones": {"types", "data"},
     "ledger": PURE | {"workers"},
     "report": PURE,
+    "certificate": {"types", "annotations", "report"},
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "report"},
     "presets": {"types"},
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
