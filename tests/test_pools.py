@@ -107,6 +107,18 @@ def test_batches_come_from_their_pools(objective: str) -> None:
     assert ("share" in parts[0]) == (objective == "mixmatch")
 
 
+@pytest.mark.parametrize("shrink", [False, True])
+@pytest.mark.parametrize("objective", ["labelled", "pseudo", "confident", "mixmatch"])
+def test_where_nothing_is_known_the_one_step_is_empty(objective: str, shrink: bool) -> None:
+    nothing = torch.zeros(20, dtype=torch.bool)
+    pools = make_pools(torch.full((20, 3), 1 / 3), nothing, nothing)
+    chosen = BatchSettings(objective=objective, shrink=shrink)  # type: ignore[arg-type]
+    data = RoundBatches(torch.zeros(20, 2), torch.arange(20) % 5, pools, chosen, (0, 0))
+    assert len(data) == 1
+    assert data.rows_a_step == 0
+    assert {name: tuple(part.shape) for name, part in data[0].items()} == {"x": (0, 2), "target": (0, 3), "fold": (0,)}
+
+
 def test_mixed_pairs() -> None:
     pools = some_pools()
     parts = batches(pools, "mixmatch")
@@ -304,6 +316,18 @@ def test_given_prototypes_and_class_order() -> None:
     assert table.prototype[[5, 9, 11]].tolist() == [1, 0, 0]
 
 
+def test_a_start_without_prototypes_is_asked_for() -> None:
+    none = items(prototypes_per_class=0)
+    assert not bool(none.is_prototype.any())
+    assert not none.drawn
+    assert torch.bincount(none.fold).tolist() == [20, 20, 20]
+    assert none.identity(0)["prototypes"].startswith("0 prototypes")
+    named = items(prototypes_per_class=0, truth=None, classes=["a", "b"])
+    assert torch.equal(named.fold, none.fold)
+    some = items(prototypes_per_class=0, prototypes={"i4": "b"})
+    assert some.prototype[some.is_prototype].tolist() == [1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -321,7 +345,9 @@ def test_given_prototypes_and_class_order() -> None:
         ({"prototypes": {"i1": "d"}, "classes": ["a", "b", "c"]}, r"data.prototypes has labels outside the classes: \['d'\]"),
         ({"prototypes": {"i0": "a", "i1": "b"}}, r"1 classes without a prototype: \['c'\]"),
         ({"classes": ["a", "b", "c", "d"]}, r"1 classes without a prototype: \['d'\]"),
-        ({"prototypes_per_class": 0}, "prototypes_per_class 0"),
+        ({"prototypes_per_class": -1}, "prototypes_per_class -1"),
+        ({"prototypes_per_class": 0, "holdout": "prototypes"}, "data.holdout prototypes with data.prototypes_per_class 0"),
+        ({"prototypes_per_class": 0, "truth": None}, "no classes given"),
         ({"prototypes_per_class": 20}, "20 prototypes a class take all 60 items"),
         ({"n_folds": 1}, "data.folds 1 given"),
     ],

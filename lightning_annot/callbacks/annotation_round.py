@@ -27,6 +27,7 @@ from lightning_annot.round import (
     refilled,
     round_generator,
 )
+from lightning_annot.sampling.diverse import diverse, is_diverse_round, unseen_classes
 from lightning_annot.sampling.gold import gold_questions
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
 from lightning_annot.types import AnnotError, Learner, Task
@@ -112,6 +113,10 @@ class AnnotationRound(Callback):
             raise AnnotError(
                 f"annotation.gold {self.gold} given, and questions go to anyone; gold questions need workers with names: name "
                 "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
+            )
+        if self.gold and not bool(table.is_prototype.any()):
+            raise AnnotError(
+                f"annotation.gold {self.gold} given without prototypes, which gold questions are about; set it to 0."
             )
         if isinstance(self.workers, SimulatedWorkers):
             self.workers.export(self.folder.path / "simulated_workers.npz")
@@ -215,6 +220,7 @@ class AnnotationRound(Callback):
             left = self.stopping.left(len(facts.item) + n_open, total)
             among = refilled(self._inference, facts, prototype, among, self.sampling)
             n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
+            among = self._spread_out(among, n, round_)
             items, workers = choose(
                 self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
                 self.workers.can_answer(), len(self.workers.names()), self.predictions,
@@ -231,6 +237,18 @@ class AnnotationRound(Callback):
         if len(now.open_item):
             return f"waiting for the answers to {len(now.open_item)} questions"
         return "no worker can answer any of the unfinished items once more"
+
+    def _spread_out(self, among: torch.Tensor, n: int, round_: int) -> torch.Tensor:
+        """Of the items ``among``, those that differ most, where a class has not been seen yet and it is time to look for it."""
+        if not is_diverse_round(round_):
+            return among
+        if not len(unseen_classes(self._inference.posterior, self.facts.annotations(), self._table.prototype)):
+            return among
+        new = among[self.facts.asked(len(self._table))[among] == 0]
+        among = new if len(new) >= n else among
+        most = n if self.sampling.hit_size == 1 else 2 * n
+        generator = round_generator(self._data.seed + 1, round_)
+        return diverse(self._data.projected()[0], among, most, generator)
 
     def _ask_gold(self, round_: int) -> None:
         """Commit the gold questions, once a run: all of them in its first round, so that skill is known from the start."""

@@ -50,7 +50,8 @@ class BatchSettings:
 class RoundBatches(Dataset[Batch]):
     """Step i is a batch of ``features`` (N, d) with soft ``target`` and ``fold``; mixmatch adds a second, paired set.
 
-    Every rank draws the same rows and keeps its own slice, so the processes of a run together see what one would.
+    Every rank draws the same rows and keeps its own slice, so the processes of a run together see what one would. Where
+    nothing is known yet, there is one step, and it is empty.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class RoundBatches(Dataset[Batch]):
         self._features, self._folds, self._target = features, folds, pools.target
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         rows = pools.rows(settings.objective)
-        self.rows_a_step = size = min(settings.size, len(rows)) if settings.shrink else settings.size
-        n_steps = max(settings.steps, round(settings.passes * len(rows) / size))
+        most = len(rows) if settings.shrink or not len(rows) else settings.size
+        self.rows_a_step = size = min(settings.size, most)
+        n_steps = max(settings.steps, round(settings.passes * len(rows) / size)) if size else 1
         weight = balanced_weights(pools.target, rows)
         keep = slice(rank, None, world)
 

@@ -20,10 +20,12 @@ def fit_temperature(logits: Tensor, label: Tensor, prior_scale: float = 0.5) -> 
     """
     if prior_scale <= 0.0:
         raise AnnotError(f"prior_scale {prior_scale} given; it must be above 0.")
+    if not len(label):
+        return 1.0
     logits, label = logits.double(), label.long()
 
     def objective(log_t: float) -> float:
-        nll = torch.nn.functional.cross_entropy(logits / math.exp(log_t), label, reduction="sum") if len(label) else 0.0
+        nll = torch.nn.functional.cross_entropy(logits / math.exp(log_t), label, reduction="sum")
         return float(nll) + log_t**2 / (2.0 * prior_scale**2)
 
     return math.exp(minimize_scalar(objective, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-5}).x)

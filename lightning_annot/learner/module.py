@@ -87,6 +87,11 @@ class MixMatchModule(LightningModule):
         """Build the heads for the data module's features and classes; ``predict`` takes them from the checkpoint."""
         if self.heads is None and stage != "predict":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
+            if self.keep_best != "none" and len(set(data.held_out_folds().tolist())) < data.n_folds:
+                raise AnnotError(
+                    f"model.keep_best {self.keep_best} given, and some of the {data.n_folds} heads have no held-out prototype "
+                    "to be judged by. Give more prototypes, or set model.keep_best none."
+                )
             self.build(data.n_folds, data.n_inputs, len(data.table.classes), data.seed)
 
     def build(self, n_folds: int, n_inputs: int, n_classes: int, seed: int = 0) -> None:
