@@ -253,6 +253,8 @@ def test_projection_settings_are_checked(change: dict[str, int]) -> None:
         ProjectionSettings(dim=4, kernel=30),
         ProjectionSettings(dim=4, kernel=30, rows=12),
         ProjectionSettings(kernel=1000),
+        ProjectionSettings(dim=4, neighbours=3),
+        ProjectionSettings(kernel=30, neighbours=3, rows=20),
     ],
 )
 def test_width_is_known_before_the_projection(chosen: ProjectionSettings, tmp_path: Path) -> None:

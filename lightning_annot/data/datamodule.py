@@ -161,10 +161,7 @@ class AnnotationDataModule(LightningDataModule):
         if self._projection is not None:
             return self._projection.n_outputs
         assert self.loaded is not None
-        n, width = map(int, self.loaded.features.shape)
-        settings = self.projection_settings
-        rows = min(n, settings.rows)
-        return min(settings.kernel, rows) if settings.kernel else min(settings.dim or width, width, rows)
+        return self.projection_settings.width(*map(int, self.loaded.features.shape))
 
     def projected(self) -> tuple[Tensor, Tensor]:
         """Features (N + extra, d) float32 and folds (N + extra,); items first. The bank is read once, at the first call."""
