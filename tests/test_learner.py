@@ -206,6 +206,28 @@ def test_temperature_minimises_the_stated_objective() -> None:
     assert all(objective(t) <= objective(t * factor) for factor in (0.9, 0.99, 1.01, 1.1))
 
 
+@pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
+def test_temperature_is_recovered_from_answers(true: float) -> None:
+    """One answer a row, right with 0.7 and else anything: the classes themselves are not needed."""
+    z = 2.0 * torch.randn(40_000, 5, generator=seeded(0))
+    label = torch.multinomial(z.softmax(1), 1, generator=seeded(1))[:, 0]
+    confusion = torch.full((5, 5), 0.3 / 4).fill_diagonal_(0.7)
+    answer = torch.multinomial(confusion[label], 1, generator=seeded(2))[:, 0]
+    assert fit_temperature(z * true, confusion.log()[:, answer].T) == pytest.approx(true, rel=0.06)
+
+
+def test_certain_answers_are_labels() -> None:
+    logits, label = 3.0 * torch.randn(40, 4, generator=seeded(0)), torch.randint(0, 4, (40,), generator=seeded(1))
+    certain = torch.full((40, 4), -30.0)
+    certain[torch.arange(40), label] = 0.0
+    assert fit_temperature(logits, certain) == pytest.approx(fit_temperature(logits, label), rel=1e-4)
+    nothing = torch.zeros(40, 4)  # answers that would be the same whatever the class
+    assert fit_temperature(logits, nothing) == pytest.approx(1.0, abs=1e-3)
+    released = built(calibration="released")
+    with pytest.raises(AnnotError, match="calibration released"):
+        released.calibrate(torch.zeros(2, D), torch.tensor([0, 1]), torch.zeros(2, K))
+
+
 def built(hidden: int | None = None, **options: object) -> MixMatchModule:
     module = MixMatchModule(hidden=hidden, **{"fold_share": 1.0, **options})  # type: ignore[arg-type]
     module.build(F, D, K)

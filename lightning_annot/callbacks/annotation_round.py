@@ -11,7 +11,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.run_folder import RunFolder, class_accuracy, load_cost, load_oracle, progress, truth_metrics
+from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
@@ -35,6 +37,7 @@ from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import SimulatedWorkers, StructuredWorkers
 
 GOLD_DRAW = 1 << 20  # stands for a round in the draw of the gold questions, beyond all real ones
+CALIBRATION_DRAW = 1 << 21  # plus the round: the draw of the answered items to calibrate on
 
 
 class AnnotationRound(Callback):
@@ -85,6 +88,7 @@ class AnnotationRound(Callback):
         self.rows: list[dict[str, float]] = []
         self._ledger: Ledger | None = None
         self._true_confusions: torch.Tensor | None = None
+        self._known: tuple[torch.Tensor, torch.Tensor] | None = None
         self._annotation_log: AnnotationLog | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,8 +152,8 @@ class AnnotationRound(Callback):
         self._stage(trainer, "predicting")
         self._data.set_pools(None)
         features, folds = self._data.projected()
-        rows = self._table.is_prototype.nonzero()[:, 0]
-        pl_module.calibrate(features[rows], folds[rows], self._table.prototype[rows])  # type: ignore[operator]
+        rows, label = self._known if self._known is not None else prototypes(self._table)
+        pl_module.calibrate(features[rows], folds[rows], label)  # type: ignore[operator]
         self.predictions.renew()
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
@@ -279,6 +283,9 @@ class AnnotationRound(Callback):
 
     def _set_pools(self, inference: Inference) -> None:
         n = len(self._table)
+        if self._table.lacks_prototypes:
+            generator = round_generator(self._data.seed, CALIBRATION_DRAW + self._next_round)
+            self._known = known_by_answers(self._table, *answer_evidence(inference.crowd, generator))
         known = torch.zeros(len(inference.finished), dtype=torch.bool)
         known[:n] = self._table.is_prototype | (torch.bincount(self.facts.annotations().item, minlength=n) > 0)
         self._data.set_pools(make_pools(inference.posterior, known, inference.finished))

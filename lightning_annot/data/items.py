@@ -37,6 +37,11 @@ class ItemTable:
         """(N,) bool."""
         return self.prototype >= 0
 
+    @property
+    def lacks_prototypes(self) -> bool:
+        """Whether some class has none."""
+        return len(set(self.prototype.tolist()) - {-1}) < len(self.classes)
+
     def identity(self, seed: int) -> dict[str, str]:
         """What makes two runs the same run, as short strings: items and prototypes, classes, seed."""
         return {

@@ -177,11 +177,13 @@ class MixMatchModule(LightningModule):
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:
         """Fit the temperature on prototypes ``x`` (P, d), each through the head of its own ``fold``; returns it.
 
-        Prototypes of fold -1 were learned from, and have no say.
+        Prototypes of fold -1 were learned from, and have no say. ``label`` as in ``fit_temperature``.
         """
         held = fold >= 0
         logits, label = self.predictor.out_of_fold(x[held].to(self.device), fold[held].to(self.device)).cpu(), label[held]
         if self.calibration == "released":
+            if label.ndim == 2:
+                raise AnnotError("model.calibration released given, and classes without prototypes; set fitted, or give some.")
             self.temperature.fill_(released_temperature(logits, label))
         else:
             self.temperature.fill_(fit_temperature(logits, label, self.temperature_prior))
