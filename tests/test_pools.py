@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.items import ItemTable, build_items
-from lightning_annot.data.pools import Pools, balanced_weights, draw, make_pools
+from lightning_annot.data.pools import OBJECTIVES, Pools, balanced_weights, draw, make_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
 from lightning_annot.types import AnnotError
 
@@ -108,7 +108,7 @@ def test_batches_come_from_their_pools(objective: str) -> None:
 
 
 @pytest.mark.parametrize("shrink", [False, True])
-@pytest.mark.parametrize("objective", ["labelled", "pseudo", "confident", "mixmatch"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_where_nothing_is_known_the_one_step_is_empty(objective: str, shrink: bool) -> None:
     nothing = torch.zeros(20, dtype=torch.bool)
     pools = make_pools(torch.full((20, 3), 1 / 3), nothing, nothing)
@@ -139,7 +139,28 @@ def test_mixmatch_without_sure_items_learns_from_labels_alone() -> None:
     assert "share" not in batches(pools, "mixmatch")[0]
 
 
-@pytest.mark.parametrize("objective", ["pseudo", "mixmatch"])
+def test_views_are_of_unanswered_items() -> None:
+    pools = some_pools()
+    parts = batches(pools, "consistency")
+    free = {*pools.pseudo.tolist(), *pools.unlabelled.tolist()}
+    assert set(rows_of(parts).tolist()) <= set(pools.labelled.tolist())
+    for suffix in ("_own", "_other"):
+        assert set(rows_of(parts, "x" + suffix).tolist()) <= free
+        for batch in parts:
+            assert len(batch["x" + suffix]) == len(batch["share_view"]) == 48
+            assert torch.equal(batch["fold" + suffix], batch["x" + suffix][:, 0].long() % 5)
+    drawn = torch.bincount(rows_of(parts, "x_own"), minlength=300)
+    assert int(drawn[pools.pseudo].sum()) > 0
+    assert int(drawn[pools.unlabelled].sum()) > 0
+
+
+def test_without_unanswered_items_there_is_nothing_to_be_consistent_on() -> None:
+    everything = torch.ones(20, dtype=torch.bool)
+    pools = make_pools(torch.full((20, 3), 1 / 3), everything, ~everything)
+    assert set(batches(pools, "consistency")[0]) == {"x", "target", "fold"}
+
+
+@pytest.mark.parametrize("objective", ["pseudo", "mixmatch", "consistency"])
 def test_batches_are_a_function_of_seed_and_round(objective: str) -> None:
     pools = some_pools()
     once, again = (batches(pools, objective, (1, 2)) for _ in range(2))
@@ -150,7 +171,7 @@ def test_batches_are_a_function_of_seed_and_round(objective: str) -> None:
         assert not torch.equal(rows_of(once), rows_of(batches(pools, objective, other)))
 
 
-@pytest.mark.parametrize("objective", ["pseudo", "mixmatch"])
+@pytest.mark.parametrize("objective", ["pseudo", "mixmatch", "consistency"])
 def test_ranks_together_see_what_one_process_sees(objective: str) -> None:
     pools = some_pools()
     alone, ranks = batches(pools, objective), [batches(pools, objective, rank=r, world=3) for r in range(3)]

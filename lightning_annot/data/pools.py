@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Objective = Literal["labelled", "pseudo", "confident", "mixmatch"]
-OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatch")
+Objective = Literal["labelled", "pseudo", "confident", "mixmatch", "consistency"]
+OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatch", "consistency")
 
 
 @dataclass(frozen=True)
