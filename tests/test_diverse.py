@@ -137,6 +137,28 @@ def test_prototypes_of_a_part_of_the_classes(bank: Bank, tmp_path: Path) -> None
     assert rounds(run)["accuracy"].iloc[-1] > 0.9
 
 
+def test_people_begin_without_any_label(bank: Bank, tmp_path: Path) -> None:
+    """Neither truth nor prototypes: named classes, two files, and answers that come later."""
+    truth = pd.read_csv(bank.labels, dtype=str)
+    truth[["task"]].to_csv(tmp_path / "items.csv", index=False)
+    chosen = bank.settings(
+        **WITHOUT,
+        **{"data.labels": None, "data.items": tmp_path / "items.csv", "data.classes": "[ant,bee,cow,dog]"},
+        **{"annotation.workers": "lightning_annot.workers.files.FileWorkers"},
+    )
+    run, label = tmp_path / "run", truth.set_index("task")["label"]
+    answered = pd.DataFrame(columns=["task", "worker", "label"])
+    for _ in range(3):
+        fit(chosen, run, trainer__max_epochs=9)
+        asked = pd.read_csv(run / "questions.csv", dtype=str)
+        new = pd.DataFrame({"task": asked["task"], "worker": "anna", "label": label[asked["task"]].to_numpy()})
+        answered = pd.concat([answered, new])
+        answered.to_csv(run / "answers.csv", index=False)
+    assert set(label[questions(run).query("round == 0")["item"]]) == set(label)
+    result = pd.read_csv(run / "labels.csv", dtype=str).set_index("task")["label"]
+    assert (result == label[result.index]).mean() > 0.9
+
+
 @pytest.mark.parametrize("changes", [{"model.hidden": 8, "data.batches.shrink": True}, {"annotation.sampling.hit_size": 5}])
 def test_other_learners_and_hits_start_without_prototypes(bank: Bank, tmp_path: Path, changes: dict[str, object]) -> None:
     run = fit(bank.settings(**WITHOUT, **changes), tmp_path / "run")

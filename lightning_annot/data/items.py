@@ -40,7 +40,8 @@ class ItemTable:
     @property
     def lacks_prototypes(self) -> bool:
         """Whether some class has none."""
-        return len(set(self.prototype.tolist()) - {-1}) < len(self.classes)
+        count = torch.bincount(self.prototype[self.is_prototype], minlength=len(self.classes))
+        return bool((count == 0).any())
 
     def identity(self, seed: int) -> dict[str, str]:
         """What makes two runs the same run, as short strings: items and prototypes, classes, seed."""
