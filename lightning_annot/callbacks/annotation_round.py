@@ -244,7 +244,7 @@ class AnnotationRound(Callback):
 
     def _spread_out(self, among: torch.Tensor, n: int, round_: int) -> torch.Tensor:
         """Of the items ``among``, those that differ most, where a class has not been seen yet and it is time to look for it."""
-        if not is_diverse_round(round_):
+        if not (self._table.lacks_prototypes and is_diverse_round(round_)):
             return among
         if not len(unseen_classes(self._inference.posterior, self.facts.annotations(), self._table.prototype)):
             return among

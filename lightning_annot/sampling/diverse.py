@@ -39,9 +39,11 @@ def diverse(features: Tensor, among: Tensor, n: int, generator: torch.Generator)
 
 def unseen_classes(posterior: Tensor, annotations: Annotations, prototype: Tensor) -> Tensor:
     """Classes (n,) that no ``prototype`` (N,), -1 elsewhere, has, nor an answered item with ``posterior`` (N, K) above 1/2."""
-    best, label = posterior[annotations.item].max(1)
-    seen = torch.cat([label[best > 0.5], prototype[prototype >= 0]])
-    return (torch.bincount(seen, minlength=posterior.shape[1]) == 0).nonzero()[:, 0]
+    seen = torch.bincount(prototype[prototype >= 0], minlength=posterior.shape[1])
+    for items in torch.split(annotations.item, max(1, (1 << 22) // len(seen))):
+        best, label = posterior[items].max(1)
+        seen += torch.bincount(label[best > 0.5], minlength=len(seen))
+    return (seen == 0).nonzero()[:, 0]
 
 
 def is_diverse_round(round_: int) -> bool:
