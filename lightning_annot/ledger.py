@@ -42,13 +42,15 @@ class Ledger:
         now = round_ < before_round
         use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
         owed = self._log.questions(before_round=before_round, open_only=True)
+        owed = owed[owed["kind"] != "audit"]  # an expert's, see certificate/
         ordinary = (owed["kind"] == "annotation").to_numpy(bool)
         asked = self._codes(self._items, owed["item"][ordinary], "item")
         whom = np.array([-1 if w is None else self._number(w) for w in owed["worker"]], dtype=np.int64)
         arrays = {"item": item[use], "worker": worker[use], "label": label[use], "round": round_[use]}
         arrays |= {"open_item": asked, "open_worker": whom[ordinary], "owed_worker": whom}
         arrays |= {"gold_item": item[gold], "gold_worker": worker[gold], "gold_label": label[gold]}
-        arrays |= {"paid_worker": worker[now], "paid_seconds": self._seconds[now]}
+        paid = now & (kind != KINDS.index("audit"))
+        arrays |= {"paid_worker": worker[paid], "paid_seconds": self._seconds[paid]}
         return Facts(
             self.workers,
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},

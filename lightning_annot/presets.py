@@ -16,6 +16,7 @@ Settings = Mapping[str, Any]
 
 _PAPER = {
     "annotation.crowd.prior": "homogeneous",
+    "annotation.crowd.temper": False,
     "annotation.sampling.items": "uniform",
     "annotation.stopping.patience": 10,  # released: 5, and no sooner than N / 2 answers, so never where a method is good
 }

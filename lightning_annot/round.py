@@ -5,10 +5,9 @@ Everything here is a pure function of the facts, of the learner's probabilities,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import math
 
 import numpy as np
 import torch
@@ -112,8 +111,8 @@ def _no_rows() -> Tensor:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions (Q,):
-    ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
+    """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions
+    (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
     ``gold_worker``, ``gold_label`` (-1 for a skip). ``extra_paid`` counts gold and audit answers.
 
     Of all kinds together: who gave the paid answers (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where

@@ -75,10 +75,13 @@ class Task:
 
 @runtime_checkable
 class Learner(Protocol):
-    """What a round needs of a model: out-of-fold probabilities, calibrated on prototypes."""
+    """What a round needs of a model: out-of-fold probabilities, calibrated on prototypes or, without them, on answers."""
 
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:
-        """Fit the temperature on prototypes ``x`` (P, d), ``fold`` (P,), ``label`` (P,); returns it."""
+        """Fit the temperature on prototypes ``x`` (P, d), ``fold`` (P,), ``label`` (P,); returns it.
+
+        Where classes have no prototype, ``label`` is (P, K): log p(what was answered | class).
+        """
 
     def log_probability(self, x: Tensor, fold: Tensor) -> Tensor:
         """log p(y | x) (B, K) of rows ``x`` (B, d), each by the head of its own ``fold`` (B,)."""

@@ -198,7 +198,7 @@ def test_bad_data(bank: Bank, tmp_path: Path, make: Maker, wanted: list[str]) ->
         ({"model.lr": -1}, ["lr -1", "above 0"]),
         ({"model.ema": 2}, ["ema 2", "between 0 and 1"]),
         ({"data.folds": 1}, ["data.folds 1", "at least 2"]),
-        ({"data.prototypes_per_class": 0}, ["data.prototypes_per_class 0", "at least 1"]),
+        ({"data.prototypes_per_class": -1}, ["data.prototypes_per_class -1", "0 or more"]),
         ({"data.prototypes_per_class": 100}, ["take all 300 items", "lower data.prototypes_per_class"]),
         ({"data.batches.size": 0}, ["size", "above 0"]),
         ({"data.batches.objective": "all"}, ["all", "mixmatch"]),

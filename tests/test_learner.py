@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_annot.learner.calibration import fit_temperature
 from lightning_annot.learner.heads import FoldHeads
-from lightning_annot.learner.mixmatch import fold_mean, fold_use, mix, soft_cross_entropy, squared_error
+from lightning_annot.learner.mixmatch import consistency, fold_mean, fold_use, mix, soft_cross_entropy, squared_error
 from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.types import AnnotError, Learner
@@ -50,6 +50,16 @@ def make_batch(n: int = 40, seed: int = 0, mixed: bool = False) -> dict[str, Ten
     if mixed:
         batch["share"] = torch.rand(n, generator=generator)
     return batch
+
+
+def make_views(n: int = 40, seed: int = 0) -> dict[str, Tensor]:
+    """A labelled batch, and unanswered items with others to mix them with."""
+    generator = seeded(seed + 1000)
+    batch = make_batch(n, seed)
+    for suffix in ("_own", "_other"):
+        batch["x" + suffix] = 3.0 * torch.randn(n, D, generator=generator)
+        batch["fold" + suffix] = torch.randint(0, F, (n,), generator=generator)
+    return batch | {"share_view": torch.rand(n, generator=generator)}
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
@@ -89,22 +99,30 @@ def test_reset_is_a_function_of_the_seed() -> None:
     assert not any(parameter.any() for parameter in linear.parameters())
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+BATCHES = {
+    "": make_batch,
+    "_first _second": lambda **options: make_batch(**options, mixed=True),
+    "_own _other": make_views,
+}
+
+
+@pytest.mark.parametrize("more", BATCHES)
 @pytest.mark.parametrize("hidden", [None, 5])
-def test_an_item_never_reaches_the_head_of_its_own_fold(hidden: int | None, mixed: bool) -> None:
+def test_an_item_never_reaches_the_head_of_its_own_fold(hidden: int | None, more: str) -> None:
     """Trained a few steps with other features and targets for the items of fold f, head f is bitwise the same."""
 
     def train(changed_fold: int | None) -> FoldHeads:
-        module = MixMatchModule(hidden=hidden)
+        module = MixMatchModule(hidden=hidden, consistency_above=0.5)
         module.build(F, D, K, seed=1)
         assert module.heads is not None
         optimizer = torch.optim.Adam(module.heads.parameters(), lr=0.1)
         for step in range(4):
-            batch, other = make_batch(seed=step, mixed=mixed), make_batch(seed=step + 100, mixed=mixed)
-            for suffix in ("", "_first", "_second") if mixed else ("",):
+            batch, other = (BATCHES[more](seed=seed) for seed in (step, step + 100))
+            for suffix in ("", *more.split()):
                 rows = batch["fold" + suffix] == changed_fold
-                for part in ("x", "target"):
-                    batch[part + suffix][rows] = other[part + suffix][rows]
+                for name in ("x" + suffix, "target" + suffix):
+                    if name in batch:
+                        batch[name][rows] = other[name][rows]
             optimizer.zero_grad()
             module.training_step(batch, step).backward()
             optimizer.step()
@@ -136,6 +154,43 @@ def test_losses_equal_loops() -> None:
     assert fold_mean(torch.ones(F, 12), use).tolist() == [1.0, 1.0, 0.0, 1.0]
 
 
+def test_consistency_equals_a_loop() -> None:
+    clean, view = (2.0 * torch.randn(F, 12, K, generator=seeded(i), dtype=torch.float64) for i in range(2))
+    use = torch.rand(F, 12, generator=seeded(2)) < 0.6
+    use[2] = False
+    want, n_sure = 0.0, 0
+    for f in range(F):
+        rows = use[f].nonzero()[:, 0].tolist()
+        for i in rows:
+            p = clean[f, i].softmax(0)
+            if float(p.max()) > 0.7:
+                n_sure += 1
+                want -= float(view[f, i].log_softmax(0)[p.argmax()]) / len(rows)
+    assert n_sure
+    assert float(consistency(clean, view, use, 0.7)) == pytest.approx(want)
+    assert float(consistency(clean, view, use, 1.0)) == 0.0
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    clean, view = (torch.randn(F, 5, K, generator=seeded(i)).requires_grad_() for i in range(2))
+    consistency(clean, view, torch.ones(F, 5, dtype=torch.bool), 0.0).backward()
+    assert clean.grad is None
+    assert view.grad is not None
+
+
+def test_training_step_adds_the_weighted_consistency() -> None:
+    module, batch = built(consistency_weight=3.0, consistency_above=0.6), make_views()
+    module.temperature.fill_(2.0)
+    assert module.heads is not None
+    plain = module.training_step({name: batch[name] for name in ("x", "target", "fold")}, 0)
+    share = torch.maximum(batch["share_view"], 1 - batch["share_view"])[:, None]
+    view = share * batch["x_own"] + (1 - share) * batch["x_other"]
+    use = fold_use(F, batch["fold_own"], batch["fold_other"])
+    term = consistency(module.heads(batch["x_own"]) / 2.0, module.heads(view), use, 0.6)
+    assert float(term.detach()) > 0
+    torch.testing.assert_close(module.training_step(batch, 0), plain + 3.0 * term)
+
+
 def test_an_empty_fold_gives_no_gradient_and_no_nan() -> None:
     logits = torch.randn(2, 5, K, generator=seeded(0)).requires_grad_()
     use = torch.tensor([[True] * 5, [False] * 5])
@@ -143,6 +198,19 @@ def test_an_empty_fold_gives_no_gradient_and_no_nan() -> None:
     assert logits.grad is not None
     assert bool(torch.isfinite(logits.grad).all())
     assert not logits.grad[1].any()
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_an_empty_batch_changes_no_bias_and_gives_no_nan(hidden: int | None) -> None:
+    module = MixMatchModule(hidden=hidden, weight_decay=0.0)
+    module.build(F, D, K)
+    before = deepcopy(module.state_dict())
+    optimizer = torch.optim.Adam(module.parameters())
+    loss = module.training_step({name: part[:0] for name, part in make_batch().items()}, 0)
+    loss.backward()
+    optimizer.step()
+    assert float(loss.detach()) == 0.0
+    assert all(torch.equal(part, before[name]) for name, part in module.state_dict().items())
 
 
 @given(share=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=10))
@@ -171,7 +239,7 @@ def test_temperature_is_recovered(true: float) -> None:
 
 
 def test_temperature_is_shrunk_towards_1() -> None:
-    assert fit_temperature(torch.empty(0, 5), torch.empty(0, dtype=torch.int64)) == pytest.approx(1.0, abs=1e-3)
+    assert fit_temperature(torch.empty(0, 5), torch.empty(0, dtype=torch.int64)) == 1.0
     logits, label = 9.0 * torch.eye(3), torch.tensor([0, 1, 0])  # one of three confident rows is wrong
     found = [fit_temperature(logits, label, scale) for scale in (0.01, 0.3, 1.0, 10.0)]
     assert found == sorted(found)
@@ -191,6 +259,28 @@ def test_temperature_minimises_the_stated_objective() -> None:
 
     t = fit_temperature(logits, label)
     assert all(objective(t) <= objective(t * factor) for factor in (0.9, 0.99, 1.01, 1.1))
+
+
+@pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
+def test_temperature_is_recovered_from_answers(true: float) -> None:
+    """One answer a row, right with 0.7 and else anything: the classes themselves are not needed."""
+    z = 2.0 * torch.randn(40_000, 5, generator=seeded(0))
+    label = torch.multinomial(z.softmax(1), 1, generator=seeded(1))[:, 0]
+    confusion = torch.full((5, 5), 0.3 / 4).fill_diagonal_(0.7)
+    answer = torch.multinomial(confusion[label], 1, generator=seeded(2))[:, 0]
+    assert fit_temperature(z * true, confusion.log()[:, answer].T) == pytest.approx(true, rel=0.06)
+
+
+def test_certain_answers_are_labels() -> None:
+    logits, label = 3.0 * torch.randn(40, 4, generator=seeded(0)), torch.randint(0, 4, (40,), generator=seeded(1))
+    certain = torch.full((40, 4), -30.0)
+    certain[torch.arange(40), label] = 0.0
+    assert fit_temperature(logits, certain) == pytest.approx(fit_temperature(logits, label), rel=1e-4)
+    nothing = torch.zeros(40, 4)  # answers that would be the same whatever the class
+    assert fit_temperature(logits, nothing) == pytest.approx(1.0, abs=1e-3)
+    released = built(calibration="released")
+    with pytest.raises(AnnotError, match="calibration released"):
+        released.calibrate(torch.zeros(2, D), torch.tensor([0, 1]), torch.zeros(2, K))
 
 
 def built(hidden: int | None = None, **options: object) -> MixMatchModule:
@@ -305,7 +395,17 @@ def test_checkpoint_of_another_shape_or_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"lr": 0.0}, {"weight_decay": -1.0}, {"mixed_weight": -1.0}, {"hidden": 0}, {"ema": 0.0}, {"ema": 1.0}]
+    "options",
+    [
+        {"consistency_weight": -1.0},
+        {"consistency_above": 1.0},
+        {"lr": 0.0},
+        {"weight_decay": -1.0},
+        {"mixed_weight": -1.0},
+        {"hidden": 0},
+        {"ema": 0.0},
+        {"ema": 1.0},
+    ],
 )
 def test_settings_are_checked(options: dict[str, float]) -> None:
     with pytest.raises(AnnotError, match=next(iter(options))):

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.items import ItemTable, build_items
-from lightning_annot.data.pools import Pools, balanced_weights, draw, make_pools
+from lightning_annot.data.pools import OBJECTIVES, Pools, balanced_weights, draw, make_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
 from lightning_annot.types import AnnotError
 
@@ -107,6 +107,18 @@ def test_batches_come_from_their_pools(objective: str) -> None:
     assert ("share" in parts[0]) == (objective == "mixmatch")
 
 
+@pytest.mark.parametrize("shrink", [False, True])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_where_nothing_is_known_the_one_step_is_empty(objective: str, shrink: bool) -> None:
+    nothing = torch.zeros(20, dtype=torch.bool)
+    pools = make_pools(torch.full((20, 3), 1 / 3), nothing, nothing)
+    chosen = BatchSettings(objective=objective, shrink=shrink)  # type: ignore[arg-type]
+    data = RoundBatches(torch.zeros(20, 2), torch.arange(20) % 5, pools, chosen, (0, 0))
+    assert len(data) == 1
+    assert data.rows_a_step == 0
+    assert {name: tuple(part.shape) for name, part in data[0].items()} == {"x": (0, 2), "target": (0, 3), "fold": (0,)}
+
+
 def test_mixed_pairs() -> None:
     pools = some_pools()
     parts = batches(pools, "mixmatch")
@@ -127,7 +139,28 @@ def test_mixmatch_without_sure_items_learns_from_labels_alone() -> None:
     assert "share" not in batches(pools, "mixmatch")[0]
 
 
-@pytest.mark.parametrize("objective", ["pseudo", "mixmatch"])
+def test_views_are_of_unanswered_items() -> None:
+    pools = some_pools()
+    parts = batches(pools, "consistency")
+    free = {*pools.pseudo.tolist(), *pools.unlabelled.tolist()}
+    assert set(rows_of(parts).tolist()) <= set(pools.labelled.tolist())
+    for suffix in ("_own", "_other"):
+        assert set(rows_of(parts, "x" + suffix).tolist()) <= free
+        for batch in parts:
+            assert len(batch["x" + suffix]) == len(batch["share_view"]) == 48
+            assert torch.equal(batch["fold" + suffix], batch["x" + suffix][:, 0].long() % 5)
+    drawn = torch.bincount(rows_of(parts, "x_own"), minlength=300)
+    assert int(drawn[pools.pseudo].sum()) > 0
+    assert int(drawn[pools.unlabelled].sum()) > 0
+
+
+def test_without_unanswered_items_there_is_nothing_to_be_consistent_on() -> None:
+    everything = torch.ones(20, dtype=torch.bool)
+    pools = make_pools(torch.full((20, 3), 1 / 3), everything, ~everything)
+    assert set(batches(pools, "consistency")[0]) == {"x", "target", "fold"}
+
+
+@pytest.mark.parametrize("objective", ["pseudo", "mixmatch", "consistency"])
 def test_batches_are_a_function_of_seed_and_round(objective: str) -> None:
     pools = some_pools()
     once, again = (batches(pools, objective, (1, 2)) for _ in range(2))
@@ -138,7 +171,7 @@ def test_batches_are_a_function_of_seed_and_round(objective: str) -> None:
         assert not torch.equal(rows_of(once), rows_of(batches(pools, objective, other)))
 
 
-@pytest.mark.parametrize("objective", ["pseudo", "mixmatch"])
+@pytest.mark.parametrize("objective", ["pseudo", "mixmatch", "consistency"])
 def test_ranks_together_see_what_one_process_sees(objective: str) -> None:
     pools = some_pools()
     alone, ranks = batches(pools, objective), [batches(pools, objective, rank=r, world=3) for r in range(3)]
@@ -241,6 +274,8 @@ def test_projection_settings_are_checked(change: dict[str, int]) -> None:
         ProjectionSettings(dim=4, kernel=30),
         ProjectionSettings(dim=4, kernel=30, rows=12),
         ProjectionSettings(kernel=1000),
+        ProjectionSettings(dim=4, neighbours=3),
+        ProjectionSettings(kernel=30, neighbours=3, rows=20),
     ],
 )
 def test_width_is_known_before_the_projection(chosen: ProjectionSettings, tmp_path: Path) -> None:
@@ -304,6 +339,18 @@ def test_given_prototypes_and_class_order() -> None:
     assert table.prototype[[5, 9, 11]].tolist() == [1, 0, 0]
 
 
+def test_a_start_without_prototypes_is_asked_for() -> None:
+    none = items(prototypes_per_class=0)
+    assert not bool(none.is_prototype.any())
+    assert not none.drawn
+    assert torch.bincount(none.fold).tolist() == [20, 20, 20]
+    assert none.identity(0)["prototypes"].startswith("0 prototypes")
+    named = items(prototypes_per_class=0, truth=None, classes=["a", "b"])
+    assert torch.equal(named.fold, none.fold)
+    some = items(prototypes_per_class=0, prototypes={"i4": "b"})
+    assert some.prototype[some.is_prototype].tolist() == [1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -321,7 +368,9 @@ def test_given_prototypes_and_class_order() -> None:
         ({"prototypes": {"i1": "d"}, "classes": ["a", "b", "c"]}, r"data.prototypes has labels outside the classes: \['d'\]"),
         ({"prototypes": {"i0": "a", "i1": "b"}}, r"1 classes without a prototype: \['c'\]"),
         ({"classes": ["a", "b", "c", "d"]}, r"1 classes without a prototype: \['d'\]"),
-        ({"prototypes_per_class": 0}, "prototypes_per_class 0"),
+        ({"prototypes_per_class": -1}, "prototypes_per_class -1"),
+        ({"prototypes_per_class": 0, "holdout": "prototypes"}, "data.holdout prototypes with data.prototypes_per_class 0"),
+        ({"prototypes_per_class": 0, "truth": None}, "no classes given"),
         ({"prototypes_per_class": 20}, "20 prototypes a class take all 60 items"),
         ({"n_folds": 1}, "data.folds 1 given"),
     ],

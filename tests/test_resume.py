@@ -21,6 +21,11 @@ LEARNERS: dict[str, dict[str, Any]] = {
         "annotation.sampling.workers": "least_loaded",
         "annotation.crowd.prior": "homogeneous",
     },
+    "consistency, neighbours": {
+        "data.batches.objective": "consistency",
+        "data.projection.neighbours": 3,
+        "annotation.threshold": 0.01,  # else the items are finished before their questions are asked
+    },
     "labelled alone, hidden layer, moving average, fresh weights every round": {
         "data.batches.objective": "labelled",
         "model.hidden": 8,

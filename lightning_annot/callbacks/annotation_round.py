@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.leftover import leftover
 from lightning_annot.callbacks.purchase import commit, first_gold
 from lightning_annot.callbacks.run_folder import (
@@ -22,6 +23,7 @@ from lightning_annot.callbacks.run_folder import (
     progress,
     truth_metrics,
 )
+from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
@@ -38,12 +40,15 @@ from lightning_annot.round import (
     refilled,
     round_generator,
 )
+from lightning_annot.sampling.diverse import diverse, is_diverse_round, unseen_classes
 from lightning_annot.sampling.price import Account, PriceSettings, settle
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
 from lightning_annot.sampling.value import worth_asking
 from lightning_annot.types import AnnotError, Learner, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import SimulatedWorkers, StructuredWorkers
+
+CALIBRATION_DRAW = 1 << 21  # plus the round: the draw of the answered items to calibrate on
 
 
 class AnnotationRound(Callback):
@@ -101,6 +106,7 @@ class AnnotationRound(Callback):
         self._leftover: dict[str, list[str]] = {}
         self._ledger: Ledger | None = None
         self._true_confusions: torch.Tensor | None = None
+        self._known: tuple[torch.Tensor, torch.Tensor] | None = None
         self._annotation_log: AnnotationLog | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -129,6 +135,10 @@ class AnnotationRound(Callback):
             raise AnnotError(
                 f"annotation.gold {self.gold} given, and questions go to anyone; gold questions need workers with names: name "
                 "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
+            )
+        if self.gold and not bool(table.is_prototype.any()):
+            raise AnnotError(
+                f"annotation.gold {self.gold} given without prototypes, which gold questions are about; set it to 0."
             )
         if isinstance(self.workers, SimulatedWorkers):
             self.workers.export(self.folder.path / "simulated_workers.npz")
@@ -160,8 +170,8 @@ class AnnotationRound(Callback):
         self._stage(trainer, "predicting")
         self._data.set_pools(None)
         features, folds = self._data.projected()
-        rows = self._table.is_prototype.nonzero()[:, 0]
-        pl_module.calibrate(features[rows], folds[rows], self._table.prototype[rows])  # type: ignore[operator]
+        rows, label = self._known if self._known is not None else prototypes(self._table)
+        pl_module.calibrate(features[rows], folds[rows], label)  # type: ignore[operator]
         self.predictions.renew()
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
@@ -249,6 +259,7 @@ class AnnotationRound(Callback):
             left = self.stopping.left(len(facts.item) + n_open, total)
             among = refilled(self._inference, facts, prototype, among, self.sampling)
             n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
+            among = self._spread_out(among, n, round_)
             chosen = choose(
                 self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
                 self.workers.can_answer(), askable, self.predictions, account.expected if self.prices.given else None,
@@ -281,6 +292,18 @@ class AnnotationRound(Callback):
         """Money spent and owed after the facts."""
         return settle(self.prices, self._listed_prices, facts.workers, facts.paid_worker, facts.paid_seconds, facts.owed_worker)
 
+    def _spread_out(self, among: torch.Tensor, n: int, round_: int) -> torch.Tensor:
+        """Of the items ``among``, those that differ most, where a class has not been seen yet and it is time to look for it."""
+        if not (self._table.lacks_prototypes and is_diverse_round(round_)):
+            return among
+        if not len(unseen_classes(self._inference.posterior, self.facts.annotations(), self._table.prototype)):
+            return among
+        new = among[self.facts.asked(len(self._table))[among] == 0]
+        among = new if len(new) >= n else among
+        most = n if self.sampling.hit_size == 1 else 2 * n
+        generator = round_generator(self._data.seed + 1, round_)
+        return diverse(self._data.projected()[0], among, most, generator)
+
     def _infer(self) -> Inference:
         features, _ = self._data.projected()
         n_classes = len(self._table.classes)
@@ -300,6 +323,9 @@ class AnnotationRound(Callback):
 
     def _set_pools(self, inference: Inference) -> None:
         n = len(self._table)
+        if self._table.lacks_prototypes:
+            generator = round_generator(self._data.seed, CALIBRATION_DRAW + self._next_round)
+            self._known = known_by_answers(self._table, *answer_evidence(inference.crowd, generator))
         known = torch.zeros(len(inference.finished), dtype=torch.bool)
         known[:n] = self._table.is_prototype | (torch.bincount(self.facts.annotations().item, minlength=n) > 0)
         self._data.set_pools(make_pools(inference.posterior, known, inference.finished))

@@ -7,8 +7,10 @@ rows of w_j ~ Dir(1 + m), m = strength x alpha. EM maximises the MAP objective
 
 E step: q_i(y) proportional to p(y | x_i) prod_j w_j[y, z_ij].
 M step: w_j[y, z] = (m[y, z] + sum_i q_i(y) [z_ij = z]) / row sum.
-Tempered (crowd/tempering.py), q_i is proportional to p(y | x_i)^a prod_j w_j[y, z_ij]^b, and L's first sum is
-sum_i (1/b) log sum_y p(y | x_i)^a prod_j w_j[y, z_ij]^b, which the same M step raises. In the soft mode L never falls. The hard mode puts all of q_i on its largest entry in the M step, as the released code does.
+In the soft mode L never falls. The hard mode puts all of q_i on its largest entry in the M step, as the released code does.
+
+Tempered (crowd/tempering.py), q_i is proportional to p(y | x_i)^a prod_j w_j[y, z_ij]^b, and L's first sum becomes
+sum_i (1/b) log sum_y p(y | x_i)^a prod_j w_j[y, z_ij]^b, which the same M step raises.
 """
 
 from __future__ import annotations
@@ -214,9 +216,7 @@ def _renewed_counts(
     return renewed, evidence
 
 
-def _e_step(
-    inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior, tempering: Tempering
-) -> tuple[Tensor, float]:
+def _e_step(inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior, tempering: Tempering) -> tuple[Tensor, float]:
     """Posterior of the chunk's items (n, K), and their summed log evidence."""
     joint, share = _tempered(inc.item_sums(chunk, table), log_prior(inc.items[chunk.start : chunk.stop]), chunk, tempering)
     # One pass of exp serves both the posterior and the evidence.

@@ -23,7 +23,8 @@ class BatchSettings:
     ``objective``, which pools are learned from: labelled, prototypes and annotated items; pseudo, those and confident items
     without an answer; confident, confident items alone, annotated or not; mixmatch, labelled, and ``ratio`` x ``size`` mixed
     pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with shares from Beta(``alpha``,
-    ``alpha``) (Liao et al. 2021, Eq. 2).
+    ``alpha``) (Liao et al. 2021, Eq. 2); consistency, labelled, and ``ratio`` x ``size`` items without an answer, each with
+    another one that its features are mixed with by such a share.
 
     ``targets``: the posterior, or (hard) its largest class. ``shrink``: a step has at most as many rows as the pool.
     """
@@ -50,7 +51,8 @@ class BatchSettings:
 class RoundBatches(Dataset[Batch]):
     """Step i is a batch of ``features`` (N, d) with soft ``target`` and ``fold``; mixmatch adds a second, paired set.
 
-    Every rank draws the same rows and keeps its own slice, so the processes of a run together see what one would.
+    Every rank draws the same rows and keeps its own slice, so the processes of a run together see what one would. Where
+    nothing is known yet, there is one step, and it is empty.
     """
 
     def __init__(
@@ -68,8 +70,9 @@ class RoundBatches(Dataset[Batch]):
         self._features, self._folds, self._target = features, folds, pools.target
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         rows = pools.rows(settings.objective)
-        self.rows_a_step = size = min(settings.size, len(rows)) if settings.shrink else settings.size
-        n_steps = max(settings.steps, round(settings.passes * len(rows) / size))
+        most = len(rows) if settings.shrink or not len(rows) else settings.size
+        self.rows_a_step = size = min(settings.size, most)
+        n_steps = max(settings.steps, round(settings.passes * len(rows) / size)) if size else 1
         weight = balanced_weights(pools.target, rows)
         keep = slice(rank, None, world)
 
@@ -84,6 +87,12 @@ class RoundBatches(Dataset[Batch]):
             share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (n_steps, n))
             second = steps(mixable, balanced_weights(pools.target, mixable), n)
             self._pair = (steps(rows, weight, n), second, torch.from_numpy(share).float()[:, keep])
+        self._view: tuple[Tensor, Tensor, Tensor] | None = None
+        free = torch.cat([pools.pseudo, pools.unlabelled]) if settings.objective == "consistency" and size else rows[:0]
+        if len(free):
+            n, weight = max(1, round(settings.ratio * size)), balanced_weights(pools.target, free)
+            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (n_steps, n))
+            self._view = (steps(free, weight, n), steps(free, weight, n), torch.from_numpy(share).float()[:, keep])
 
     def release(self) -> None:
         """Let go of the targets, the largest array of a run; to be called when the round's last batch is done."""
@@ -97,6 +106,10 @@ class RoundBatches(Dataset[Batch]):
         if self._pair is not None:
             first, second, share = (part[step] for part in self._pair)
             batch |= self._gather("_first", first) | self._gather("_second", second) | {"share": share}
+        if self._view is not None:
+            own, other, share = (part[step] for part in self._view)
+            batch |= {"x_own": self._features[own], "fold_own": self._folds[own], "share_view": share}
+            batch |= {"x_other": self._features[other], "fold_other": self._folds[other]}
         return batch
 
     def _gather(self, suffix: str, rows: Tensor) -> Batch:

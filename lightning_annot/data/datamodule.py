@@ -34,7 +34,8 @@ class AnnotationDataModule(LightningDataModule):
         distractors: items of other classes for each item of ``classes``, drawn by the seed as the class ``other``; 0 leaves
             all of them out, and null takes them for mistakes. ``predict`` labels everything.
         id_pattern: maps ids to file names, such as ``%05d.jpg``.
-        prototypes_per_class: how many are drawn a class when ``prototypes`` is absent.
+        prototypes_per_class: how many are drawn a class when ``prototypes`` is absent. With 0 none are drawn, and a class needs
+            none: the first questions then go to items that differ from each other.
         folds: heads of the cross-fitted learner.
         holdout: what a head does not learn from: the ``items`` of its own fold (cross-fitting), or only half of the prototypes,
             which then validate and calibrate it.
@@ -161,10 +162,7 @@ class AnnotationDataModule(LightningDataModule):
         if self._projection is not None:
             return self._projection.n_outputs
         assert self.loaded is not None
-        n, width = map(int, self.loaded.features.shape)
-        settings = self.projection_settings
-        rows = min(n, settings.rows)
-        return min(settings.kernel, rows) if settings.kernel else min(settings.dim or width, width, rows)
+        return self.projection_settings.width(*map(int, self.loaded.features.shape))
 
     def projected(self) -> tuple[Tensor, Tensor]:
         """Features (N + extra, d) float32 and folds (N + extra,); items first. The bank is read once, at the first call."""
@@ -194,6 +192,10 @@ class AnnotationDataModule(LightningDataModule):
         features, folds = self.projected()
         rows = self._held_out_rows()
         return features[rows], folds[rows], self.table.prototype[rows]
+
+    def held_out_folds(self) -> Tensor:
+        """The fold of each held-out prototype, (P,)."""
+        return self.table.fold[self._held_out_rows()]
 
     def _held_out_rows(self) -> Tensor:
         return (self.table.is_prototype & (self.table.fold >= 0)).nonzero()[:, 0]
@@ -232,9 +234,14 @@ class AnnotationDataModule(LightningDataModule):
         self._round_batches = RoundBatches(features, folds, self.pools, self.batches, seed, rank, world)
         return _whole(self._round_batches)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Prototypes that some head has not learned from, each with its own fold."""
-        return _whole(FixedRows(*self.projected(), self._held_out_rows(), self.table.prototype))
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Prototypes that some head has not learned from, each with its own fold; no loader where there is none."""
+        rows = self._held_out_rows()
+        if not len(rows):
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise AnnotError("validate compares the learner with held-out prototypes, and this run has none; try test.")
+            return []
+        return _whole(FixedRows(*self.projected(), rows, self.table.prototype))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Items that are not prototypes, with the truth."""

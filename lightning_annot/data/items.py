@@ -37,6 +37,12 @@ class ItemTable:
         """(N,) bool."""
         return self.prototype >= 0
 
+    @property
+    def lacks_prototypes(self) -> bool:
+        """Whether some class has none."""
+        count = torch.bincount(self.prototype[self.is_prototype], minlength=len(self.classes))
+        return bool((count == 0).any())
+
     def identity(self, seed: int) -> dict[str, str]:
         """What makes two runs the same run, as short strings: items and prototypes, classes, seed."""
         return {
@@ -61,33 +67,43 @@ def build_items(
 ) -> ItemTable:
     """Check what came against each other, draw prototypes from the truth if none are given, and draw the folds by ``seed``.
 
-    ``readable``: what people call a class, where that is another word.
+    With ``prototypes_per_class`` 0 none are drawn, and a class needs none. ``readable``: what people call a class, where that
+    is another word.
     """
     _check_unique(ids)
     names = _classes(classes, truth, prototypes)
     code = {name: k for k, name in enumerate(names)}
     truth_codes = None if truth is None else _codes(ids, truth, code, "data.labels", complete=True)
     generator = torch.Generator().manual_seed(seed)
+    if prototypes_per_class == 0 and holdout == "prototypes":
+        raise AnnotError(
+            "data.holdout prototypes with data.prototypes_per_class 0 given; without prototypes nothing is held out. Leave "
+            "data.holdout at items, or give prototypes."
+        )
     if prototypes is not None:
         prototype = _codes(ids, prototypes, code, "data.prototypes", complete=False)
+    elif prototypes_per_class == 0:
+        prototype = torch.full((len(ids),), -1)
     elif truth_codes is not None:
         prototype = _draw_prototypes(truth_codes, len(names), prototypes_per_class, generator)
     else:
         raise AnnotError(
             "no prototypes given, and no truth to draw them from. Label a few items of each class yourself (10 a class do "
-            "well), write them to a CSV with the columns task,label and give it as data.prototypes."
+            "well), write them to a CSV with the columns task,label and give it as data.prototypes; or start without, by "
+            "data.prototypes_per_class 0."
         )
     missing = [name for k, name in enumerate(names) if not bool((prototype == k).any())]
-    if missing:
+    if missing and prototypes_per_class != 0:
         cure = (
-            "Each class needs at least one in data.prototypes."
+            "Each class needs at least one in data.prototypes, unless data.prototypes_per_class is 0."
             if prototypes is not None
             else ("No item has such a true label: correct data.classes, or give items of these classes.")
         )
         raise AnnotError(f"{len(missing)} classes without a prototype: {missing[:5]}. {cure}")
     fold = _folds(prototype, n_folds, generator, holdout)
+    drawn = prototypes is None and prototypes_per_class > 0
     shown = tuple((readable or {}).get(name, name) for name in names)
-    return ItemTable(tuple(ids), names, prototype, fold, truth_codes, prototypes is None, shown)
+    return ItemTable(tuple(ids), names, prototype, fold, truth_codes, drawn, shown)
 
 
 def digest(parts: object) -> str:
@@ -139,7 +155,7 @@ def _codes(ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int
 
 def _draw_prototypes(truth: Tensor, n_classes: int, per_class: int, generator: torch.Generator) -> Tensor:
     if per_class < 1:
-        raise AnnotError(f"data.prototypes_per_class {per_class} given; at least 1 is needed.")
+        raise AnnotError(f"data.prototypes_per_class {per_class} given; it must be 0 or more.")
     prototype = torch.full_like(truth, -1)
     for k in range(n_classes):
         rows = (truth == k).nonzero()[:, 0]

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Objective = Literal["labelled", "pseudo", "confident", "mixmatch"]
-OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatch")
+Objective = Literal["labelled", "pseudo", "confident", "mixmatch", "consistency"]
+OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatch", "consistency")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def balanced_weights(target: Tensor, rows: Tensor, chunk: int = 1 << 14) -> Tens
 
 
 def draw(rows: Tensor, weight: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Draw ``n`` of ``rows`` with replacement, in proportion to ``weight``."""
+    """Draw ``n`` of ``rows`` with replacement, in proportion to ``weight``; of no rows none, and ``n`` must be 0."""
+    if not n:
+        return rows[:0]
     # Inverse of the cumulative weights: torch.multinomial refuses more than 2^24 rows and is slower.
     cumulative = weight.double().cumsum(0)
     position = torch.rand(n, generator=generator, dtype=torch.float64) * cumulative[-1]

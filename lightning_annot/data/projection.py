@@ -1,13 +1,17 @@
-"""What the learner sees of the features: standardised, projected, and optionally mapped by a kernel; fitted once a run."""
+"""What the learner sees: features standardised, projected, mapped by a kernel, and with the mean of each row's neighbours.
+
+Kernel and neighbours are optional; all is fitted once a run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_annot.data.graph import NeighbourMean
 from lightning_annot.types import AnnotError
 
 
@@ -16,8 +20,10 @@ class ProjectionSettings:
     """``dim``: principal components kept (None: all features). ``kernel``: landmarks of a Nystroem map (0: none).
 
     ``gamma``: width of its kernel exp(-gamma |a - b|^2), for features whose mean square norm is 1. ``rows``: most rows that
-    are used to fit. ``standardise``: give each feature mean 0 and variance 1 first, and all together a mean square norm of 1;
-    without it, and with ``dim`` and ``kernel`` unset, features stay as they are.
+    are used to fit, and to find neighbours among. ``standardise``: give each feature mean 0 and variance 1 first, and all
+    together a mean square norm of 1; without it, and with ``dim`` and ``kernel`` unset, features stay as they are.
+
+    ``neighbours``: appended is the mean of so many nearest rows' features, times ``neighbour_weight`` (0: nothing is appended).
     """
 
     dim: int | None = 128
@@ -25,21 +31,40 @@ class ProjectionSettings:
     gamma: float = 0.2
     rows: int = 20_000
     standardise: bool = True
+    neighbours: int = 0
+    neighbour_weight: float = 0.7
 
     def __post_init__(self) -> None:
         if (self.dim is not None and self.dim < 1) or self.kernel < 0 or self.gamma <= 0 or self.rows < 2:
             raise AnnotError(f"projection {self} given; dim and gamma must be above 0, kernel 0 or more, rows 2 or more.")
+        if self.neighbours < 0 or self.neighbours > self.rows - 2 or self.neighbour_weight <= 0:
+            raise AnnotError(
+                f"projection {self} given; neighbours must be 0 or more and at most rows - 2, neighbour_weight above 0."
+            )
+
+    def width(self, n: int, width: int) -> int:
+        """Width of what a bank (``n``, ``width``) is projected to."""
+        rows = min(n, self.rows)
+        own = min(self.kernel, rows) if self.kernel else min(self.dim or width, width, rows)
+        return 2 * own if self.neighbours else own
 
 
 @dataclass(frozen=True)
 class Projection:
-    """x -> (x - mean) @ matrix (D, d), then, with landmarks (m, d), k(x, landmarks) @ root (m, m)."""
+    """x -> (x - mean) @ matrix (D, d), then, with landmarks (m, d), k(x, landmarks) @ root (m, m).
+
+    With ``neighbours``, the mean over the nearest rows of ``reference`` (R, d or m) float16 is appended, times
+    ``neighbour_weight``.
+    """
 
     mean: Tensor
     matrix: Tensor
     landmarks: Tensor
     root: Tensor
     gamma: float
+    reference: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float16))
+    neighbours: int = 0
+    neighbour_weight: float = 0.7
 
     @property
     def n_inputs(self) -> int:
@@ -49,6 +74,10 @@ class Projection:
     @property
     def n_outputs(self) -> int:
         """Width of the features it gives."""
+        return self._own_width * (2 if self.neighbours else 1)
+
+    @property
+    def _own_width(self) -> int:
         return len(self.landmarks) or self.matrix.shape[1]
 
     def apply(self, features: np.ndarray, chunk: int = 8192) -> Tensor:
@@ -58,14 +87,19 @@ class Projection:
                 f"features of width {features.shape[1]} given; this run's learner takes {self.n_inputs}. "
                 "Use the backbone or the feature bank that the run was trained with."
             )
-        out = torch.empty(len(features), self.n_outputs)
+        out, own = torch.empty(len(features), self.n_outputs), self._own_width
+        near = NeighbourMean(self.reference, self.neighbours) if self.neighbours else None
+        if near is not None:
+            near.announce(len(features))
         for start in range(0, len(features), chunk):
             part = torch.from_numpy(np.array(features[start : start + chunk], dtype=np.float32))
-            out[start : start + chunk] = self.apply_rows(part)
+            out[start : start + chunk, :own] = rows = self.apply_rows(part)
+            if near is not None:
+                out[start : start + chunk, own:] = self.neighbour_weight * near(rows)
         return out
 
     def apply_rows(self, rows: Tensor) -> Tensor:
-        """Project float32 ``rows`` (n, D)."""
+        """Project float32 ``rows`` (n, D), without what neighbours append."""
         rows = (rows - self.mean) @ self.matrix
         if len(self.landmarks):
             rows = torch.exp(-self.gamma * torch.cdist(rows, self.landmarks).square()) @ self.root
@@ -96,8 +130,20 @@ def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int
     projected = (sample - mean) @ matrix
     scale = (float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0) if settings.standardise else 1.0
     landmarks, root = _nystroem(projected / scale, settings, seed)
-    arrays = {"mean": mean, "matrix": matrix / scale, "landmarks": landmarks, "root": root}
-    return Projection(**{k: torch.from_numpy(np.ascontiguousarray(a)) for k, a in arrays.items()}, gamma=settings.gamma)
+    arrays = (mean, matrix / scale, landmarks, root)
+    mean_, matrix_, landmarks_, root_ = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    fitted = Projection(mean_, matrix_, landmarks_, root_, settings.gamma)
+    return _with_reference(fitted, sample, settings) if settings.neighbours else fitted
+
+
+def _with_reference(fitted: Projection, sample: np.ndarray, settings: ProjectionSettings) -> Projection:
+    """The projection with ``sample`` (R, D) as the rows to find neighbours among."""
+    if len(sample) < settings.neighbours + 2:
+        raise AnnotError(
+            f"projection.neighbours {settings.neighbours} given, of {len(sample)} items; it must be at most {len(sample) - 2}."
+        )
+    reference = fitted.apply(sample).clamp(-6e4, 6e4).half()  # what half precision holds; unscaled features may be larger
+    return replace(fitted, reference=reference, neighbours=settings.neighbours, neighbour_weight=settings.neighbour_weight)
 
 
 def _nystroem(sample: np.ndarray, settings: ProjectionSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al. 2017) on held-out prototypes, shrunk towards 1 when they are few."""
+"""Temperature scaling (Guo et al. 2017) on held-out prototypes or on answers, shrunk towards 1 when they are few."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ def fit_temperature(logits: Tensor, label: Tensor, prior_scale: float = 0.5) -> 
 
     ``logits`` must come from heads that never saw the row, ``label`` (P,) is its clean class. The penalty is a log-normal
     prior: without rows T is 1, with many it is what they say.
+
+    Where no class is certain, ``label`` is (P, K), log p(answers | class) of each row: then the NLL is that of the answers,
+    -log sum_y softmax(logits / T)_y p(answers | y).
     """
     if prior_scale <= 0.0:
         raise AnnotError(f"prior_scale {prior_scale} given; it must be above 0.")
-    logits, label = logits.double(), label.long()
+    if not len(label):
+        return 1.0
+    logits = logits.double()
 
     def objective(log_t: float) -> float:
-        nll = torch.nn.functional.cross_entropy(logits / math.exp(log_t), label, reduction="sum") if len(label) else 0.0
-        return float(nll) + log_t**2 / (2.0 * prior_scale**2)
+        log_prob = (logits / math.exp(log_t)).log_softmax(1)
+        gain = log_prob.gather(1, label[:, None]) if label.ndim == 1 else (log_prob + label).logsumexp(1)
+        return -float(gain.sum()) + log_t**2 / (2.0 * prior_scale**2)
 
     return math.exp(minimize_scalar(objective, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-5}).x)
 

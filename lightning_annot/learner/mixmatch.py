@@ -24,6 +24,17 @@ def squared_error(logits: Tensor, target: Tensor, use: Tensor) -> Tensor:
     return fold_mean(loss, use).sum()
 
 
+def consistency(clean: Tensor, view: Tensor, use: Tensor, above: float) -> Tensor:
+    """Cross-entropy of logits ``view`` (F, B, K) to the class of the logits ``clean`` (F, B, K), where that is sure; a scalar.
+
+    Each fold is its own teacher; a row whose largest probability is not above ``above`` counts as 0 in the mean (FixMatch, Sohn
+    et al. 2020, Eq. 4). No gradient goes through ``clean``.
+    """
+    best, label = clean.detach().softmax(-1).max(-1)
+    loss = -view.log_softmax(-1).gather(-1, label[..., None])[..., 0]
+    return fold_mean(loss * (best > above), use).sum()
+
+
 def fold_mean(loss: Tensor, use: Tensor) -> Tensor:
     """Mean of ``loss`` (F, B) over each fold's own rows, (F,); a fold without rows gives 0."""
     weight = use.to(loss)

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from lightning_annot.learner.best import BestHeads
 from lightning_annot.learner.calibration import fit_temperature, released_temperature
 from lightning_annot.learner.heads import FoldHeads
-from lightning_annot.learner.mixmatch import fold_use, mix, soft_cross_entropy, squared_error, windows
+from lightning_annot.learner.mixmatch import consistency, fold_use, mix, soft_cross_entropy, squared_error, windows
 from lightning_annot.types import AnnotError
 
 Batch = dict[str, Tensor]
@@ -27,7 +27,9 @@ class MixMatchModule(LightningModule):
     """F heads over fixed features, one a fold; an item's probability comes from the head that never saw its answers.
 
     The loss of a batch is the soft cross-entropy of its labelled part plus ``mixed_weight`` times the squared error of its
-    mixed part (Liao et al. 2021, Eq. 2), where the data module draws one (``data.batches.objective: mixmatch``).
+    mixed part (Liao et al. 2021, Eq. 2), where the data module draws one (``data.batches.objective: mixmatch``). With
+    ``consistency`` it is plus ``consistency_weight`` times the cross-entropy of each head on mixed views of unanswered items to
+    the class that the same head sees in the items themselves, where it is sure (FixMatch, Sohn et al. 2020).
 
     Args:
         hidden: units of a hidden tanh layer; None for a linear head.
@@ -43,6 +45,8 @@ class MixMatchModule(LightningModule):
         average_folds: every item's probability is the mean of all folds, also of those that learned from its answers.
         fold_share: share of a batch that each of several folds learns from; at 0.6 five folds cost at most three trainings.
         schedule: how the step size goes.
+        consistency_weight: weight of the consistency term.
+        consistency_above: the calibrated probability above which a head is sure.
         calibration: ``fitted`` temperature, or the ``released`` code's rule (see ``released_temperature``).
     """
 
@@ -62,6 +66,8 @@ class MixMatchModule(LightningModule):
         calibration: Literal["fitted", "released"] = "fitted",
         optimizer: Literal["momentum", "adam"] | None = None,
         decay_rows: Literal["labelled", "all"] = "labelled",
+        consistency_weight: float = 1.0,
+        consistency_above: float = 0.95,
     ) -> None:
         super().__init__()
         self.decay_rows = decay_rows
@@ -73,6 +79,11 @@ class MixMatchModule(LightningModule):
                 f"lr {lr}, weight_decay {weight_decay}, mixed_weight {mixed_weight}, hidden {hidden} given; lr and hidden must "
                 "be above 0, the others 0 or more."
             )
+        if consistency_weight < 0 or not 0 < consistency_above < 1:
+            raise AnnotError(
+                f"consistency_weight {consistency_weight}, consistency_above {consistency_above} given; the weight must be 0 "
+                "or more, the probability between 0 and 1."
+            )
         if not 0 < fold_share <= 1:
             raise AnnotError(f"fold_share {fold_share} given; it must be above 0, and at most 1.")
         if ema is not None and not 0 < ema < 1:
@@ -82,6 +93,7 @@ class MixMatchModule(LightningModule):
         self.hidden, self.lr, self.weight_decay, self.mixed_weight = hidden, lr, weight_decay, mixed_weight
         self.ema, self.restart, self.temperature_prior, self.fold_share = ema, restart, temperature_prior, fold_share
         self.keep_best, self.average_folds, self.schedule, self.calibration = keep_best, average_folds, schedule, calibration
+        self.consistency_weight, self.consistency_above = consistency_weight, consistency_above
         self.heads: FoldHeads | None = None
         self.best: BestHeads | None = None
         self.averaged: AveragedModel | None = None
@@ -93,6 +105,11 @@ class MixMatchModule(LightningModule):
         """Build the heads for the data module's features and classes; ``predict`` takes them from the checkpoint."""
         if self.heads is None and stage != "predict":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
+            if self.keep_best != "none" and len(set(data.held_out_folds().tolist())) < data.n_folds:
+                raise AnnotError(
+                    f"model.keep_best {self.keep_best} given, and some of the {data.n_folds} heads have no held-out prototype "
+                    "to be judged by. Give more prototypes, or set model.keep_best none."
+                )
             self.build(data.n_folds, data.n_inputs, len(data.table.classes), data.seed)
 
     def build(self, n_folds: int, n_inputs: int, n_classes: int, seed: int = 0) -> None:
@@ -141,6 +158,13 @@ class MixMatchModule(LightningModule):
             x, target, first, second = map(self._windows, (x, target, batch["fold_first"], batch["fold_second"]))
             use = fold_use(self.heads.n_folds, first, second)
             loss = loss + self.mixed_weight * squared_error(self.heads(x), target, use)
+        if "share_view" in batch:
+            view = mix(batch["x_own"], batch["x_other"], batch["share_view"])
+            x, view, own, other = map(self._windows, (batch["x_own"], view, batch["fold_own"], batch["fold_other"]))
+            use = fold_use(self.heads.n_folds, own, other)
+            with torch.no_grad():
+                clean = self.heads(x) / self.temperature.to(x)
+            loss = loss + self.consistency_weight * consistency(clean, self.heads(view), use, self.consistency_above)
         return loss
 
     def _windows(self, rows: Tensor) -> Tensor:
@@ -186,11 +210,13 @@ class MixMatchModule(LightningModule):
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:
         """Fit the temperature on prototypes ``x`` (P, d), each through the head of its own ``fold``; returns it.
 
-        Prototypes of fold -1 were learned from, and have no say.
+        Prototypes of fold -1 were learned from, and have no say. ``label`` as in ``fit_temperature``.
         """
         held = fold >= 0
         logits, label = self.predictor.out_of_fold(x[held].to(self.device), fold[held].to(self.device)).cpu(), label[held]
         if self.calibration == "released":
+            if label.ndim == 2:
+                raise AnnotError("model.calibration released given, and classes without prototypes; set fitted, or give some.")
             self.temperature.fill_(released_temperature(logits, label))
         else:
             self.temperature.fill_(fit_temperature(logits, label, self.temperature_prior))

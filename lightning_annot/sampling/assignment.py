@@ -20,7 +20,7 @@ def assign(
     generator: torch.Generator,
     rule: Assignment = "random",
     reliability: Tensor | None = None,
-    cap: int | None = None,
+    cap: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Give each of ``items`` (n,) one worker out of its row of ``allowed`` (n, W) bool.
 

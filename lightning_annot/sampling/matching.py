@@ -19,7 +19,7 @@ def information(posterior: Tensor, confusions: Tensor, top: int = 8) -> Tensor:
     prob, label = posterior.to(confusions).topk(top, dim=1)
     gains = [confusions.new_empty(0, len(confusions))]
     rows = max(1, (1 << 21) // (len(confusions) * top * top))
-    for p, y in zip(prob.split(rows), label.split(rows), strict=True):
+    for p, y in zip(torch.split(prob, rows), torch.split(label, rows), strict=True):
         joint = p[:, None, :, None] * confusions[:, y[:, :, None], y[:, None, :]].transpose(0, 1)  # (n, W, true y, answer z)
         right = joint.diagonal(dim1=2, dim2=3).sum(2)
         gains.append((joint.amax(2).sum(2) - p[:, :1]).clamp_(min=0.0) + 1e-3 * right)
