@@ -6,7 +6,7 @@ Everything here is a pure function of the facts, of the learner's probabilities,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,13 +38,16 @@ class CrowdSettings:
     ``oracle``: an .npz of the true confusions, as simulated workers export; relative paths start at the output folder. Results
     with it are no estimates, and are marked oracle-prior.
     ``temper``: learn from each round's new answers how far learner and workers may be believed (crowd/tempering.py).
-    ``strength``: pseudo-counts of a worker's confusion row. ``accuracy``: what is believed of a worker before any answer.
+    ``exclude``: whoever answers without looking, or against the truth, is not asked again, and does not count (crowd/spam.py).
+    ``strength``: pseudo-counts of a worker's confusion row; None: 10, and with tiered learned by marginal likelihood.
+    ``accuracy``: what is believed of a worker before any answer.
     """
 
     prior: PriorKind = "tiered"
     accuracy: float = 0.7
-    strength: float = 10.0
+    strength: float | None = None
     temper: bool = True
+    exclude: bool = True
     m_step: Literal["soft", "hard"] = "soft"
     max_iterations: int = 100
     tolerance: float = 1e-4
@@ -80,11 +83,11 @@ class SamplingSettings:
     per_round: int = 200
     cap: int = 3
     items: ItemRule = "expected_error_reduction"
-    workers: Assignment = "random"
+    sharpness: float = 3.0
+    workers: Assignment = "information"
     worker_cap: int | None = None
-    worker_share: float | None = None
+    worker_share: float | None = 0.1
     draws: int = 8
-    sharpness: float = 1.0
     hit_size: int = 1
     refill: bool = False
 
@@ -158,6 +161,14 @@ class Facts:
         """Items and workers (-1 for anyone) of all answers, skips and open questions, both (A + Q,)."""
         return torch.cat([self.item, self.open_item]), torch.cat([self.worker, self.open_worker])
 
+    def without(self, barred: Tensor) -> Facts:
+        """The facts less all answers of workers who are ``barred`` (W,) bool; what was paid for them stays paid."""
+        if not bool(barred.any()):
+            return self
+        own, gold = ~barred[self.worker], ~barred[self.gold_worker]
+        kept = {name: getattr(self, name)[own] for name in ("item", "worker", "label", "round")}
+        return replace(self, **kept, **{name: getattr(self, name)[gold] for name in ("gold_item", "gold_worker", "gold_label")})
+
     def asked(self, n_items: int) -> Tensor:
         """Answers, skips and open questions of each item, (N,)."""
         return torch.bincount(torch.cat([self.item, self.open_item]), minlength=n_items)
@@ -217,7 +228,8 @@ def fit_crowd(
     """
     n_workers = max(1, len(facts.workers))
     annotations = facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
-    base = homogeneous_prior(n_classes, crowd.accuracy, crowd.strength)
+    strength = 10.0 if crowd.strength is None else crowd.strength
+    base = homogeneous_prior(n_classes, crowd.accuracy, strength)
     options: dict[str, Any] = {
         "m_step": crowd.m_step,
         "max_iterations": crowd.max_iterations,
@@ -226,18 +238,18 @@ def fit_crowd(
     }
     if oracle is not None:
         if crowd.prior == "tiered":
-            base = rescale_rows(oracle.mean(0).clamp(min=1e-4), crowd.strength)
+            base = rescale_rows(oracle.mean(0).clamp(min=1e-4), strength)
         else:
-            base = diagonal_prior(reduce_accuracy(oracle.diagonal(dim1=1, dim2=2), crowd.prior), crowd.strength)
+            base = diagonal_prior(reduce_accuracy(oracle.diagonal(dim1=1, dim2=2), crowd.prior), strength)
     elif crowd.estimate == "gold" and crowd.prior != "tiered":
         gold = facts.gold(prototype)
-        base = diagonal_prior(gold_accuracy(gold, crowd.prior, n_workers, n_classes, crowd.accuracy), crowd.strength)
+        base = diagonal_prior(gold_accuracy(gold, crowd.prior, n_workers, n_classes, crowd.accuracy), strength)
     elif len(annotations) and crowd.prior == "tiered":
         return run_tiered_em(annotations, log_prior, base, n_workers, strength=crowd.strength, **options)
     elif len(annotations) and crowd.estimate == "em":
         everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
         pooled = run_em(everybody, log_prior, base, 1, **options)
-        base = diagonal_prior(reduce_accuracy(pooled.diagonal(), crowd.prior), crowd.strength)
+        base = diagonal_prior(reduce_accuracy(pooled.diagonal(), crowd.prior), strength)
     return run_em(annotations, log_prior, base, n_workers, **options)
 
 
@@ -298,6 +310,7 @@ def choose(
     askable: int | None = None,
     log_prior: LogPrior | None = None,
     price: Tensor | None = None,
+    barred: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """At most ``n`` of the items ``among`` and the worker (n,) to ask about each.
 
@@ -314,6 +327,8 @@ def choose(
     by_name = (asked_worker >= 0) & (asked_worker < n_workers)
     asked_item, asked_worker = asked_item[by_name], asked_worker[by_name]
     allowed = allowed_workers(order, n_items, n_workers, asked_item, asked_worker, possible)
+    if barred is not None:
+        allowed &= ~barred[:n_workers]
     load = torch.bincount(asked_worker, minlength=n_workers)
     reliability = None
     if settings.workers in SCORED:

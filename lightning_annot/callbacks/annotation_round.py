@@ -24,6 +24,7 @@ from lightning_annot.callbacks.run_folder import (
     truth_metrics,
 )
 from lightning_annot.crowd.evidence import answer_evidence
+from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
@@ -101,6 +102,7 @@ class AnnotationRound(Callback):
         self.stop_reason: str | None = None
         self._next_round = 0
         self._recalibration = Recalibration()
+        self._barred: tuple[str, ...] = ()
         self.rows: list[dict[str, float]] = []
         self._experts = torch.empty(0, dtype=torch.int64)
         self._leftover: dict[str, list[str]] = {}
@@ -176,6 +178,7 @@ class AnnotationRound(Callback):
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
         self._inference = self._infer()
+        self._judge_workers()
         row["seconds_infer"] = self._lap()
         self.rows.append(row)
         self._describe_round(row)
@@ -229,10 +232,30 @@ class AnnotationRound(Callback):
         if trainer.is_global_zero:
             self.folder.save_rows(self.rows)
 
+    def _judge_workers(self) -> None:
+        """Find out who answers without looking, from the answers so far of everybody."""
+        if not self.crowd.exclude or self.crowd.prior != "tiered" or not len(self.facts.annotations()):
+            return
+        conduct = judge_workers(
+            self.facts.annotations(), self._inference.posterior, self._inference.crowd, self._recalibration.tempering,
+            ~self._is_barred(),
+        )  # fmt: skip
+        bad = (conduct.spammer | conduct.adversary).tolist()
+        self._barred = tuple(name for name, out in zip(self.facts.workers, bad, strict=True) if out)
+
+    def _is_barred(self) -> torch.Tensor:
+        """Workers who are not believed and not asked, (W,) bool."""
+        return torch.tensor([name in self._barred for name in self.facts.workers], dtype=torch.bool)
+
+    @property
+    def _trusted(self) -> Facts:
+        """The facts without those workers' answers."""
+        return self.facts.without(self._is_barred())
+
     def _recalibrate(self, round_: int) -> None:
         """Let the round's answers, which the learner has not seen, say how far it and the workers may be believed."""
         if self.crowd.temper:
-            self._recalibration.learn(round_, fresh_answers(self.facts, round_, self._inference.crowd, self.predictions))
+            self._recalibration.learn(round_, fresh_answers(self._trusted, round_, self._inference.crowd, self.predictions))
 
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
@@ -240,7 +263,7 @@ class AnnotationRound(Callback):
         assert ledger is not None
         row["seconds_sample"] = row["seconds_ask"] = 0.0
         account, askable = self._account(facts), len(self.workers.names())
-        among = open_to_questions(self._inference, facts, prototype, self.sampling.cap, self.workers.capacity())
+        among = open_to_questions(self._inference, self._trusted, prototype, self.sampling.cap, self.workers.capacity())
         among, self._experts = self._without_experts(among, account.anyone)
         keep = ~self._table.is_prototype
         n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
@@ -263,6 +286,7 @@ class AnnotationRound(Callback):
             chosen = choose(
                 self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
                 self.workers.can_answer(), askable, self.predictions, account.expected if self.prices.given else None,
+                self._is_barred(),
             )  # fmt: skip
             row["seconds_sample"] = self._lap()
             gold = first_gold(round_, self.gold, self._table, self.workers, self._data.seed)
@@ -283,7 +307,7 @@ class AnnotationRound(Callback):
         """The items ``among`` (n,) that are worth asking, and those where an expert is the better buy."""
         if self.stopping.expert_price is None:
             return among, among[:0]
-        room = self.sampling.cap - self.facts.asked(len(self._table))[among]
+        room = self.sampling.cap - self._trusted.asked(len(self._table))[among]
         confusion = self._inference.crowd.pooled_confusion()
         worth = worth_asking(self._inference.posterior, confusion, among, room, self.stopping.expert_price, answer_price)
         return among[worth], among[~worth]
@@ -308,7 +332,7 @@ class AnnotationRound(Callback):
         features, _ = self._data.projected()
         n_classes = len(self._table.classes)
         return infer(
-            self.facts, self.predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
+            self._trusted, self.predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
             self._cost, self._oracle(), self._recalibration.tempering,
         )  # fmt: skip
 
@@ -327,7 +351,7 @@ class AnnotationRound(Callback):
             generator = round_generator(self._data.seed, CALIBRATION_DRAW + self._next_round)
             self._known = known_by_answers(self._table, *answer_evidence(inference.crowd, generator))
         known = torch.zeros(len(inference.finished), dtype=torch.bool)
-        known[:n] = self._table.is_prototype | (torch.bincount(self.facts.annotations().item, minlength=n) > 0)
+        known[:n] = self._table.is_prototype | (torch.bincount(self._trusted.annotations().item, minlength=n) > 0)
         self._data.set_pools(make_pools(inference.posterior, known, inference.finished))
 
     def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:
@@ -368,13 +392,14 @@ class AnnotationRound(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rounds so far, as plain values; the facts are in the log."""
-        rows = [dict(row) for row in self.rows]
-        return {"next_round": self._next_round, "rows": rows, "recalibration": self._recalibration.state_dict()}
+        rows, recalibration = [dict(row) for row in self.rows], self._recalibration.state_dict()
+        return {"next_round": self._next_round, "rows": rows, "recalibration": recalibration, "barred": list(self._barred)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the checkpoint's last round."""
         self._next_round, self.rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
         self._recalibration.load_state_dict(state_dict["recalibration"])
+        self._barred = tuple(state_dict["barred"])
 
     @staticmethod
     def _stage(trainer: Trainer, name: str) -> None:

@@ -26,6 +26,7 @@ from torch.nn.functional import embedding_bag
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
 from lightning_annot.crowd.priors import Prior, rescale_rows
+from lightning_annot.crowd.strength import TYPICAL, learn_strength
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.types import Annotations, AnnotError
 
@@ -80,9 +81,13 @@ class EMResult:
         dense = self.all_counts()
         return dense / dense.sum(2, keepdim=True)
 
-    def pooled_confusion(self) -> Tensor:
-        """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1."""
-        pooled = self.prior.mean().T.clone().index_add_(0, self.incidence.pair_label, self.counts).T
+    def pooled_confusion(self, weight: Tensor | None = None) -> Tensor:
+        """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1.
+
+        ``weight`` (W,): share of each worker's counts that is taken; all of them by default.
+        """
+        counts = self.counts if weight is None else self.counts * weight.to(self.counts)[self.incidence.pair_worker, None]
+        pooled = self.prior.mean().T.clone().index_add_(0, self.incidence.pair_label, counts).T
         return pooled / pooled.sum(1, keepdim=True)
 
     def diagonal(self) -> Tensor:
@@ -161,17 +166,22 @@ def run_tiered_em(
     pseudo_counts: Tensor,
     n_workers: int,
     *,
-    strength: float,
+    strength: float | None = None,
     **options: object,
 ) -> EMResult:
     """Two tiers (after Branson et al. 2017): first one confusion for all workers, then one each, shrunk to the first.
 
     ``pseudo_counts`` (K, K) is the prior of the pooled confusion; the workers' prior is the pooled confusion times
-    ``strength`` pseudo-counts a row, held fixed within the second EM, so that its objective stays one function.
+    ``strength`` pseudo-counts a row, held fixed within the second EM, so that its objective stays one function. Without a
+    ``strength`` it is learned from the counts of a first E step, in which everybody has the pooled confusion.
     """
     everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
     pooled = run_em(everybody, log_prior, pseudo_counts, 1, **options)  # type: ignore[arg-type]
-    prior = rescale_rows(pooled.pooled_confusion(), strength)
+    mean = rescale_rows(pooled.pooled_confusion(), 1.0)
+    if strength is None:
+        first = run_em(annotations, log_prior, mean * TYPICAL, n_workers, **(options | {"max_iterations": 1}))  # type: ignore[arg-type]
+        strength = learn_strength(first.incidence, first.counts, mean)
+    prior = mean * strength
     return run_em(annotations, log_prior, prior, n_workers, **options)  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@ posterior here is
 
 Whatever a round asks comes back before any learner has seen it. With q_i from the n answers before it, the new answer z of
 worker j has probability sum_y q_i(y) w_j[y, z]. The exponents maximise the likelihood of such answers. That takes no truth, and
-is not biased by how items were chosen: the choice depended on what q_i is made of, and on nothing else (prequential, Dawid 1984).
+how items were chosen makes no bias, since it depended on what q_i is made of and on nothing else (prequential, Dawid 1984).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-BOUNDS = (0.05, 2.0)  # of an exponent
+LEAST, MOST_OF_MODEL, MOST_OF_PEOPLE = 0.05, 2.0, 1.0  # people who share errors say less than the product has it, never more
 
 
 @dataclass(frozen=True)
@@ -97,5 +97,5 @@ def _fit_level(fresh: FreshAnswers, a: float, b: float, prior_scale: float) -> t
         penalty = float(((log_ab - centre) ** 2).sum()) / (2.0 * prior_scale**2)
         return penalty - float(log_predictive(fresh, *np.exp(log_ab)).sum())
 
-    found = minimize(objective, centre, method="L-BFGS-B", bounds=[tuple(np.log(BOUNDS))] * 2)
+    found = minimize(objective, centre, method="L-BFGS-B", bounds=np.log([(LEAST, MOST_OF_MODEL), (LEAST, MOST_OF_PEOPLE)]))
     return tuple(float(v) for v in np.exp(found.x))  # type: ignore[return-value]

@@ -180,6 +180,11 @@ class AnnotationDataModule(LightningDataModule):
             self._projected = (torch.cat(parts), torch.cat([own, extra_fold]))
         return self._projected
 
+    @property
+    def rows_learned(self) -> int:
+        """Rows of the pools that this round learns from, at least 1."""
+        return max(1, len(self.pools.rows(self.batches.objective)))
+
     @cached_property
     def curvature(self) -> float:
         """Largest eigenvalue of the projected features' second moment: the step size of a linear head goes by its inverse."""

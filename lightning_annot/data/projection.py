@@ -26,12 +26,12 @@ class ProjectionSettings:
     ``neighbours``: appended is the mean of so many nearest rows' features, times ``neighbour_weight`` (0: nothing is appended).
     """
 
-    dim: int | None = 128
+    dim: int | None = 256
     kernel: int = 0
     gamma: float = 0.2
     rows: int = 20_000
     standardise: bool = True
-    neighbours: int = 0
+    neighbours: int = 5
     neighbour_weight: float = 0.7
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Projection:
     root: Tensor
     gamma: float
     reference: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float16))
-    neighbours: int = 0
+    neighbours: int = 5
     neighbour_weight: float = 0.7
 
     @property

@@ -65,14 +65,12 @@ class MixMatchModule(LightningModule):
         schedule: Literal["falling", "sqrt"] = "falling",
         calibration: Literal["fitted", "released"] = "fitted",
         optimizer: Literal["momentum", "adam"] | None = None,
-        decay_rows: Literal["labelled", "all"] = "labelled",
         consistency_weight: float = 1.0,
         consistency_above: float = 0.95,
     ) -> None:
         super().__init__()
-        self.decay_rows = decay_rows
         self.optimizer = optimizer or ("momentum" if hidden is None else "adam")
-        lr = lr if lr is not None else {"momentum": 1.0, "adam": 0.06}[self.optimizer]
+        lr = lr if lr is not None else {"momentum": 0.5, "adam": 0.06}[self.optimizer]
         weight_decay = weight_decay if weight_decay is not None else {"momentum": 1.0, "adam": 0.001}[self.optimizer]
         if lr <= 0 or weight_decay < 0 or mixed_weight < 0 or (hidden is not None and hidden < 1):
             raise AnnotError(
@@ -203,8 +201,7 @@ class MixMatchModule(LightningModule):
                 data = self.trainer.datamodule  # type: ignore[attr-defined]
                 for group in optimizer.param_groups:
                     group["lr"] /= data.curvature
-                n = max(1, len(data.pools.labelled)) + (len(data.pools.pseudo) if self.decay_rows == "all" else 0)
-                optimizer.param_groups[0]["weight_decay"] = self.weight_decay / n
+                optimizer.param_groups[0]["weight_decay"] = self.weight_decay / data.rows_learned
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:

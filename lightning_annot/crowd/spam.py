@@ -1,0 +1,83 @@
+"""Who answers without looking: a likelihood ratio of "answers do not depend on the class" for each worker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_annot.crowd.em import EMResult
+from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.types import Annotations
+
+MOST_ELEMENTS = 1 << 25  # values of (answers, K) looked at; of more answers the latest count
+PSEUDO = 2.0  # answers' worth of an even habit that every worker starts with
+LAPSE = 0.05  # share of answers that even an honest worker gives by chance
+REPEATS = 3  # of the test, with spammers counting less each time
+CERTAINTY = 1e-3  # chance, over all workers, that an honest one is called a spammer
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """``log_ratio`` (W,): log p(answers | by habit) - log p(answers | by class); ``spammer``, ``adversary`` (W,) bool."""
+
+    log_ratio: Tensor
+    spammer: Tensor
+    adversary: Tensor
+
+
+def judge_workers(answers: Annotations, posterior: Tensor, result: EMResult, tempering: Tempering, known: Tensor) -> Conduct:
+    """Compare, for each worker, answers by habit with answers by class.
+
+    ``posterior`` (N, K) of the items holds the answers of those who are ``known`` (W,) bool, whom ``result`` was fitted to. For
+    each answer the item's class is taken from the other answers and the learner. By class: an answer is what other workers
+    would give (pooled confusion), or what this worker would, from all his others; whichever explains his answers better. By
+    habit: an answer has the share of the worker's other answers that are the same. An honest worker, for whom the first is
+    true, reaches a ratio of W / ``CERTAINTY`` with a probability of ``CERTAINTY`` / W at most (Markov). Whoever is likely to be
+    a spammer counts less in the pooled confusion, and the test is made again. An adversary answers by class, as surely, and is
+    right less often than chance.
+    """
+    n_workers, k = len(known), posterior.shape[1]
+    n_answers = torch.bincount(answers.item, known[answers.worker].double(), minlength=len(posterior)).long()
+    latest = slice(max(0, len(answers) - MOST_ELEMENTS // k), None)
+    item, worker, label = answers.item[latest], answers.worker[latest], answers.label[latest]
+    fitted = known[worker]
+    _, people = tempering.of(n_answers[item])
+    log_q = posterior[item].float().clamp(min=1e-30).log()
+    log_q -= torch.where(fitted[:, None], people * result.log_answer(worker, label), 0.0)
+    q = log_q.softmax(1)
+    habit = _sums(worker, _habit(worker, label, n_workers, k).log(), n_workers)
+    alone = (q * _without(result, worker, label, posterior[item].float() * fitted[:, None])).sum(1)
+    own = _sums(worker, _lapsed(alone, k).log(), n_workers)
+    log_ratio = torch.zeros(n_workers, dtype=torch.float64)
+    for _ in range(REPEATS):
+        pooled = result.pooled_confusion(1.0 - torch.sigmoid(log_ratio))
+        others = _sums(worker, _lapsed((q * pooled.T[label]).sum(1), k).log(), n_workers)
+        log_ratio = habit - torch.maximum(others, own)
+    certain = math.log(n_workers / CERTAINTY)
+    poor = result.diagonal().mean(1) < 1.0 / k
+    return Conduct(log_ratio, log_ratio > certain, (own - habit > certain) & poor & known)
+
+
+def _without(result: EMResult, worker: Tensor, label: Tensor, own: Tensor) -> Tensor:
+    """p(answer | class) of each answer (A, K) by the worker's confusion without it, which counts ``own`` (A, K) in the fit."""
+    totals = result.row_totals()[worker]
+    mass = result.log_answer(worker, label).exp() * totals
+    return (mass - own).clamp(min=1e-6) / (totals - own).clamp(min=1e-6)
+
+
+def _habit(worker: Tensor, label: Tensor, n_workers: int, k: int) -> Tensor:
+    """Share of each answer's label among the worker's other answers, (A,), with ``PSEUDO`` even ones."""
+    cell = worker * k + label
+    same = torch.bincount(cell, minlength=n_workers * k)[cell] - 1
+    return (same + PSEUDO / k) / (torch.bincount(worker, minlength=n_workers)[worker] - 1 + PSEUDO)
+
+
+def _lapsed(p: Tensor, k: int) -> Tensor:
+    return (1.0 - LAPSE) * p + LAPSE / k
+
+
+def _sums(worker: Tensor, value: Tensor, n_workers: int) -> Tensor:
+    return torch.bincount(worker, value.double(), minlength=n_workers)
