@@ -63,7 +63,7 @@ class Projection:
     root: Tensor
     gamma: float
     reference: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float16))
-    neighbours: int = 5
+    neighbours: int = 0
     neighbour_weight: float = 0.7
 
     @property
