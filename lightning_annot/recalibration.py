@@ -19,20 +19,22 @@ MOST = 1000  # answers of each level that are remembered
 def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrior) -> FreshAnswers | None:
     """The answers to questions of ``round_``, seen from ``crowd`` and ``log_prior``, which know those of earlier rounds alone.
 
-    None where there are none. Skips say nothing.
+    An item's answers of one round see each other in the order of the log. None where there are none. Skips say nothing.
     """
-    given = facts.label >= 0
-    new, old = given & (facts.round == round_), given & (facts.round < round_)
-    item, worker, label = facts.item[new], facts.worker[new], facts.label[new]
-    if not len(item):
+    given = (facts.label >= 0) & (facts.round <= round_)
+    given &= torch.isin(facts.item, facts.item[given & (facts.round == round_)])
+    if not bool(given.any()):
         return None
-    items, at = torch.unique(item, return_inverse=True)
-    before = old & torch.isin(facts.item, items)
-    local = torch.searchsorted(items, facts.item[before])
-    each = crowd.log_answer(facts.worker[before], facts.label[before])
-    people = each.new_zeros(len(items), each.shape[1]).index_add_(0, local, each)
-    earlier = torch.bincount(local, minlength=len(items))
-    return FreshAnswers(log_prior(item), people[at], crowd.log_answer(worker, label), earlier[at])
+    rows = given.nonzero()[:, 0]
+    rows = rows[torch.argsort(facts.item[rows] * (int(facts.round.max()) + 2) + facts.round[rows], stable=True)]
+    item, new = facts.item[rows], facts.round[rows] == round_
+    answer = crowd.log_answer(facts.worker[rows], facts.label[rows])
+    _, counts = torch.unique_consecutive(item, return_counts=True)
+    start = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    total = torch.cat([answer.new_zeros(1, answer.shape[1], dtype=torch.float64), answer.double().cumsum(0)])
+    people = (total[:-1] - total[start]).to(answer)  # of the item's answers before this one
+    earlier = torch.arange(len(rows)) - start
+    return FreshAnswers(log_prior(item[new]), people[new], answer[new], earlier[new])
 
 
 class Recalibration:

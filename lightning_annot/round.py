@@ -5,7 +5,6 @@ Everything here is a pure function of the facts, of the learner's probabilities,
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from lightning_annot.sampling.matching import DRAWABLE, draw_confusions, informa
 from lightning_annot.sampling.price import per_price
 from lightning_annot.types import Annotations, AnnotError
 
+DRAWS = 8  # of the workers' confusions in a round that explores
 HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as float16
 
 
@@ -72,12 +72,15 @@ class CrowdSettings:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """``per_round``: questions a round. ``cap``: most answers an item. ``items``: how items are drawn among the unfinished.
+    """``per_round``: questions a round. ``cap``: most answers an item. ``items``: how items are drawn among the unfinished;
+    expected_error_reduction draws them in proportion to its score to the power of ``sharpness``.
 
     ``workers``: how a worker is chosen, for each item or, with a ``hit_size`` above 1, for each HIT of so many items; greedy
-    takes the worker who is most probably right (Liao et al. 2021, Eq. 1). ``worker_cap``: most questions a worker is asked
-    (alpha there), gold questions apart; None: no limit. ``refill``: where a round would ask more than the unfinished
-    items, it asks on about finished ones, riskiest first, as the released code does.
+    takes the worker who is most probably right (Liao et al. 2021, Eq. 1), information the one whose answer lowers the item's
+    error most, by confusions drawn from what is known of them (``explore``), so that new workers are tried. ``worker_share``:
+    most of a round's questions that these two give to one worker; None: no limit. ``worker_cap``: most questions a worker is
+    asked in all (alpha there), gold questions apart; None: no limit. ``refill``: where a round would ask more than the
+    unfinished items, it asks on about finished ones, riskiest first, as the released code does.
     """
 
     per_round: int = 200
@@ -87,7 +90,7 @@ class SamplingSettings:
     workers: Assignment = "information"
     worker_cap: int | None = None
     worker_share: float | None = 0.1
-    draws: int = 8
+    explore: bool = True
     hit_size: int = 1
     refill: bool = False
 
@@ -101,6 +104,11 @@ class SamplingSettings:
             raise AnnotError(f"sampling.items {self.items!r} given; allowed are {', '.join(ITEM_RULES)}.")
         if self.workers not in ASSIGNMENTS:
             raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are {', '.join(ASSIGNMENTS)}.")
+        if self.sharpness <= 0 or (self.worker_share is not None and not 0 < self.worker_share <= 1):
+            raise AnnotError(
+                f"sampling.sharpness {self.sharpness}, sampling.worker_share {self.worker_share} given; sharpness must be above "
+                "0, worker_share above 0 and at most 1, or null."
+            )
         if self.worker_cap is not None and self.worker_cap < self.hit_size:
             raise AnnotError(
                 f"sampling.worker_cap {self.worker_cap} given, with HITs of {self.hit_size}; a worker must be allowed one HIT "
@@ -339,12 +347,7 @@ def choose(
         return assign_hits(
             order, allowed, load, generator, settings.hit_size, n, settings.workers, reliability, settings.worker_cap
         )
-    most = settings.worker_cap
-    if settings.worker_share is not None:
-        share = max(1, math.ceil(settings.worker_share * len(order)))
-        most_now = load + share if most is None else (load + share).clamp(max=most)
-        return assign(order, allowed, load, generator, settings.workers, reliability, most_now)
-    return assign(order, allowed, load, generator, settings.workers, reliability, most)
+    return assign(order, allowed, load, generator, settings.workers, reliability, settings.worker_cap, settings.worker_share)
 
 
 def _worker_score(
@@ -356,12 +359,10 @@ def _worker_score(
     if settings.workers == "greedy" or n_workers * n_classes**2 > DRAWABLE:
         return posterior @ crowd.diagonal()[:n_workers].float().T
     counts = crowd.all_counts()[:n_workers].float()
-    parts = max(1, min(settings.draws, len(order)))
-    scores = []
-    for part in posterior.tensor_split(parts):
-        confusions = draw_confusions(counts, generator) if settings.draws else counts / counts.sum(2, keepdim=True)
-        scores.append(information(part, confusions))
-    return torch.cat(scores)
+    if not settings.explore:
+        return information(posterior, counts / counts.sum(2, keepdim=True))
+    parts = posterior.tensor_split(max(1, min(DRAWS, len(order))))
+    return torch.cat([information(part, draw_confusions(counts, generator)) for part in parts])
 
 
 def _order(

@@ -221,7 +221,7 @@ class AnnotationRound(Callback):
         row["seconds_save"] = self._lap()
         if self.stop_reason is None:
             self.facts = self._shared_facts(trainer, round_ + 1)
-            self._recalibrate(round_)
+            self._recalibrate()
         # The (N, K) posterior is the largest thing there is: let go of the round's before the next is made.
         del self._inference
         if self.stop_reason is None:
@@ -252,10 +252,15 @@ class AnnotationRound(Callback):
         """The facts without those workers' answers."""
         return self.facts.without(self._is_barred())
 
-    def _recalibrate(self, round_: int) -> None:
-        """Let the round's answers, which the learner has not seen, say how far it and the workers may be believed."""
-        if self.crowd.temper:
-            self._recalibration.learn(round_, fresh_answers(self._trusted, round_, self._inference.crowd, self.predictions))
+    def _recalibrate(self) -> None:
+        """Let the latest answers, which the learner has not seen, say how far it and the workers may be believed.
+
+        Where a round brings none, those of the last round that did are looked at again.
+        """
+        facts = self._trusted
+        if self.crowd.temper and len(facts.round):
+            latest = int(facts.round.max())
+            self._recalibration.learn(latest, fresh_answers(facts, latest, self._inference.crowd, self.predictions))
 
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -20,22 +21,32 @@ def assign(
     generator: torch.Generator,
     rule: Assignment = "random",
     reliability: Tensor | None = None,
-    cap: int | Tensor | None = None,
+    cap: int | None = None,
+    share: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Give each of ``items`` (n,) one worker out of its row of ``allowed`` (n, W) bool.
 
     ``load`` (W,): questions each worker has had. ``random`` draws evenly; ``least_loaded`` evens out the loads, by filling them
-    up to one level and handing the places out at random; ``greedy`` takes the largest ``reliability`` (n, W), which is
-    E_{y ~ posterior} w_j[y, y] (Liao et al. 2021, Eq. 1). Nobody gets more than ``cap`` questions in all. Returns the items
-    that some worker may answer, and their workers.
+    up to one level and handing the places out at random; ``greedy`` and ``information`` take the largest ``reliability``
+    (n, W): E_{y ~ posterior} w_j[y, y] (Liao et al. 2021, Eq. 1), or sampling/matching.py. Nobody gets more than ``cap``
+    questions in all, nor, under these two, more than ``share`` of the items while others may take them: of one worker's answers
+    alone, no crowd model can tell systematic mistakes. Returns the items that some worker may answer, and their workers.
     """
     score = _score(allowed.shape, load, generator, rule, reliability).masked_fill(~allowed, -torch.inf)
-    if cap is None:
-        worker = score.argmax(1).masked_fill(~allowed.any(1), -1)
-    else:
-        worker = best_with_room(score, (cap - load).clamp(min=0))
+    room = torch.full_like(load, len(items)) if cap is None else (cap - load).clamp(min=0)
+    first = room if share is None or rule not in SCORED else room.clamp(max=_most(share, len(items), len(load)))
+    worker = best_with_room(score, first)
+    left = (worker < 0).nonzero()[:, 0]
+    if len(left):
+        room = room - torch.bincount(worker[worker >= 0], minlength=len(room))
+        worker[left] = best_with_room(score[left], room)
     keep = worker >= 0
     return items[keep], worker[keep]
+
+
+def _most(share: float, n: int, n_workers: int) -> int:
+    """Most of ``n`` questions that one worker gets: ``share`` of them, and at least twice an even share."""
+    return math.ceil(max(share, 2.0 / n_workers) * n)
 
 
 def assign_hits(
