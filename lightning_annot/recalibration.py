@@ -22,8 +22,9 @@ def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrio
     An item's answers of one round see each other in the order of the log. None where there are none. Skips say nothing.
     """
     given = (facts.label >= 0) & (facts.round <= round_)
-    given &= torch.isin(facts.item, facts.item[given & (facts.round == round_)])
-    if not bool(given.any()):
+    latest = facts.item[given & (facts.round == round_)][-LEVELS * MOST :]  # of a long import, what would be remembered
+    given &= torch.isin(facts.item, latest)
+    if not len(latest):
         return None
     rows = given.nonzero()[:, 0]
     rows = rows[torch.argsort(facts.item[rows] * (int(facts.round.max()) + 2) + facts.round[rows], stable=True)]

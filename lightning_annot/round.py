@@ -106,8 +106,8 @@ class SamplingSettings:
             raise AnnotError(f"sampling.workers {self.workers!r} given; allowed are {', '.join(ASSIGNMENTS)}.")
         if self.sharpness <= 0 or (self.worker_share is not None and not 0 < self.worker_share <= 1):
             raise AnnotError(
-                f"sampling.sharpness {self.sharpness}, sampling.worker_share {self.worker_share} given; sharpness must be above "
-                "0, worker_share above 0 and at most 1, or null."
+                f"sampling.sharpness {self.sharpness}, sampling.worker_share {self.worker_share} given; sharpness must be "
+                "above 0, worker_share above 0 and at most 1, or null."
             )
         if self.worker_cap is not None and self.worker_cap < self.hit_size:
             raise AnnotError(
