@@ -102,7 +102,7 @@ class AnnotationRound(Callback):
         self.stop_reason: str | None = None
         self._next_round = 0
         self._recalibration = Recalibration()
-        self._barred: tuple[str, ...] = ()
+        self._barred: dict[str, str] = {}
         self.rows: list[dict[str, float]] = []
         self._experts = torch.empty(0, dtype=torch.int64)
         self._leftover: dict[str, list[str]] = {}
@@ -214,7 +214,7 @@ class AnnotationRound(Callback):
             self.stop_reason = self._ask(trainer, round_, row)
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
         if trainer.is_global_zero:
-            self.folder.save_tables(self._table, facts, self._inference)
+            self.folder.save_tables(self._table, facts, self._inference, self._is_barred())
         if trainer.is_global_zero and self.stop_reason is not None:
             finished = self._inference.finished[: len(self._table)]
             self._leftover = leftover(self._table, finished, self._experts, self._latest, self.workers, self.sampling)
@@ -240,8 +240,8 @@ class AnnotationRound(Callback):
             self.facts.annotations(), self._inference.posterior, self._inference.crowd, self._recalibration.tempering,
             ~self._is_barred(),
         )  # fmt: skip
-        bad = (conduct.spammer | conduct.adversary).tolist()
-        self._barred = tuple(name for name, out in zip(self.facts.workers, bad, strict=True) if out)
+        found = zip(self.facts.workers, conduct.spammer.tolist(), conduct.adversary.tolist(), strict=True)
+        self._barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
 
     def _is_barred(self) -> torch.Tensor:
         """Workers who are not believed and not asked, (W,) bool."""
@@ -370,6 +370,7 @@ class AnnotationRound(Callback):
             if self.stop_reason is None:
                 self.stop_reason = "interrupted"
             facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "gold": self.gold}
+            facts |= {"excluded_workers": self._barred}
             facts |= {"cap": self.sampling.cap, "leftover": self._leftover}
             if self._pays:
                 facts["money"] = self._account(self._latest).spent
@@ -398,13 +399,13 @@ class AnnotationRound(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The rounds so far, as plain values; the facts are in the log."""
         rows, recalibration = [dict(row) for row in self.rows], self._recalibration.state_dict()
-        return {"next_round": self._next_round, "rows": rows, "recalibration": recalibration, "barred": list(self._barred)}
+        return {"next_round": self._next_round, "rows": rows, "recalibration": recalibration, "barred": dict(self._barred)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the checkpoint's last round."""
         self._next_round, self.rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
         self._recalibration.load_state_dict(state_dict["recalibration"])
-        self._barred = tuple(state_dict["barred"])
+        self._barred = dict(state_dict["barred"])
 
     @staticmethod
     def _stage(trainer: Trainer, name: str) -> None:

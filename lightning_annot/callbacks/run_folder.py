@@ -23,7 +23,7 @@ from lightning_annot.data.items import ItemTable
 from lightning_annot.report.atomic import write_text
 from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
-from lightning_annot.report.tables import class_share, worker_table, write_confusions, write_labels, write_rounds
+from lightning_annot.report.tables import class_share, with_barred, worker_table, write_confusions, write_labels, write_rounds
 from lightning_annot.report.terminal import print_summary
 from lightning_annot.round import Facts, Inference
 from lightning_annot.types import AnnotError
@@ -35,8 +35,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save_tables(self, table: ItemTable, facts: Facts, inference: Inference) -> None:
-        """``labels.csv``, ``workers.csv``, ``confusions.npz``: what is believed after this round."""
+    def save_tables(self, table: ItemTable, facts: Facts, inference: Inference, barred: Tensor) -> None:
+        """``labels.csv``, ``workers.csv``, ``confusions.npz``: what is believed after this round.
+
+        Workers who are ``barred`` (W,) bool have answers, but no part in the inference.
+        """
         n = len(table)
         annotations, result = facts.annotations(), inference.crowd
         answers = torch.bincount(annotations.item, minlength=n)
@@ -53,7 +56,9 @@ class RunFolder:
         given = torch.bincount(annotations.worker, minlength=result.incidence.n_workers)
         share = class_share(inference.posterior[:n])
         if names:
-            write_table(self.path / "workers.csv", worker_table(names, given, result, share))
+            workers = worker_table(names, given, result, share)
+            workers = with_barred(workers, barred, annotations, inference.posterior)
+            write_table(self.path / "workers.csv", workers)
         else:
             columns = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
             write_table(self.path / "workers.csv", pd.DataFrame(columns=columns))

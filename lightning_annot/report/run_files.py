@@ -92,6 +92,7 @@ def headlines(run: RunFiles) -> list[Headline]:
     """What was reached, most important first; numbers that the run does not know are left out."""
     last, items = run.last_round, run.items
     finished = float((items["status"] == "finished").mean()) if len(items) else 0.0
+    left_out = run.summary.get("excluded_workers", {})
     numbers = [
         ("Accuracy", percent(last.get("accuracy")), "of all labels, against the known truth"),
         ("Accuracy of finished", percent(last.get("finished_precision")), "of the labels called final"),
@@ -102,6 +103,7 @@ def headlines(run: RunFiles) -> list[Headline]:
         ("Mean risk", percent(float(items["risk"].mean())) if len(items) else "", "expected share of wrong labels"),
         ("Calibration error", percent(last.get("ece")), "confidence against the known truth"),
         ("Workers", f"{len(run.workers):,}" if len(run.workers) else "", "gave at least one answer"),
+        ("Left out", f"{len(left_out):,}" if left_out else "", f"workers who do not look, or lie: {_some(left_out)}"),
         ("Rounds", f"{len(run.rounds):,}" if len(run.rounds) else "", "of training, inferring and asking"),
     ]
     return [Headline(name, value, note) for name, value, note in numbers if value]
@@ -110,6 +112,10 @@ def headlines(run: RunFiles) -> list[Headline]:
 def percent(value: float | None) -> str:
     """``0.9312`` as ``93.1 %``; empty for None and nan."""
     return "" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _some(names: Collection[str], most: int = 5) -> str:
+    return ", ".join(sorted(names)[:most]) + (" ..." if len(names) > most else "")
 
 
 def _decimals(value: float | None) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_annot.annotations.formats import write_table
 from lightning_annot.crowd.em import EMResult
 from lightning_annot.crowd.risk import Decision
+from lightning_annot.types import Annotations
 
 DENSE_CONFUSIONS = 1 << 26  # entries; above it confusions.npz keeps the diagonal and the pooled matrix only
 
@@ -67,6 +68,24 @@ def worker_table(names: Sequence[str], n_annotations: Tensor, result: EMResult, 
     frame = pd.DataFrame({"worker": list(names), "n_annotations": n_annotations.numpy(), "accuracy_mean": mean.numpy()})
     frame["accuracy_low"], frame["accuracy_high"] = beta.ppf(0.05, a, b), beta.ppf(0.95, a, b)
     return frame.round(6)
+
+
+def with_barred(frame: pd.DataFrame, barred: Tensor, answers: Annotations, posterior: Tensor) -> pd.DataFrame:
+    """The worker table, where those who are ``barred`` (W,) bool have the accuracy that others' answers give to theirs.
+
+    They are right as often as ``posterior`` (N, K), which does not hold their answers, says; one right and one wrong are added.
+    """
+    rows = barred.nonzero()[:, 0]
+    if not len(rows):
+        return frame
+    here = barred[answers.worker]
+    worker, right = answers.worker[here], posterior[answers.item[here], answers.label[here]].double()
+    hits, n = (torch.bincount(worker, weight, minlength=len(barred))[rows].numpy() for weight in (right, None))
+    a, b = hits + 1.0, n - hits + 1.0
+    frame = frame.copy()
+    columns = ["accuracy_mean", "accuracy_low", "accuracy_high"]
+    frame.loc[rows.tolist(), columns] = np.stack([a / (a + b), beta.ppf(0.05, a, b), beta.ppf(0.95, a, b)], axis=1).round(6)
+    return frame
 
 
 def write_confusions(path: Path, names: Sequence[str], classes: Sequence[str], result: EMResult) -> None:
