@@ -27,6 +27,7 @@ _NO_LEARNER = {
     **_PAPER,
     "model": "lightning_annot.learner.uniform.UniformModule",
     "data.projection.dim": 1,
+    "data.projection.neighbours": 0,
     "data.batches.size": 1,
     "data.batches.steps": 1,
     "data.batches.passes": 0,
@@ -69,7 +70,7 @@ _RELEASED_LEARNER = {
     "model.keep_best": "run",
     "model.restart": True,
     "model.calibration": "released",
-    "data.projection": "{dim: null, standardise: false}",  # features as they are
+    "data.projection": "{dim: null, standardise: false, neighbours: 0}",  # features as they are
     "data.batches.steps": 300,
     "data.batches.targets": "hard",
     "data.batches.shrink": True,
