@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -341,12 +342,34 @@ def test_predictions_are_renewed() -> None:
     assert not torch.allclose(predictions(rows), before)
 
 
+class Rounds(LightningDataModule):
+    """The same batches every round; learns from 20 rows in the first and from 80 in the second."""
+
+    curvature = 4.0
+
+    def __init__(self, batches: list[dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.batches = batches
+
+    @property
+    def rows_learned(self) -> int:
+        assert self.trainer is not None
+        return (20, 80)[self.trainer.current_epoch]
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("ema", [None, 0.8])
-def test_a_fit_equals_a_plain_loop(ema: float | None, tmp_path: object) -> None:
-    """Two rounds of Adam, a step size that falls to 0 in each, a fresh momentum in each, and the moving average."""
+@pytest.mark.parametrize("kind", ["adam", "momentum"])
+def test_a_fit_equals_a_plain_loop(kind: Literal["adam", "momentum"], ema: float | None, tmp_path: object) -> None:
+    """Two rounds, a step size that falls to 0 in each, a fresh momentum in each, and the moving average.
+
+    Momentum's step size is over the curvature of the features, and its penalty over the rows that the round learns from.
+    """
     batches = [make_batch(seed=step) for step in range(6)]
-    module = MixMatchModule(lr=0.05, weight_decay=0.01, ema=ema, fold_share=1.0)
+    module = MixMatchModule(lr=0.05, weight_decay=0.01, ema=ema, fold_share=1.0, optimizer=kind)
     module.build(F, D, K)
     plain = deepcopy(module.heads)
     assert plain is not None
@@ -354,14 +377,19 @@ def test_a_fit_equals_a_plain_loop(ema: float | None, tmp_path: object) -> None:
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         accelerator="cpu", default_root_dir=str(tmp_path),
     )  # fmt: skip
-    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
-    for _ in range(2):
-        groups = [{"params": list(plain.weights), "weight_decay": 0.01 / K}, {"params": list(plain.biases)}]
-        optimizer = torch.optim.Adam(groups, lr=0.05, betas=(0.9, 0.99))
+    trainer.fit(module, datamodule=Rounds(batches))
+    for n_rows in (20, 80):
+        penalty, lr = (0.01 / K, 0.05) if kind == "adam" else (0.01 / n_rows, 0.05 / 4.0)
+        groups = [{"params": list(plain.weights), "weight_decay": penalty}, {"params": list(plain.biases)}]
+        optimizer: torch.optim.Optimizer
+        if kind == "adam":
+            optimizer = torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.99))
+        else:
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
         average = None
         for step, batch in enumerate(batches):
             for group in optimizer.param_groups:
-                group["lr"] = 0.05 * (1 - step / 6)
+                group["lr"] = lr * (1 - step / 6)
             optimizer.zero_grad()
             soft_cross_entropy(plain(batch["x"]), batch["target"], fold_use(F, batch["fold"])).backward()
             optimizer.step()
@@ -371,6 +399,22 @@ def test_a_fit_equals_a_plain_loop(ema: float | None, tmp_path: object) -> None:
     assert want is not None
     for p, q in zip(module.predictor.parameters(), want, strict=True):
         torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "lr", "weight_decay"),
+    [
+        ({}, "momentum", 0.5, 1.0),
+        ({"optimizer": "adam"}, "adam", 0.06, 0.001),
+        ({"hidden": 5}, "adam", 0.06, 0.001),
+        ({"hidden": 5, "optimizer": "momentum", "lr": 0.1}, "momentum", 0.1, 1.0),
+    ],
+)
+def test_defaults_go_by_the_optimizer(settings: dict[str, Any], kind: str, lr: float, weight_decay: float) -> None:
+    module = MixMatchModule(**settings)
+    module.build(F, D, K)
+    assert (module.optimizer, module.lr, module.weight_decay) == (kind, lr, weight_decay)
+    assert isinstance(module.configure_optimizers(), torch.optim.Adam if kind == "adam" else torch.optim.SGD)
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
