@@ -143,6 +143,7 @@ def test_other_commands_run(
         "report": ["checkpoints/digits/report.html"],
         "export": ["answers_all.csv"],
         "unfinished": ["for_experts.csv"],
+        "certify": ["audit.csv"],
     }
     assert all(words in said for words in leaves[args[0]])
 

@@ -34,8 +34,8 @@ class MixMatchModule(LightningModule):
     Args:
         hidden: units of a hidden tanh layer; None for a linear head.
         optimizer: ``momentum`` (Nesterov, .9; of a linear head) or ``adam`` (where there is a hidden layer); null chooses so.
-        lr: step size at the start of a round, falling linearly to 0; with ``schedule: sqrt`` constant, and times the square root
-            of the rows a step. Null: .06 with adam; .5 with momentum, in units of the inverse largest eigenvalue of the
+        lr: step size at the start of a round, falling linearly to 0; with ``schedule: sqrt`` constant, times the square root of
+            the rows a step. Null: .06 with adam; .5 with momentum, in units of the inverse largest eigenvalue of the
             features' second moment, so that strong directions are learned first and none diverges.
         weight_decay: L2 penalty of the weights. Null: .001 with adam, divided by the number of classes; 1 with momentum,
             divided by the rows that the round learns from: a normal prior of the weights.
