@@ -19,6 +19,7 @@ _PAPER = {
     "annotation.crowd.strength": 10.0,
     "annotation.crowd.temper": False,
     "annotation.crowd.exclude": False,
+    "annotation.sampling.cap": 3,
     "annotation.sampling.items": "uniform",
     "annotation.sampling.workers": "random",
     "annotation.stopping.patience": 10,  # released: 5, and no sooner than N / 2 answers, so never where a method is good

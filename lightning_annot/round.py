@@ -84,7 +84,7 @@ class SamplingSettings:
     """
 
     per_round: int = 200
-    cap: int = 3
+    cap: int = 4
     items: ItemRule = "expected_error_reduction"
     sharpness: float = 3.0
     workers: Assignment = "information"

@@ -33,6 +33,7 @@ SMALL = {
     "data.batches.size": 64,
     "data.batches.steps": 8,
     "annotation.sampling.per_round": 20,
+    "annotation.threshold": 1e-4,  # else the learner finishes most items before there are questions for three rounds
 }
 
 Settings = Mapping[str, Any]
