@@ -128,7 +128,7 @@ def em(replay: Replay) -> Labels:
     """Our crowd model with its default settings and a uniform p(y | x)."""
     n, k = replay.shape
     settings, uniform = CrowdSettings(), torch.zeros(n, k).log_softmax(1)
-    prior = homogeneous_prior(k, settings.accuracy, settings.strength)
+    prior = homogeneous_prior(k, settings.accuracy)
     result = run_tiered_em(replay.annotations, uniform, prior, len(replay.workers), strength=settings.strength)
     return top(write_posterior(result, uniform, n))
 
