@@ -103,6 +103,7 @@ class AnnotationRound(Callback):
         self._next_round = 0
         self._recalibration = Recalibration()
         self._barred: dict[str, str] = {}
+        self._before = self._belief()
         self.rows: list[dict[str, float]] = []
         self._experts = torch.empty(0, dtype=torch.int64)
         self._leftover: dict[str, list[str]] = {}
@@ -156,6 +157,7 @@ class AnnotationRound(Callback):
             self._set_pools(self._infer())
             return
         self._inference = self._infer()
+        self._judge_workers()
         self._conclude(trainer, self._next_round - 1)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -177,6 +179,7 @@ class AnnotationRound(Callback):
         self.predictions.renew()
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
+        self._before = self._belief()
         self._inference = self._infer()
         self._judge_workers()
         row["seconds_infer"] = self._lap()
@@ -398,14 +401,18 @@ class AnnotationRound(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rounds so far, as plain values; the facts are in the log."""
-        rows, recalibration = [dict(row) for row in self.rows], self._recalibration.state_dict()
-        return {"next_round": self._next_round, "rows": rows, "recalibration": recalibration, "barred": dict(self._barred)}
+        return {"next_round": self._next_round, "rows": [dict(row) for row in self.rows], **self._before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the checkpoint's last round."""
         self._next_round, self.rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
         self._recalibration.load_state_dict(state_dict["recalibration"])
         self._barred = dict(state_dict["barred"])
+        self._before = self._belief()
+
+    def _belief(self) -> dict[str, Any]:
+        """What the last round's inference goes by: a resumed run makes it anew, then judges and recalibrates again."""
+        return {"recalibration": self._recalibration.state_dict(), "barred": dict(self._barred)}
 
     @staticmethod
     def _stage(trainer: Trainer, name: str) -> None:
