@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cli_runs import CONFIGS, QUIET, ROOT, SHARED, Bank, Settings, answers, call, fit, questions, rounds, run
+from cli_runs import CONFIGS, QUIET, ROOT, SHARED, SMALL, Bank, Settings, answers, call, fit, questions, rounds, run
 from PIL import Image
 
 from lightning_annot.report.tables import ROUND_COLUMNS, TRUTH_COLUMNS
@@ -335,7 +335,7 @@ def test_the_unfinished_are_left_for_experts(finished: Path, tmp_path: Path) -> 
     assert set(table["task"]) == set(labels.query("status == 'unfinished'")["task"])
     assert len(table) > 0
     assert table["risk"].is_monotonic_decreasing
-    assert table["risk"].min() >= 0.1
+    assert table["risk"].min() >= SMALL["annotation.threshold"]
 
 
 @pytest.mark.parametrize(
