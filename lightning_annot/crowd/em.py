@@ -81,13 +81,9 @@ class EMResult:
         dense = self.all_counts()
         return dense / dense.sum(2, keepdim=True)
 
-    def pooled_confusion(self, weight: Tensor | None = None) -> Tensor:
-        """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1.
-
-        ``weight`` (W,): share of each worker's counts that is taken; all of them by default.
-        """
-        counts = self.counts if weight is None else self.counts * weight.to(self.counts)[self.incidence.pair_worker, None]
-        pooled = self.prior.mean().T.clone().index_add_(0, self.incidence.pair_label, counts).T
+    def pooled_confusion(self) -> Tensor:
+        """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1."""
+        pooled = self.prior.mean().T.clone().index_add_(0, self.incidence.pair_label, self.counts).T
         return pooled / pooled.sum(1, keepdim=True)
 
     def diagonal(self) -> Tensor:

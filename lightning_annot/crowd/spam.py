@@ -15,7 +15,7 @@ from lightning_annot.types import Annotations
 MOST_ELEMENTS = 1 << 25  # values of (answers, K) looked at; of more answers the latest count
 PSEUDO = 2.0  # answers' worth of an even habit that every worker starts with
 LAPSE = 0.05  # share of answers that even an honest worker gives by chance
-REPEATS = 3  # of the test, with spammers counting less each time
+SHARES = (0.4, 0.6, 0.8, 0.95)  # of an honest worker's answers that are the item's class; the rest come at random
 CERTAINTY = 1e-3  # chance, over all workers, that an honest one is called a spammer
 
 
@@ -32,12 +32,13 @@ def judge_workers(answers: Annotations, posterior: Tensor, result: EMResult, tem
     """Compare, for each worker, answers by habit with answers by class.
 
     ``posterior`` (N, K) of the items holds the answers of those who are ``known`` (W,) bool, whom ``result`` was fitted to. For
-    each answer the item's class is taken from the other answers and the learner. By class: an answer is what other workers
-    would give (pooled confusion), or what this worker would, from all his others; whichever explains his answers better. By
-    habit: an answer has the share of the worker's other answers that are the same. An honest worker, for whom the first is
-    true, reaches a ratio of W / ``CERTAINTY`` with a probability of ``CERTAINTY`` / W at most (Markov). Whoever is likely to be
-    a spammer counts less in the pooled confusion, and the test is made again. An adversary answers by class, as surely, and is
-    right less often than chance.
+    each answer the item's class is taken from the other answers and the learner. By class: an answer is that class in one of
+    ``SHARES`` of the cases, whichever explains the worker's answers best, and otherwise by habit or even. By habit: an answer
+    has the share of the worker's other answers that are the same, or all are alike, with equal chances. No fitted confusion is
+    asked here: it holds the answer itself, and where spammers are many it is theirs. An honest worker, for whom a model of the
+    first kind is true, reaches a ratio of W / ``CERTAINTY`` with a probability of about ``CERTAINTY`` / W at most (Markov).
+    Whoever's own confusion, from all his other answers, explains an answer as surely better than habit is no spammer; if he is
+    also right less often than chance, he is an adversary.
     """
     n_workers, k = len(known), posterior.shape[1]
     n_answers = torch.bincount(answers.item, known[answers.worker].double(), minlength=len(posterior)).long()
@@ -48,17 +49,17 @@ def judge_workers(answers: Annotations, posterior: Tensor, result: EMResult, tem
     log_q = posterior[item].float().clamp(min=1e-30).log()
     log_q -= torch.where(fitted[:, None], people * result.log_answer(worker, label), 0.0)
     q = log_q.softmax(1)
-    habit = _sums(worker, _habit(worker, label, n_workers, k).log(), n_workers)
+    chance = _habit(worker, label, n_workers, k), torch.full((len(label),), 1.0 / k)
+    habit, even = (_sums(worker, p.log(), n_workers) for p in chance)
+    agrees = q.gather(1, label[:, None])[:, 0]
+    honest = [_sums(worker, (share * agrees + (1.0 - share) * p).log(), n_workers) for share in SHARES for p in chance]
+    by_habit = torch.logaddexp(habit, even) - math.log(2.0)
+    log_ratio = by_habit - torch.stack(honest).amax(0)
     alone = (q * _without(result, worker, label, posterior[item].float() * fitted[:, None])).sum(1)
-    own = _sums(worker, _lapsed(alone, k).log(), n_workers)
-    log_ratio = torch.zeros(n_workers, dtype=torch.float64)
-    for _ in range(REPEATS):
-        pooled = result.pooled_confusion(1.0 - torch.sigmoid(log_ratio))
-        others = _sums(worker, _lapsed((q * pooled.T[label]).sum(1), k).log(), n_workers)
-        log_ratio = habit - torch.maximum(others, own)
+    own = _sums(worker, ((1.0 - LAPSE) * alone + LAPSE / k).log(), n_workers) - by_habit
     certain = math.log(n_workers / CERTAINTY)
     poor = result.diagonal().mean(1) < 1.0 / k
-    return Conduct(log_ratio, log_ratio > certain, (own - habit > certain) & poor & known)
+    return Conduct(log_ratio, (log_ratio > certain) & (own <= certain), (own > certain) & poor & known)
 
 
 def _without(result: EMResult, worker: Tensor, label: Tensor, own: Tensor) -> Tensor:
@@ -73,10 +74,6 @@ def _habit(worker: Tensor, label: Tensor, n_workers: int, k: int) -> Tensor:
     cell = worker * k + label
     same = torch.bincount(cell, minlength=n_workers * k)[cell] - 1
     return (same + PSEUDO / k) / (torch.bincount(worker, minlength=n_workers)[worker] - 1 + PSEUDO)
-
-
-def _lapsed(p: Tensor, k: int) -> Tensor:
-    return (1.0 - LAPSE) * p + LAPSE / k
 
 
 def _sums(worker: Tensor, value: Tensor, n_workers: int) -> Tensor:
