@@ -218,7 +218,7 @@ def bank(n: int = 120, d: int = 10, seed: int = 0) -> np.ndarray:
 
 def test_projection_is_sklearns_pca() -> None:
     features = bank()
-    got = fit_projection(features, ProjectionSettings(dim=4), seed=0).apply(features, chunk=50).numpy()
+    got = fit_projection(features, ProjectionSettings(dim=4, neighbours=0), seed=0).apply(features, chunk=50).numpy()
     x = features.astype(np.float64)
     x = (x - x.mean(0)) / np.where(x.std(0) < 1e-6, 1.0, x.std(0))
     want = PCA(4).fit_transform(x)
@@ -231,7 +231,7 @@ def test_projection_is_sklearns_pca() -> None:
 @pytest.mark.parametrize("dim", [None, 10, 99])
 def test_projection_that_keeps_all_features_standardises_them(dim: int | None) -> None:
     features = bank()
-    got = fit_projection(features, ProjectionSettings(dim=dim), seed=0).apply(features).numpy()
+    got = fit_projection(features, ProjectionSettings(dim=dim, neighbours=0), seed=0).apply(features).numpy()
     x = features.astype(np.float64)
     x = (x - x.mean(0)) / np.where(x.std(0) < 1e-6, 1.0, x.std(0))
     np.testing.assert_allclose(got, x / 3.0, atol=1e-3)  # nine columns that vary
@@ -239,8 +239,8 @@ def test_projection_that_keeps_all_features_standardises_them(dim: int | None) -
 
 def test_kernel_is_sklearns_nystroem() -> None:
     features = bank()
-    flat = fit_projection(features, ProjectionSettings(dim=4), seed=0)
-    curved = fit_projection(features, ProjectionSettings(dim=4, kernel=20, gamma=0.7), seed=0)
+    flat = fit_projection(features, ProjectionSettings(dim=4, neighbours=0), seed=0)
+    curved = fit_projection(features, ProjectionSettings(dim=4, kernel=20, gamma=0.7, neighbours=0), seed=0)
     x = flat.apply(features).numpy()
     want = Nystroem(gamma=0.7, n_components=20, random_state=0).fit_transform(x)
     np.testing.assert_allclose(curved.apply(features).numpy(), want, atol=2e-3)
@@ -270,7 +270,8 @@ def test_projection_settings_are_checked(change: dict[str, int]) -> None:
         ProjectionSettings(dim=None),
         ProjectionSettings(dim=4),
         ProjectionSettings(dim=128),
-        ProjectionSettings(dim=8, rows=5),
+        ProjectionSettings(dim=128, neighbours=0),
+        ProjectionSettings(dim=8, rows=5, neighbours=0),
         ProjectionSettings(dim=4, kernel=30),
         ProjectionSettings(dim=4, kernel=30, rows=12),
         ProjectionSettings(kernel=1000),
