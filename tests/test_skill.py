@@ -79,7 +79,13 @@ def facts(seed: int = 0) -> tuple[Facts, Tensor, Tensor]:
     gold_item, gold_worker = torch.arange(10).repeat(W), torch.arange(W).repeat_interleave(10)
     gold_label = torch.where(gold_worker == 2, (truth[gold_item] + 1) % K, truth[gold_item])
     none = torch.empty(0, dtype=torch.int64)
-    return Facts(("a", "b", "c"), item, worker, answer, none, none, gold_item, gold_worker, gold_label, 30), prototype, truth
+    return (
+        Facts(
+            ("a", "b", "c"), item, worker, answer, none, none, torch.zeros_like(item), gold_item, gold_worker, gold_label, 30
+        ),
+        prototype,
+        truth,
+    )
 
 
 @pytest.mark.parametrize(
