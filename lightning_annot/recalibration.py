@@ -13,7 +13,7 @@ from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_temperi
 from lightning_annot.round import Facts
 
 LEVELS = 3  # items with 0, 1, and 2 or more answers have exponents of their own
-MOST = 1000  # answers of each level that are remembered
+MOST = 2000  # answers of each level that are remembered
 
 
 def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrior) -> FreshAnswers | None:

@@ -8,7 +8,7 @@ from cli_runs import Bank, answers, arguments, fit, questions, rounds, run
 
 
 def test_two_processes_are_one_run(bank: Bank, tmp_path: Path) -> None:
-    settings = bank.settings()
+    settings = bank.settings(**{"data.batches.steps": 40})  # fewer are rough, and each way in its own manner
     two, one = tmp_path / "two", tmp_path / "one"
     parallel = {"trainer.devices": 2, "trainer.strategy": "ddp", "annotation.output_dir": two}
     result = run("fit", *arguments({**settings, **parallel}), OMP_NUM_THREADS="1")

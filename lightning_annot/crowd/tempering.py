@@ -82,7 +82,7 @@ def fit_tempering(fresh: FreshAnswers, levels: int, prior_scale: float = 0.3, mo
     model, people = [], []
     a, b = 1.0, 1.0
     for level in range(levels):
-        rows = (fresh.earlier == level).nonzero()[-most:, 0]
+        rows = (fresh.earlier.clamp(max=levels - 1) == level).nonzero()[-most:, 0]
         if len(rows):
             a, b = _fit_level(fresh.rows(rows), a, b, prior_scale)
         model.append(a)

@@ -20,6 +20,7 @@ from lightning_annot.learner.mixmatch import consistency, fold_use, mix, soft_cr
 from lightning_annot.types import AnnotError
 
 Batch = dict[str, Tensor]
+OPTIMIZERS = {"momentum": (0.5, 1.0), "adam": (0.06, 0.001)}  # step size and penalty, where none are given
 CHECK_EVERY = 10  # steps between looks at the validation loss
 
 
@@ -33,7 +34,8 @@ class MixMatchModule(LightningModule):
 
     Args:
         hidden: units of a hidden tanh layer; None for a linear head.
-        optimizer: ``momentum`` (Nesterov, .9; of a linear head) or ``adam`` (where there is a hidden layer); null chooses so.
+        optimizer: ``momentum`` (Nesterov, .9; of a linear head) or ``adam`` (with a hidden layer, or classes without
+            prototypes); null chooses so.
         lr: step size at the start of a round, falling linearly to 0; with ``schedule: sqrt`` constant, times the square root of
             the rows a step. Null: .06 with adam; .5 with momentum, in units of the inverse largest eigenvalue of the
             features' second moment, so that strong directions are learned first and none diverges.
@@ -72,10 +74,8 @@ class MixMatchModule(LightningModule):
         consistency_above: float = 0.95,
     ) -> None:
         super().__init__()
-        self.optimizer = optimizer or ("momentum" if hidden is None else "adam")
-        lr = lr if lr is not None else {"momentum": 0.5, "adam": 0.06}[self.optimizer]
-        weight_decay = weight_decay if weight_decay is not None else {"momentum": 1.0, "adam": 0.001}[self.optimizer]
-        if lr <= 0 or weight_decay < 0 or mixed_weight < 0 or (hidden is not None and hidden < 1):
+        wrong = (lr is not None and lr <= 0) or (weight_decay is not None and weight_decay < 0)
+        if wrong or mixed_weight < 0 or (hidden is not None and hidden < 1):
             raise AnnotError(
                 f"lr {lr}, weight_decay {weight_decay}, mixed_weight {mixed_weight}, hidden {hidden} given; lr and hidden must "
                 "be above 0, the others 0 or more."
@@ -91,7 +91,9 @@ class MixMatchModule(LightningModule):
             raise AnnotError(f"ema {ema} given; it must lie between 0 and 1, or be null.")
         if ema is not None and keep_best != "none":
             raise AnnotError(f"ema {ema} and keep_best {keep_best} given; predict with the average or with the best weights.")
-        self.hidden, self.lr, self.weight_decay, self.mixed_weight = hidden, lr, weight_decay, mixed_weight
+        self.hidden, self.mixed_weight = hidden, mixed_weight
+        self._given = (optimizer, lr, weight_decay)
+        self._settle(optimizer or ("momentum" if hidden is None else "adam"))
         self.ema, self.restart, self.temperature_prior, self.fold_share = ema, restart, temperature_prior, fold_share
         self.keep_best, self.average_folds, self.schedule, self.calibration = keep_best, average_folds, schedule, calibration
         self.consistency_weight, self.consistency_above = consistency_weight, consistency_above
@@ -102,6 +104,13 @@ class MixMatchModule(LightningModule):
         self.temperature: Tensor
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
+    def _settle(self, optimizer: str) -> None:
+        """Take this optimizer, with its own step size and penalty where none are given."""
+        _, lr, weight_decay = self._given
+        self.optimizer = optimizer
+        self.lr = OPTIMIZERS[optimizer][0] if lr is None else lr
+        self.weight_decay = OPTIMIZERS[optimizer][1] if weight_decay is None else weight_decay
+
     def setup(self, stage: str) -> None:
         """Build the heads for the data module's features and classes; ``predict`` takes them from the checkpoint."""
         if self.heads is None and stage != "predict":
@@ -111,6 +120,8 @@ class MixMatchModule(LightningModule):
                     f"model.keep_best {self.keep_best} given, and some of the {data.n_folds} heads have no held-out prototype "
                     "to be judged by. Give more prototypes, or set model.keep_best none."
                 )
+            if self._given[0] is None and data.table.lacks_prototypes:
+                self._settle("adam")  # an unseen class's bias runs away under momentum, and no answer brings it back
             self.build(data.n_folds, data.n_inputs, len(data.table.classes), data.seed)
 
     def build(self, n_folds: int, n_inputs: int, n_classes: int, seed: int = 0) -> None:
