@@ -25,6 +25,7 @@ from lightning_annot.sampling.price import per_price
 from lightning_annot.types import Annotations, AnnotError
 
 DRAWS = 8  # of the workers' confusions in a round that explores
+ANCHOR = 10.0  # times the prior's strength is how much it counts for all workers together: rare classes keep their names by it
 HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as float16
 
 
@@ -253,7 +254,7 @@ def fit_crowd(
         gold = facts.gold(prototype)
         base = diagonal_prior(gold_accuracy(gold, crowd.prior, n_workers, n_classes, crowd.accuracy), strength)
     elif len(annotations) and crowd.prior == "tiered":
-        return run_tiered_em(annotations, log_prior, base, n_workers, strength=crowd.strength, **options)
+        return run_tiered_em(annotations, log_prior, ANCHOR * base, n_workers, strength=crowd.strength, **options)
     elif len(annotations) and crowd.estimate == "em":
         everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
         pooled = run_em(everybody, log_prior, base, 1, **options)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_annot.crowd.incidence import Incidence
 
-LEAST, MOST = 1.0, 1000.0  # pseudo-counts a row
+LEAST, MOST = 1.0, 30.0  # pseudo-counts a row; with more, workers are told apart too late
 TYPICAL, SPREAD = 10.0, 1.0  # log-normal prior of the strength: median, and standard deviation of the logarithm
 
 
