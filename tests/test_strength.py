@@ -41,7 +41,7 @@ def scipy_objective(dense: np.ndarray, mean: np.ndarray, strength: float) -> flo
     return float(total) - (math.log(strength) - math.log(TYPICAL)) ** 2 / (2.0 * SPREAD**2)
 
 
-@pytest.mark.parametrize(("n_workers", "each", "true"), [(1, 3, 10.0), (5, 8, 3.0), (8, 20, 100.0), (3, 1, 1.0)])
+@pytest.mark.parametrize(("n_workers", "each", "true"), [(1, 3, 10.0), (5, 8, 3.0), (8, 20, 12.0), (3, 1, 1.0)])
 def test_is_the_maximum_by_scipy(n_workers: int, each: int, true: float) -> None:
     mean = homogeneous_prior(4, 0.6, 1.0, torch.float64)
     dense = simulate(true, mean.numpy(), n_workers, each, seed=n_workers)
@@ -49,12 +49,12 @@ def test_is_the_maximum_by_scipy(n_workers: int, each: int, true: float) -> None
     best = minimize_scalar(
         lambda log_s: -scipy_objective(dense, mean.numpy(), math.exp(log_s)), bounds=np.log([LEAST, MOST]), method="bounded"
     )
-    assert math.log(found) == pytest.approx(best.x, abs=0.03)
+    assert math.log(found) == pytest.approx(best.x, abs=0.05)
     grid = [scipy_objective(dense, mean.numpy(), s) for s in np.geomspace(LEAST, MOST, 25)]
     assert scipy_objective(dense, mean.numpy(), found) >= max(grid) - 1e-3
 
 
-@pytest.mark.parametrize(("true", "each"), [(3.0, 30), (30.0, 60), (200.0, 200)])
+@pytest.mark.parametrize(("true", "each"), [(3.0, 30), (10.0, 60), (20.0, 200)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_recovers_the_true_strength(true: float, each: int, seed: int) -> None:
     mean = homogeneous_prior(5, 0.7, 1.0, torch.float64)
@@ -80,4 +80,4 @@ def test_stays_within_its_bounds() -> None:
     alike = np.tile(np.array([[70, 30], [30, 70]]), (300, 1, 1))
     different = np.stack([np.array([[50, 0], [0, 50]]), np.array([[0, 50], [50, 0]])] * 100)
     assert LEAST <= learn_strength(*pairs_of(different), mean) < 1.5
-    assert 500.0 < learn_strength(*pairs_of(alike), mean) <= MOST
+    assert 0.95 * MOST < learn_strength(*pairs_of(alike), mean) <= MOST
