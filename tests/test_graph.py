@@ -72,7 +72,7 @@ def bank(n: int = 90, d: int = 7) -> np.ndarray:
 @pytest.mark.parametrize("chosen", [{"dim": 4}, {"dim": None, "standardise": False}, {"dim": 3, "kernel": 12}])
 def test_projection_appends_the_weighted_mean(chosen: dict[str, int]) -> None:
     features = bank()
-    plain = fit_projection(features, ProjectionSettings(**chosen), seed=1).apply(features)  # type: ignore[arg-type]
+    plain = fit_projection(features, ProjectionSettings(**chosen, neighbours=0), seed=1).apply(features)  # type: ignore[arg-type]
     options = ProjectionSettings(**chosen, neighbours=3, neighbour_weight=0.5)  # type: ignore[arg-type]
     fitted = fit_projection(features, options, seed=1)
     got = fitted.apply(features, chunk=16)

@@ -21,6 +21,7 @@ ALLOWED = {
     "crowd": {"types"},
     "sampling": {"types", "crowd"},
     "round": {"types", "annotations", "crowd", "sampling"},
+    "recalibration": {"types", "crowd", "round"},
     "workers": {"types", "annotations"},
     "learner": PURE,
     "data": PURE | {"backbones"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "ledger": PURE | {"workers"},
     "report": PURE,
     "certificate": {"types", "annotations", "report"},
-    "callbacks": PURE | {"workers", "learner", "data", "ledger", "report"},
+    "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report"},
     "presets": {"types"},
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
 }

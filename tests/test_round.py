@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_annot.crowd.em import run_em, run_tiered_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.round import (
+    ANCHOR,
     CrowdSettings,
     Facts,
     Inference,
@@ -56,7 +57,7 @@ def test_infer_is_the_em_with_its_settings(prior: str) -> None:
     found = infer(facts, p.__getitem__, NO_PROTOTYPES, N, K, settings, threshold=0.2)
     base = homogeneous_prior(K, 0.6, 4.0)
     if prior == "tiered":
-        em = run_tiered_em(facts.annotations(), p, base, W, strength=4.0, m_step="hard", max_iterations=7)
+        em = run_tiered_em(facts.annotations(), p, ANCHOR * base, W, strength=4.0, m_step="hard", max_iterations=7)
     else:
         em = run_em(facts.annotations(), p, base, W, m_step="hard", max_iterations=7)
     assert torch.equal(found.crowd.counts, em.counts)

@@ -139,6 +139,9 @@ def dear(bank: Bank) -> dict[str, Any]:
         "annotation.workers.n_workers": 6,
         "annotation.workers.accuracy": 0.5,
         "annotation.sampling.per_round": 60,
+        "annotation.sampling.cap": 3,
+        "annotation.sampling.workers": "random",
+        "annotation.sampling.sharpness": 1.0,
         "annotation.threshold": 0.02,
         "annotation.stopping.expert_price": 3,
         "annotation.stopping.patience": None,
@@ -165,7 +168,7 @@ def test_dear_experts_change_nothing_and_cheap_ones_end_the_run(dear: dict[str, 
     cheap = fit(dear, tmp_path / "cheap", annotation__stopping__expert_price=0.5)
     assert len(answers(cheap)) == 0
     assert set(reasons(cheap, tmp_path / "left.csv")) == {"an expert is cheaper"}
-    few = {"trainer__max_epochs": 3, "annotation__workers__accuracy": 0.9}
+    few = {"trainer__max_epochs": 3, "annotation__workers__accuracy": 0.9, "annotation__threshold": 0.3}
     never = fit(dear, tmp_path / "never", annotation__stopping__expert_price=1e9, **few)
     assert_equal_runs(never, fit(dear, tmp_path / "without", annotation__stopping__expert_price=None, **few))
 
