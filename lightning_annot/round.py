@@ -325,7 +325,7 @@ def choose(
 
     The first ``askable`` workers (None: all) can be asked by name, others have only answered; with 0 it is -1, anyone.
     ``log_prior``: the learner's log p(y | x) by row, which activelab needs. ``price`` (W,): what an answer of each worker
-    costs, where greedy is to mind it.
+    costs, where greedy and information are to mind it.
     """
     # A HIT is filled with what its worker has not seen, so there is more to choose from than will be asked.
     order = _order(inference, facts, among, n if settings.hit_size == 1 else 2 * n, n_items, settings, generator, log_prior)
@@ -341,9 +341,9 @@ def choose(
     load = torch.bincount(asked_worker, minlength=n_workers)
     reliability = None
     if settings.workers in SCORED:
-        reliability = _worker_score(inference, order, n_workers, settings, generator)
+        reliability, chance = _worker_score(inference, order, n_workers, settings, generator)
         if price is not None:
-            reliability = per_price(reliability, price[:n_workers], inference.posterior.shape[1])
+            reliability = per_price(reliability, price[:n_workers], chance)
     if settings.hit_size > 1:
         return assign_hits(
             order, allowed, load, generator, settings.hit_size, n, settings.workers, reliability, settings.worker_cap
@@ -353,17 +353,17 @@ def choose(
 
 def _worker_score(
     inference: Inference, order: Tensor, n_workers: int, settings: SamplingSettings, generator: torch.Generator
-) -> Tensor:
-    """What each of ``n_workers`` is worth for each item of ``order``, (n, W)."""
+) -> tuple[Tensor, float]:
+    """What each of ``n_workers`` is worth for each item of ``order``, (n, W), and what a guess is worth."""
     posterior, crowd = inference.posterior[order].float(), inference.crowd
     n_classes = posterior.shape[1]
     if settings.workers == "greedy" or n_workers * n_classes**2 > DRAWABLE:
-        return posterior @ crowd.diagonal()[:n_workers].float().T
+        return posterior @ crowd.diagonal()[:n_workers].float().T, 1.0 / n_classes
     counts = crowd.all_counts()[:n_workers].float()
     if not settings.explore:
-        return information(posterior, counts / counts.sum(2, keepdim=True))
+        return information(posterior, counts / counts.sum(2, keepdim=True)), 0.0
     parts = posterior.tensor_split(max(1, min(DRAWS, len(order))))
-    return torch.cat([information(part, draw_confusions(counts, generator)) for part in parts])
+    return torch.cat([information(part, draw_confusions(counts, generator)) for part in parts]), 0.0
 
 
 def _order(

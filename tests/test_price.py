@@ -74,12 +74,12 @@ def test_a_rounding_error_does_not_cost_an_answer() -> None:
 
 def test_gain_per_price() -> None:
     reliability = torch.tensor([[0.9, 0.6, 0.25, 0.2]])
-    even = per_price(reliability, torch.full((4,), 7.0, dtype=torch.float64), 4)
+    even = per_price(reliability, torch.full((4,), 7.0, dtype=torch.float64), 1 / 4)
     assert even.tolist()[0] == pytest.approx([0.65, 0.35, 0.0, 0.0])
-    dear = per_price(reliability, torch.tensor([3.0, 1.0, 0.1, 0.0], dtype=torch.float64), 4)
+    dear = per_price(reliability, torch.tensor([3.0, 1.0, 0.1, 0.0], dtype=torch.float64), 1 / 4)
     assert dear.argmax(1).tolist() == [1]  # .35 / 1 against .65 / 3; who guesses is worth nothing, even for nothing
     assert bool(torch.isfinite(dear).all())
-    assert bool((per_price(reliability, torch.zeros(4, dtype=torch.float64), 4) == even).all())
+    assert bool((per_price(reliability, torch.zeros(4, dtype=torch.float64), 1 / 4) == even).all())
 
 
 @pytest.mark.parametrize(

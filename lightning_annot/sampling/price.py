@@ -93,11 +93,11 @@ def affordable(price: Tensor, left: float) -> Tensor:
     return bought
 
 
-def per_price(reliability: Tensor, price: Tensor, n_classes: int) -> Tensor:
-    """What each worker gives for the price, (n, W) in 0..1: ``reliability`` (n, W) above chance, over ``price`` (W,).
+def per_price(worth: Tensor, price: Tensor, chance: float) -> Tensor:
+    """What each worker gives for the price, (n, W): ``worth`` (n, W) above that of a guess, ``chance``, over ``price`` (W,).
 
-    Chance is 1 / K: who guesses is no bargain at any price. Prices count in relation to the cheapest.
+    Who guesses is no bargain at any price: ``chance`` is 1 / K of a reliability. Prices count in relation to the cheapest.
     """
     price = price.clamp(min=max(FREE * float(price.max()), 1e-30))
-    share: Tensor = (price.min() / price).to(reliability)
-    return (reliability - 1.0 / n_classes).clamp(min=0.0) * share
+    share: Tensor = (price.min() / price).to(worth)
+    return (worth - chance).clamp(min=0.0) * share
