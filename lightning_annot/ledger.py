@@ -9,17 +9,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lightning_annot.annotations.formats import IMPORT_ROUND
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.round import Facts
 from lightning_annot.types import KINDS, AnnotError, Kind, Question, Task
 from lightning_annot.workers.base import Workers
 
+HELD_SHARE, MOST_HELD = 1 / 3, 2000  # of the items with imported answers, those whose answers wait for the first learner
+
 
 class Ledger:
-    """The facts of one run: reads each row of the log once, and knows items, workers and classes by index."""
+    """The facts of one run: reads each row of the log once, and knows items, workers and classes by index.
 
-    def __init__(self, log: AnnotationLog, task: Task, workers: Workers) -> None:
-        self._log, self._task, self._workers = log, task, workers
+    With ``hold_back``, the imported answers about a random third of their items, at most 2,000, come in with those of round
+    0: a learner and a crowd that have not seen them are needed to tell how far both may be believed (crowd/tempering.py).
+    """
+
+    def __init__(self, log: AnnotationLog, task: Task, workers: Workers, hold_back: bool = False) -> None:
+        self._log, self._task, self._workers, self._hold_back = log, task, workers, hold_back
         workers.bind(task)
         self._items, self._classes = pd.Index(task.items), pd.Index(task.classes)
         self._names: list[str] = list(workers.names())
@@ -38,7 +45,8 @@ class Ledger:
     def facts(self, before_round: int) -> Facts:
         """Answers to, and open questions of, rounds before ``before_round``."""
         self._read()
-        item, worker, label, round_, kind = self._columns
+        item, worker, label, _, kind = self._columns
+        round_ = self._comes_in()
         now = round_ < before_round
         use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
         owed = self._log.questions(before_round=before_round, open_only=True)
@@ -56,6 +64,23 @@ class Ledger:
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
             extra_paid=int((now & ~use).sum()),
         )
+
+    def holds_back(self) -> bool:
+        """Whether imported answers come in with round 0."""
+        return bool(self._held().any())
+
+    def _held(self) -> np.ndarray:
+        """Which of the answers read are held back until round 0, bool: those about some of the imported items, by the seed."""
+        item, _, _, round_, _ = self._columns
+        imported = round_ == IMPORT_ROUND
+        items = np.unique(item[imported])
+        n = min(MOST_HELD, int(HELD_SHARE * len(items))) if self._hold_back else 0
+        rank = np.random.default_rng((self._task.seed, 7)).permutation(len(self._task.items))
+        return imported & np.isin(item, items[np.argsort(rank[items])[:n]])
+
+    def _comes_in(self) -> np.ndarray:
+        """The round that each answer read counts for."""
+        return np.where(self._held(), 0, self._columns[3])
 
     def has_asked(self, round_: int, kind: Kind = "annotation") -> bool:
         """Whether the questions of ``round_`` and ``kind`` are in the log (they are committed all at once)."""

@@ -12,8 +12,8 @@ count in no figure. Needs `pip install -e '.[peers]'`.
   out-of-fold probabilities that our own run ended with. It cannot run where nobody has two answers; such rows are left out.
 - em: our crowd model without a learner. ours: the default configuration, given all answers at once.
 
-``fit`` stops after its first round if no item may be asked once more, and that is one training alone. So ``ours`` drives the
-Trainer with the command line's own callback, data module and model, for ``--rounds`` rounds of fixed facts.
+``ours`` is a run as the command line makes it, which stops when no item may be asked once more: all answers are imported, and
+part of them comes in after the first training, to tell how far learner and people may be believed.
 ECE: top label, 10 bins; CROWDLAB's quality is a score that does not claim to be a probability. Finished: 1 - confidence
 below 0.1. Seconds of "crowdlab (our probabilities)" leave out our run if ``ours`` comes before it.
 """
@@ -105,14 +105,14 @@ def prepare(args: argparse.Namespace, seed: int, folder: Path) -> Replay:
     answers = answers[(answers["slot"] <= args.answers_per_item) & ~answers["task"].isin(prototype)]
     if answers.empty:
         raise AnnotError(f"no answers about the {len(table)} items are left; give others as --answers, or more --items.")
-    return Replay(folder, data, answers[["task", "worker", "label"]].reset_index(drop=True), args.rounds)
+    return Replay(folder, data, answers[["task", "worker", "label"]].reset_index(drop=True))
 
 
 def score(labels: Labels, table: ItemTable) -> dict[str, float]:
     """Figures over the items that are no prototypes."""
     assert table.truth is not None
     keep = ~table.is_prototype
-    label, confidence = (torch.from_numpy(np.asarray(part))[keep] for part in labels)
+    label, confidence = (torch.from_numpy(np.array(part))[keep] for part in labels)
     right, finished = label == table.truth[keep], 1.0 - confidence < THRESHOLD
     return {
         "accuracy": float(right.double().mean()),
@@ -190,11 +190,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--answers-per-item", type=int, choices=(1, 2, 3), default=3, help="the first ones, by slot")
     parser.add_argument("--items", type=int, help="only the first of the bank")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of our own run")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--out", type=Path, help="CSV of all rows")
     args = parser.parse_args(argv)
-    for name, least in (("rounds", 1), ("workers", args.answers_per_item), ("items", 1)):
+    for name, least in (("workers", args.answers_per_item), ("items", 1)):
         if (value := getattr(args, name)) is not None and value < least:
             parser.error(f"--{name} {value} given; it must be at least {least}")
     return args

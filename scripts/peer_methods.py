@@ -37,20 +37,6 @@ class NotHere(Exception):
     """A method that cannot run on these answers."""
 
 
-class AllAtOnce(AnnotationRound):
-    """The command line's callback, which asks nothing and goes on until the Trainer's last round."""
-
-    posterior: Tensor
-
-    def _ask(self, trainer: pl.Trainer, round_: int, row: dict[str, float]) -> str | None:
-        self.posterior = self._inference.posterior
-        row["seconds_sample"] = row["seconds_ask"] = 0.0
-        return "all rounds are done" if trainer.max_epochs == round_ + 1 else None
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """No report of a run that is thrown away."""
-
-
 @dataclass(frozen=True)
 class Replay:
     """What all methods get: ``data`` (items, features, prototypes, folds) and ``answers`` (task, worker, label)."""
@@ -58,7 +44,6 @@ class Replay:
     folder: Path
     data: AnnotationDataModule
     answers: pd.DataFrame
-    rounds: int
 
     @cached_property
     def annotations(self) -> Annotations:
@@ -79,20 +64,21 @@ class Replay:
         return len(self.data.table), len(self.data.table.classes)
 
     @cached_property
-    def ours(self) -> tuple[Tensor, Tensor]:
-        """Posterior (N, K), and out-of-fold probabilities (N, K), of our own run."""
-        path = self.folder / "answers.csv"
+    def ours(self) -> tuple[Labels, Tensor]:
+        """The labels of our own run, as it leaves them in ``labels.csv``, and the learner's probabilities (N, K)."""
+        path, folder = self.folder / "answers.csv", self.folder / "run"
         write_table(path, self.answers)
         workers = RecordedWorkers(str(path))
-        rounds = AllAtOnce(str(self.folder / "run"), workers, threshold=THRESHOLD, import_answers=str(path))
+        rounds = AnnotationRound(str(folder), workers, threshold=THRESHOLD, import_answers=str(path))
         trainer = pl.Trainer(
-            max_epochs=self.rounds, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[rounds],
+            max_epochs=10, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[rounds],
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,
         )  # fmt: skip
         trainer.fit(MixMatchModule(), self.data)
-        n = self.shape[0]
-        return rounds.posterior[:n], rounds.predictions(torch.arange(n)).exp()
+        table = pd.read_csv(folder / "labels.csv", dtype={"label": str}, keep_default_na=False)
+        label = pd.Index(self.data.table.classes).get_indexer(table["label"])
+        return (label, table["confidence"].to_numpy(np.float64)), rounds.predictions(torch.arange(self.shape[0])).exp()
 
 
 def aggregate(build: Callable[[int], Any]) -> Callable[[Replay], Labels]:
@@ -182,7 +168,7 @@ def methods() -> dict[str, Callable[[Replay], Labels]]:
         "glad": aggregate(lambda seed: GLAD(n_iter=GLAD_ITERATIONS)),
         "em": em,
         "crowdlab": lambda replay: crowdlab(replay, majority_model(replay)),
-        "ours": lambda replay: top(replay.ours[0]),
+        "ours": lambda replay: replay.ours[0],
         "crowdlab (our probabilities)": lambda replay: crowdlab(replay, replay.ours[1].double().numpy()),
     }
 

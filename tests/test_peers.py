@@ -198,7 +198,7 @@ def test_peers_are_compared(bank: Bank, tmp_path: Path, monkeypatch: pytest.Monk
     pytest.importorskip("cleanlab")
     pytest.importorskip("crowdkit")
     out = tmp_path / "peers.csv"
-    assert compare(monkeypatch, bank, "--rounds", "2", "--out", str(out)) == 0
+    assert compare(monkeypatch, bank, "--out", str(out)) == 0
     table = pd.read_csv(out)
     assert list(table) == ["setting", "method", "answers_per_item", "seed", *FIGURES]
     assert set(table["method"]) == {

@@ -107,3 +107,29 @@ def test_imported_answers_are_known_before_round_0(bank: Bank, tmp_path: Path) -
     pd.testing.assert_frame_equal(log[columns][:60], known, check_dtype=False)
     assert set(log["source"][60:]) == {"simulated"}
     assert rounds(run)["annotations"].iloc[-1] == len(log)
+
+
+def test_part_of_the_imported_answers_waits_for_the_first_learner(bank: Bank, tmp_path: Path) -> None:
+    """A third of the items comes in after round 0, in which nothing is asked, and tells how far all may be believed."""
+    settings = bank.settings(**{"annotation.import_answers": bank.answers, "annotation.threshold": 0.01})
+    run = fit(settings, tmp_path / "run", trainer__max_epochs=3)
+    n, given = rounds(run)["annotations"].tolist(), len(pd.read_csv(bank.answers))
+    assert n[0] == pytest.approx(2 / 3 * given, abs=3)  # three answers an item
+    assert n[1] == given < n[2]
+    assert set(questions(run)["round"][given:]) == {1}
+    exponents = checkpoint(run)["callbacks"]["AnnotationRound"]["recalibration"]
+    assert set(exponents["fresh"]) == {0, 1}
+    assert exponents["fresh"][0]["earlier"].bincount().tolist() == [100, 100, 100]
+    assert exponents["model"][2] != 1.0
+
+    stopped = fit(settings, tmp_path / "stopped", trainer__max_epochs=2)
+    fit(settings, stopped, "--ckpt_path=last", trainer__max_epochs=3)
+    assert_equal_weights(run, stopped)
+    for name in ("labels.csv", "workers.csv"):
+        assert (run / name).read_bytes() == (stopped / name).read_bytes()
+
+
+def test_nothing_waits_where_nothing_is_tempered(bank: Bank, tmp_path: Path) -> None:
+    settings = bank.settings(**{"annotation.import_answers": bank.answers, "annotation.crowd.temper": "false"})
+    run = fit(settings, tmp_path, trainer__max_epochs=2)
+    assert rounds(run)["annotations"].iloc[0] == len(pd.read_csv(bank.answers))

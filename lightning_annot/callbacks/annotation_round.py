@@ -121,9 +121,9 @@ class AnnotationRound(Callback):
         n_classes = len(self._table.classes)
         self._cost = None if self.cost_path is None else load_cost(self.cost_path, n_classes)
         if trainer.is_global_zero and self._ledger is None:
-            self._open(self._data)
+            self._open(self._data, hold_back=self.crowd.temper and trainer.max_epochs != 1)
 
-    def _open(self, data: AnnotationDataModule) -> None:
+    def _open(self, data: AnnotationDataModule, hold_back: bool) -> None:
         table, loaded = data.table, data.loaded
         assert loaded is not None
         self.folder.path.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ class AnnotationRound(Callback):
             import_answers(self._annotation_log, self.import_answers, table.classes, table.ids)
         paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
         task = Task(table.ids, table.classes, data.seed, str(self.folder.path), paths, loaded.labels)
-        self._ledger = Ledger(self._annotation_log, task, self.workers)
+        self._ledger = Ledger(self._annotation_log, task, self.workers, hold_back)
         if self.gold and not self.workers.names():
             raise AnnotError(
                 f"annotation.gold {self.gold} given, and questions go to anyone; gold questions need workers with names: name "
@@ -224,7 +224,7 @@ class AnnotationRound(Callback):
         row["seconds_save"] = self._lap()
         if self.stop_reason is None:
             self.facts = self._shared_facts(trainer, round_ + 1)
-            self._recalibrate()
+            self._recalibrate(round_)
         # The (N, K) posterior is the largest thing there is: let go of the round's before the next is made.
         del self._inference
         if self.stop_reason is None:
@@ -255,21 +255,20 @@ class AnnotationRound(Callback):
         """The facts without those workers' answers."""
         return self.facts.without(self._is_barred())
 
-    def _recalibrate(self) -> None:
-        """Let the latest answers, which the learner has not seen, say how far it and the workers may be believed.
-
-        Where a round brings none, those of the last round that did are looked at again.
-        """
-        facts = self._trusted
-        if self.crowd.temper and len(facts.round):
-            latest = int(facts.round.max())
-            self._recalibration.learn(latest, fresh_answers(facts, latest, self._inference.crowd, self.predictions))
+    def _recalibrate(self, round_: int) -> None:
+        """Let the answers of ``round_``, which the learner has not seen, say how far it and the workers may be believed."""
+        if self.crowd.temper:
+            fresh = fresh_answers(self._trusted, round_, self._inference.crowd, self.predictions)
+            self._recalibration.learn(round_, fresh)
 
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
         ledger, facts, prototype = self._ledger, self.facts, self._table.prototype
         assert ledger is not None
         row["seconds_sample"] = row["seconds_ask"] = 0.0
+        if round_ == 0 and ledger.holds_back() and not ledger.has_asked(0):
+            self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
+            return None
         account, askable = self._account(facts), len(self.workers.names())
         among = open_to_questions(self._inference, self._trusted, prototype, self.sampling.cap, self.workers.capacity())
         among, self._experts = self._without_experts(among, account.anyone)
