@@ -1,13 +1,15 @@
-"""Exponents of learner and workers, renewed each round from the answers that the round brought."""
+"""Exponents of learner and workers, and the class prior, renewed each round from the answers that the round brought."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_annot.crowd.class_prior import class_weights
 from lightning_annot.crowd.em import EMResult, LogPrior
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
 from lightning_annot.round import Facts
@@ -41,18 +43,24 @@ def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrio
 class Recalibration:
     """What recent rounds' answers say about how far learner and workers may be believed."""
 
-    def __init__(self) -> None:
+    def __init__(self, class_prior: bool = True) -> None:
+        self._class_prior = class_prior
         self.tempering = Tempering()
+        self.class_weights: Tensor | None = None
         self._fresh: dict[int, FreshAnswers] = {}
 
     def learn(self, round_: int, fresh: FreshAnswers | None) -> None:
-        """Take in the answers to ``round_``, in place of what was known of it, and renew the exponents."""
+        """Take in the answers to ``round_``, in place of what was known of it; renew the exponents and the class prior."""
         if fresh is not None:
             self._fresh[round_] = fresh
         if self._fresh:
             rounds = sorted(self._fresh)
             everything = join([self._fresh[r] for r in rounds])
             self.tempering = fit_tempering(everything, LEVELS, most=MOST)
+            self.class_weights = class_weights(everything, self.tempering) if self._class_prior else None
+            if self.class_weights is not None:
+                shifted = (everything.model + self.class_weights).log_softmax(1).to(everything.model)
+                self.tempering = fit_tempering(replace(everything, model=shifted), LEVELS, most=MOST)
             self._forget(rounds)
 
     def _forget(self, rounds: list[int]) -> None:
@@ -68,10 +76,16 @@ class Recalibration:
         rounds = {
             r: {name: getattr(f, name) for name in ("model", "people", "answer", "earlier")} for r, f in self._fresh.items()
         }
-        return {"fresh": rounds, "model": list(self.tempering.model), "people": list(self.tempering.people)}
+        return {
+            "fresh": rounds,
+            "model": list(self.tempering.model),
+            "people": list(self.tempering.people),
+            "classes": self.class_weights,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``."""
         rounds: Mapping[int, Mapping[str, Tensor]] = state["fresh"]
         self._fresh = {int(r): FreshAnswers(**parts) for r, parts in rounds.items()}
+        self.class_weights = state["classes"]
         self.tempering = Tempering(tuple(state["model"]), tuple(state["people"]))

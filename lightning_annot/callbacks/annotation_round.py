@@ -23,6 +23,7 @@ from lightning_annot.callbacks.run_folder import (
     progress,
     truth_metrics,
 )
+from lightning_annot.crowd.class_prior import with_class_prior
 from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.data.datamodule import AnnotationDataModule
@@ -101,7 +102,7 @@ class AnnotationRound(Callback):
         self.folder = RunFolder(Path(output_dir))
         self.stop_reason: str | None = None
         self._next_round = 0
-        self._recalibration = Recalibration()
+        self._recalibration = Recalibration(crowd.class_prior)
         self._barred: dict[str, str] = {}
         self._before = self._belief()
         self.rows: list[dict[str, float]] = []
@@ -338,8 +339,9 @@ class AnnotationRound(Callback):
     def _infer(self) -> Inference:
         features, _ = self._data.projected()
         n_classes = len(self._table.classes)
+        log_prior = with_class_prior(self.predictions, self._recalibration.class_weights)
         return infer(
-            self._trusted, self.predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
+            self._trusted, log_prior, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
             self._cost, self._oracle(), self._recalibration.tempering,
         )  # fmt: skip
 
