@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.round import Facts
+from lightning_annot.round.facts import Facts
 from lightning_annot.types import KINDS, AnnotError, Kind, Question, Task
 from lightning_annot.workers.base import Workers
 

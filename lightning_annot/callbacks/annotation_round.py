@@ -1,4 +1,4 @@
-"""When a round runs, what is broadcast and what is persisted; the round itself is in ``round.py``."""
+"""When a round runs, what is broadcast and what is persisted; the round itself is in ``round/``."""
 
 from __future__ import annotations
 
@@ -30,17 +30,10 @@ from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
 from lightning_annot.recalibration import Recalibration, fresh_answers
-from lightning_annot.round import (
-    CrowdSettings,
-    Facts,
-    Inference,
-    SamplingSettings,
-    choose,
-    infer,
-    open_to_questions,
-    refilled,
-    round_generator,
-)
+from lightning_annot.round.choice import Panel, choose, open_to_questions, refilled, round_generator
+from lightning_annot.round.facts import Basis, Facts
+from lightning_annot.round.inference import Inference, infer
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings
 from lightning_annot.sampling.diverse import diverse, is_diverse_round, unseen_classes
 from lightning_annot.sampling.price import Account, PriceSettings, settle
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
@@ -267,14 +260,14 @@ class AnnotationRound(Callback):
 
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
-        ledger, facts, prototype = self._ledger, self.facts, self._table.prototype
+        ledger, facts = self._ledger, self.facts
         assert ledger is not None
         row["seconds_sample"] = row["seconds_ask"] = 0.0
         account, askable = self._account(facts), len(self.workers.names())
-        among = open_to_questions(self._inference, self._trusted, prototype, self.sampling.cap, self.workers.capacity())
+        among = open_to_questions(self._basis(self._trusted), self._inference, self.sampling.cap, self.workers.capacity())
         among, self._experts = self._without_experts(among, account.anyone)
         keep = ~self._table.is_prototype
-        n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
+        n_open, total = len(facts.open_item), int(keep.sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
         reason = stop_reason(
             self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
@@ -288,13 +281,13 @@ class AnnotationRound(Callback):
         if not ledger.has_asked(round_):
             self._stage(trainer, "choosing")
             left = self.stopping.left(len(facts.item) + n_open, total)
-            among = refilled(self._inference, facts, prototype, among, self.sampling)
+            among = refilled(self._basis(facts), self._inference, among, self.sampling)
             n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
             among = self._spread_out(among, n, round_)
+            price = account.expected if self.prices.given else None
             chosen = choose(
-                self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
-                self.workers.can_answer(), askable, self.predictions, account.expected if self.prices.given else None,
-                self._is_barred(),
+                self._basis(facts), self._inference, among, n, self.sampling, round_generator(self._data.seed, round_),
+                Panel(askable, self.workers.can_answer(), price, self._is_barred()),
             )  # fmt: skip
             row["seconds_sample"] = self._lap()
             gold = first_gold(round_, self.gold, self._table, self.workers, self._data.seed)
@@ -336,13 +329,14 @@ class AnnotationRound(Callback):
         generator = round_generator(self._data.seed + 1, round_)
         return diverse(self._data.projected()[0], among, most, generator)
 
-    def _infer(self) -> Inference:
+    def _basis(self, facts: Facts) -> Basis:
         features, _ = self._data.projected()
-        n_classes = len(self._table.classes)
+        return Basis(facts, self.predictions, self._table.prototype, len(features), len(self._table.classes))
+
+    def _infer(self) -> Inference:
         return infer(
-            self._trusted, self.predictions, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
-            self._cost, self._oracle(), self._recalibration.tempering,
-        )  # fmt: skip
+            self._basis(self._trusted), self.crowd, self.threshold, self._cost, self._oracle(), self._recalibration.tempering
+        )
 
     def _oracle(self) -> torch.Tensor | None:
         """True confusions of the workers, where the settings ask for them; read once all workers are known."""

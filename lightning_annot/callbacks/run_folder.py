@@ -25,7 +25,8 @@ from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
 from lightning_annot.report.tables import class_share, with_barred, worker_table, write_confusions, write_labels, write_rounds
 from lightning_annot.report.terminal import print_summary
-from lightning_annot.round import Facts, Inference
+from lightning_annot.round.facts import Facts
+from lightning_annot.round.inference import Inference
 from lightning_annot.types import AnnotError
 
 
