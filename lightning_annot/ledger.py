@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_annot.annotations.formats import IMPORT_ROUND
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.round import Facts
+from lightning_annot.round.facts import Facts
 from lightning_annot.types import KINDS, AnnotError, Kind, Question, Task
 from lightning_annot.workers.base import Workers
 
@@ -76,7 +76,8 @@ class Ledger:
         items = np.unique(item[imported])
         n = min(MOST_HELD, int(HELD_SHARE * len(items))) if self._hold_back else 0
         rank = np.random.default_rng((self._task.seed, 7)).permutation(len(self._task.items))
-        return imported & np.isin(item, items[np.argsort(rank[items])[:n]])
+        held: np.ndarray = imported & np.isin(item, items[np.argsort(rank[items])[:n]])
+        return held
 
     def _comes_in(self) -> np.ndarray:
         """The round that each answer read counts for."""

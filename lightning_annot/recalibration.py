@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_annot.crowd.class_prior import class_weights
 from lightning_annot.crowd.em import EMResult, LogPrior
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
-from lightning_annot.round import Facts
+from lightning_annot.round.facts import Facts
 
 LEVELS = 3  # items with 0, 1, and 2 or more answers have exponents of their own
 MOST = 2000  # answers of each level that are remembered

@@ -37,7 +37,7 @@ from lightning_annot.data.projection import ProjectionSettings
 from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import fold_use, soft_cross_entropy, windows
 from lightning_annot.learner.module import MixMatchModule
-from lightning_annot.round import CrowdSettings, SamplingSettings
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings
 from lightning_annot.types import Answer, Question
 from lightning_annot.workers.simulated import UniformNoiseWorkers
 

@@ -23,7 +23,7 @@ from lightning_annot import AnnotationDataModule, AnnotationRound, Annotations, 
 from lightning_annot.annotations.formats import write_table
 from lightning_annot.crowd.em import run_tiered_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
-from lightning_annot.round import CrowdSettings
+from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.sampling.activelab import wide_answers
 from lightning_annot.types import AnnotError
 from lightning_annot.workers.recorded import RecordedWorkers

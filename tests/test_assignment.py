@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_annot.round import SamplingSettings
+from lightning_annot.round.settings import SamplingSettings
 from lightning_annot.sampling.assignment import ASSIGNMENTS, assign, assign_hits, best_with_room
 from lightning_annot.sampling.gold import gold_questions
 from lightning_annot.types import AnnotError

@@ -15,9 +15,12 @@ import torch
 from cli_runs import ROOT, SHARED, Bank, call, fit, questions
 from torch import Tensor
 
-from lightning_annot.round import CrowdSettings, Facts, SamplingSettings, choose, infer
+from lightning_annot.round.choice import Panel, choose
+from lightning_annot.round.facts import Basis, Facts
+from lightning_annot.round.inference import infer
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings
 from lightning_annot.sampling.activelab import activelab, best_first, wide_answers
-from lightning_annot.types import Annotations, AnnotError
+from lightning_annot.types import Annotations
 
 N, K, W = 40, 3, 4
 ANSWERED = 30  # the first items; each by one to three workers, who are mostly right
@@ -173,13 +176,12 @@ def test_choice_by_activelab_takes_the_best_candidates() -> None:
     plain, p = annotations(people()), probabilities()
     facts = Facts(("a", "b", "c", "d"), plain.item, plain.worker, plain.label, torch.tensor([7]), torch.tensor([0]))
     nobody = torch.full((N,), -1)
-    inference = infer(facts, p.log().float().__getitem__, nobody, N, K, CrowdSettings(), 0.1)
+    basis = Basis(facts, p.log().float().__getitem__, nobody, N, K)
+    inference = infer(basis, CrowdSettings(), 0.1)
     among, settings = torch.arange(0, N, 2), SamplingSettings(items="activelab")
-    chosen, _ = choose(inference, facts, among, 6, N, settings, seeded(0), askable=0, log_prior=p.log().__getitem__)
-    score = activelab(plain, p.log())
+    chosen, _ = choose(basis, inference, among, 6, settings, seeded(0), Panel(0))
+    score = activelab(plain, p.log().float())
     assert chosen.tolist() == sorted(among.tolist(), key=lambda i: -float(score[i]))[:6]
-    with pytest.raises(AnnotError, match="needs the learner"):
-        choose(inference, facts, among, 6, N, settings, seeded(0))
 
 
 def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -16,7 +16,7 @@ from lightning_annot.crowd.em import EMResult, run_em
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
 from lightning_annot.recalibration import LEVELS, MOST, Recalibration, fresh_answers
-from lightning_annot.round import Facts
+from lightning_annot.round.facts import Facts
 from lightning_annot.types import Annotations
 
 NAMES = ("model", "people", "answer", "earlier")

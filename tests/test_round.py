@@ -9,18 +9,10 @@ from torch import Tensor
 
 from lightning_annot.crowd.em import run_em, run_tiered_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
-from lightning_annot.round import (
-    ANCHOR,
-    CrowdSettings,
-    Facts,
-    Inference,
-    SamplingSettings,
-    choose,
-    infer,
-    open_to_questions,
-    refilled,
-    round_generator,
-)
+from lightning_annot.round.choice import Panel, choose, open_to_questions, refilled, round_generator
+from lightning_annot.round.facts import Basis, Facts
+from lightning_annot.round.inference import ANCHOR, Inference, infer
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings
 from lightning_annot.types import AnnotError
 
 N, K, W = 60, 3, 5
@@ -50,11 +42,17 @@ def some_prototypes() -> Tensor:
 NO_PROTOTYPES = torch.full((N,), -1)
 
 
+def basis(facts: Facts, p: Tensor | None = None, prototype: Tensor | None = None) -> Basis:
+    """Facts with the learner's word ``p`` (rows, K) and some prototypes, unless others are given."""
+    p = log_prior() if p is None else p
+    return Basis(facts, p.__getitem__, some_prototypes() if prototype is None else prototype, len(p), K)
+
+
 @pytest.mark.parametrize("prior", ["homogeneous", "tiered"])
 def test_infer_is_the_em_with_its_settings(prior: str) -> None:
     facts, p = make_facts(), log_prior()
     settings = CrowdSettings(prior=prior, accuracy=0.6, strength=4.0, m_step="hard", max_iterations=7)  # type: ignore[arg-type]
-    found = infer(facts, p.__getitem__, NO_PROTOTYPES, N, K, settings, threshold=0.2)
+    found = infer(basis(facts, p, NO_PROTOTYPES), settings, threshold=0.2)
     base = homogeneous_prior(K, 0.6, 4.0)
     if prior == "tiered":
         em = run_tiered_em(facts.annotations(), p, ANCHOR * base, W, strength=4.0, m_step="hard", max_iterations=7)
@@ -78,7 +76,7 @@ def test_prototypes_are_certain_and_their_answers_tell_of_the_workers() -> None:
     none = torch.empty(0, dtype=torch.int64)
     facts = Facts(("bad", "good"), item, worker, label, none, none)
     flat = torch.full((N, 2), 0.5).log()
-    found = infer(facts, flat.__getitem__, prototype, N, 2, CrowdSettings(prior="homogeneous"), threshold=0.1)
+    found = infer(Basis(facts, flat.__getitem__, prototype, N, 2), CrowdSettings(prior="homogeneous"), threshold=0.1)
     assert torch.equal(found.posterior[:30], torch.eye(2)[prototype[:30]])
     assert bool(found.finished[:30].all())
     assert float(found.posterior[40, 1]) > 0.7
@@ -90,7 +88,7 @@ def test_prototypes_without_answers_change_nothing_else() -> None:
     facts, p, prototype = make_facts(), log_prior(), some_prototypes()
     untouched = ~torch.isin(facts.item, prototype.ge(0).nonzero()[:, 0])
     facts = replace(facts, item=facts.item[untouched], worker=facts.worker[untouched], label=facts.label[untouched])
-    with_, without = (infer(facts, p.__getitem__, t, N, K, CrowdSettings(), 0.1) for t in (prototype, NO_PROTOTYPES))
+    with_, without = (infer(basis(facts, p, t), CrowdSettings(), 0.1) for t in (prototype, NO_PROTOTYPES))
     rest = prototype < 0
     assert torch.equal(with_.posterior[rest], without.posterior[rest])
     assert torch.equal(with_.posterior[~rest], torch.eye(K))
@@ -98,7 +96,7 @@ def test_prototypes_without_answers_change_nothing_else() -> None:
 
 def test_extra_rows_keep_the_learners_word() -> None:
     p = log_prior(N + 15)
-    found = infer(make_facts(), p.__getitem__, some_prototypes(), N + 15, K, CrowdSettings(), 0.3)
+    found = infer(basis(make_facts(), p), CrowdSettings(), 0.3)
     assert found.posterior.shape == (N + 15, K)
     torch.testing.assert_close(found.posterior[N:], p[N:].exp())
 
@@ -107,7 +105,7 @@ def test_extra_rows_keep_the_learners_word() -> None:
 def test_first_round_has_no_answers(prior: str) -> None:
     none = torch.empty(0, dtype=torch.int64)
     facts, p = Facts((), none, none, none, none, none), log_prior()
-    found = infer(facts, p.__getitem__, some_prototypes(), N, K, CrowdSettings(prior=prior), 0.1)  # type: ignore[arg-type]
+    found = infer(basis(facts, p), CrowdSettings(prior=prior), 0.1)  # type: ignore[arg-type]
     rest = some_prototypes() < 0
     torch.testing.assert_close(found.posterior[rest], p[rest].exp())
     assert found.crowd.converged
@@ -123,13 +121,13 @@ def test_skips_count_as_asked_but_not_as_answers() -> None:
         assert int(asked[i]) == int((facts.item == i).sum() + (facts.open_item == i).sum())
     said = replace(facts, item=facts.item[facts.label >= 0], worker=facts.worker[facts.label >= 0])
     said = replace(said, label=facts.label[facts.label >= 0])
-    a, b = (infer(f, log_prior().__getitem__, NO_PROTOTYPES, N, K, CrowdSettings(), 0.1) for f in (facts, said))
+    a, b = (infer(basis(f, prototype=NO_PROTOTYPES), CrowdSettings(), 0.1) for f in (facts, said))
     assert torch.equal(a.posterior, b.posterior)
 
 
 def test_cost_matrix_decides() -> None:
     cost = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [50.0, 50.0, 0.0]])
-    found = infer(make_facts(), log_prior().__getitem__, NO_PROTOTYPES, N, K, CrowdSettings(), 0.4, cost)
+    found = infer(basis(make_facts(), prototype=NO_PROTOTYPES), CrowdSettings(), 0.4, cost)
     expected = found.posterior @ cost
     torch.testing.assert_close(found.decision.risk, expected.amin(1))
     assert torch.equal(found.decision.label, expected.argmin(1))
@@ -137,7 +135,7 @@ def test_cost_matrix_decides() -> None:
 
 
 def inference(facts: Facts, threshold: float = 0.02) -> Inference:
-    return infer(facts, log_prior().__getitem__, some_prototypes(), N, K, CrowdSettings(), threshold)
+    return infer(basis(facts), CrowdSettings(), threshold)
 
 
 def test_open_to_questions() -> None:
@@ -145,7 +143,7 @@ def test_open_to_questions() -> None:
     found = inference(facts, threshold=0.3)
     capacity = torch.randint(0, 4, (N,), generator=torch.Generator().manual_seed(2))
     for limit in (None, capacity):
-        got = open_to_questions(found, facts, some_prototypes(), 2, limit).tolist()
+        got = open_to_questions(basis(facts), found, 2, limit).tolist()
         asked, prototype = facts.asked(N).tolist(), some_prototypes().tolist()
         most = [2] * N if limit is None else [min(2, c) for c in limit.tolist()]
         waiting = set(facts.open_item.tolist())
@@ -162,10 +160,9 @@ def test_choose(items: str, workers: str, n: int) -> None:
         pytest.importorskip("cleanlab")
     facts = make_facts(skips=True)
     found, settings = inference(facts), SamplingSettings(items=items, workers=workers)  # type: ignore[arg-type]
-    among = open_to_questions(found, facts, some_prototypes(), 3, None)
-    prior = log_prior().__getitem__
-    item, worker = choose(found, facts, among, n, N, settings, round_generator(0, 4), log_prior=prior)
-    again = choose(found, facts, among, n, N, settings, round_generator(0, 4), log_prior=prior)
+    among = open_to_questions(basis(facts), found, 3, None)
+    item, worker = choose(basis(facts), found, among, n, settings, round_generator(0, 4))
+    again = choose(basis(facts), found, among, n, settings, round_generator(0, 4))
     assert torch.equal(item, again[0])
     assert torch.equal(worker, again[1])
     assert len(item) == min(n, len(among))
@@ -179,9 +176,9 @@ def test_choose(items: str, workers: str, n: int) -> None:
 def test_choose_keeps_to_the_possible_pairs() -> None:
     facts = make_facts()
     found, settings = inference(facts), SamplingSettings()
-    among = open_to_questions(found, facts, some_prototypes(), 3, None)
+    among = open_to_questions(basis(facts), found, 3, None)
     possible = (torch.arange(0, N, 2), torch.arange(0, N, 2) % W)
-    item, worker = choose(found, facts, among, N, N, settings, round_generator(0, 0), possible)
+    item, worker = choose(basis(facts), found, among, N, settings, round_generator(0, 0), Panel(possible=possible))
     assert len(item) > 0
     assert bool((item % 2 == 0).all())
     assert torch.equal(worker, item % W)
@@ -190,8 +187,8 @@ def test_choose_keeps_to_the_possible_pairs() -> None:
 def test_questions_to_anyone() -> None:
     facts = make_facts()
     found = inference(facts)
-    among = open_to_questions(found, facts, some_prototypes(), 3, None)
-    item, worker = choose(found, facts, among, 9, N, SamplingSettings(), round_generator(0, 0), askable=0)
+    among = open_to_questions(basis(facts), found, 3, None)
+    item, worker = choose(basis(facts), found, among, 9, SamplingSettings(), round_generator(0, 0), Panel(0))
     assert worker.tolist() == [-1] * 9
     assert set(item.tolist()) <= set(among.tolist())
 
@@ -199,12 +196,12 @@ def test_questions_to_anyone() -> None:
 def test_uniform_is_uniform_and_the_gain_prefers_doubt() -> None:
     facts = make_facts(0)
     found = inference(facts)
-    among = open_to_questions(found, facts, some_prototypes(), 3, None)
+    among = open_to_questions(basis(facts), found, 3, None)
     hits = {}
     for rule in ("uniform", "expected_error_reduction"):
         settings = SamplingSettings(items=rule)  # type: ignore[arg-type]
         draws = [
-            choose(found, facts, among, 1, N, settings, round_generator(0, r), askable=0)[0] for r in range(20 * len(among))
+            choose(basis(facts), found, among, 1, settings, round_generator(0, r), Panel(0))[0] for r in range(20 * len(among))
         ]
         hits[rule] = torch.bincount(torch.cat(draws), minlength=N)[among]
     assert chisquare(hits["uniform"].numpy()).pvalue > 1e-3
@@ -238,22 +235,22 @@ def test_settings_are_checked(settings: type, change: dict[str, object], message
 def test_half_precision_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = make_facts()
     whole = inference(facts)
-    monkeypatch.setattr("lightning_annot.round.HALF_ABOVE", 0)
+    monkeypatch.setattr("lightning_annot.round.inference.HALF_ABOVE", 0)
     half = inference(facts)
     assert half.posterior.dtype == torch.float16
     assert half.decision.risk.dtype == torch.float32
     torch.testing.assert_close(half.posterior.float(), whole.posterior.float(), atol=1e-3, rtol=0)
-    among = open_to_questions(half, facts, some_prototypes(), 3, None)
-    items, _ = choose(half, facts, among, 5, N, SamplingSettings(), round_generator(0, 1))
+    among = open_to_questions(basis(facts), half, 3, None)
+    items, _ = choose(basis(facts), half, among, 5, SamplingSettings(), round_generator(0, 1))
     assert set(items.tolist()) <= set(among.tolist())
 
 
 def test_refill_asks_on_about_the_riskiest_of_the_finished() -> None:
     facts, prototype = make_facts(30), some_prototypes()
-    found = infer(facts, log_prior().__getitem__, prototype, N, K, CrowdSettings(), threshold=0.3)
-    among = open_to_questions(found, facts, prototype, 3, None)
+    found = infer(basis(facts), CrowdSettings(), threshold=0.3)
+    among = open_to_questions(basis(facts), found, 3, None)
     settings = SamplingSettings(per_round=len(among) + 5, refill=True)
-    more = refilled(found, facts, prototype, among, settings)
+    more = refilled(basis(facts), found, among, settings)
     assert torch.equal(more[: len(among)], among)
     added, asked = more[len(among) :], facts.asked(N)
     assert len(added) == 5
@@ -263,6 +260,6 @@ def test_refill_asks_on_about_the_riskiest_of_the_finished() -> None:
     assert set(added.tolist()) <= set(spare)
     left = sorted(set(spare) - set(added.tolist()))
     assert float(found.decision.risk[added].min()) >= float(found.decision.risk[left].max())
-    assert torch.equal(refilled(found, facts, prototype, among, replace(settings, refill=False)), among)
-    assert torch.equal(refilled(found, facts, prototype, among, replace(settings, per_round=1)), among)
-    assert not len(refilled(found, facts, prototype, among[:0], settings))  # nothing unfinished: the run is over
+    assert torch.equal(refilled(basis(facts), found, among, replace(settings, refill=False)), among)
+    assert torch.equal(refilled(basis(facts), found, among, replace(settings, per_round=1)), among)
+    assert not len(refilled(basis(facts), found, among[:0], settings))  # nothing unfinished: the run is over

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior
 from lightning_annot.crowd.skill import PSEUDO_GOLD, Gold, gold_accuracy, reduce_accuracy
-from lightning_annot.round import CrowdSettings, Facts, fit_crowd
+from lightning_annot.round.facts import Basis, Facts
+from lightning_annot.round.inference import fit_crowd
+from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.types import AnnotError
 
 W, K = 3, 4
@@ -104,7 +106,7 @@ def test_priors_find_who_errs(settings: CrowdSettings) -> None:
     log_prior = torch.full((100, K), 1 / K).log()
     log_prior[:10] = -30.0
     log_prior[torch.arange(10), prototype[:10]] = 0.0
-    result = fit_crowd(given, log_prior.__getitem__, prototype, K, settings)
+    result = fit_crowd(Basis(given, log_prior.__getitem__, prototype, 100, K), settings)
     diagonal = result.diagonal().mean(1)
     assert float(diagonal[:2].min()) > 0.8
     assert float(diagonal[2]) < 0.3
@@ -115,9 +117,9 @@ def test_gold_is_evidence_once() -> None:
     given, prototype, _ = facts()
     assert len(given.with_gold()) == len(given.annotations()) + 30
     log_prior = torch.full((100, K), 1 / K).log()
-    in_prior = fit_crowd(given, log_prior.__getitem__, prototype, K, CrowdSettings(prior="worker", estimate="gold"))
+    in_prior = fit_crowd(Basis(given, log_prior.__getitem__, prototype, 100, K), CrowdSettings(prior="worker", estimate="gold"))
     assert float(in_prior.counts.sum()) == pytest.approx(len(given.annotations()), rel=1e-5)
-    in_em = fit_crowd(given, log_prior.__getitem__, prototype, K, CrowdSettings())
+    in_em = fit_crowd(Basis(given, log_prior.__getitem__, prototype, 100, K), CrowdSettings())
     assert float(in_em.counts.sum()) == pytest.approx(len(given.with_gold()), rel=1e-5)
 
 
@@ -128,9 +130,9 @@ def test_an_oracle_is_the_prior() -> None:
     none = torch.empty(0, dtype=torch.int64)
     nobody = Facts(given.workers, none, none, none, none, none)
     own = CrowdSettings(prior="class_worker", oracle="x.npz")
-    result = fit_crowd(nobody, log_prior.__getitem__, prototype, K, own, oracle)
+    result = fit_crowd(Basis(nobody, log_prior.__getitem__, prototype, 100, K), own, oracle)
     torch.testing.assert_close(result.diagonal(), oracle.diagonal(dim1=1, dim2=2))
-    pooled = fit_crowd(nobody, log_prior.__getitem__, prototype, K, CrowdSettings(oracle="x.npz"), oracle)
+    pooled = fit_crowd(Basis(nobody, log_prior.__getitem__, prototype, 100, K), CrowdSettings(oracle="x.npz"), oracle)
     torch.testing.assert_close(pooled.confusions()[0], oracle.mean(0))
 
 

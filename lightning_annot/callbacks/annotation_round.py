@@ -1,4 +1,4 @@
-"""When a round runs, what is broadcast and what is persisted; the round itself is in ``round.py``."""
+"""When a round runs, what is broadcast and what is persisted; the round itself is in ``round/``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.callbacks.asking import Asking, Terms, why_not
+from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.leftover import leftover
-from lightning_annot.callbacks.purchase import commit, first_gold
+from lightning_annot.callbacks.opening import open_ledger
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
     class_accuracy,
@@ -21,34 +22,23 @@ from lightning_annot.callbacks.run_folder import (
     load_oracle,
     load_prices,
     progress,
+    round_figures,
     truth_metrics,
 )
-from lightning_annot.crowd.class_prior import with_class_prior
 from lightning_annot.crowd.evidence import answer_evidence
-from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
-from lightning_annot.recalibration import Recalibration, fresh_answers
-from lightning_annot.round import (
-    CrowdSettings,
-    Facts,
-    Inference,
-    SamplingSettings,
-    choose,
-    infer,
-    open_to_questions,
-    refilled,
-    round_generator,
-)
-from lightning_annot.sampling.diverse import diverse, is_diverse_round, unseen_classes
-from lightning_annot.sampling.price import Account, PriceSettings, settle
-from lightning_annot.sampling.stopping import StopSettings, stop_reason
-from lightning_annot.sampling.value import worth_asking
-from lightning_annot.types import AnnotError, Learner, Task
+from lightning_annot.round.choice import round_generator
+from lightning_annot.round.facts import Basis, Facts
+from lightning_annot.round.inference import Inference, infer
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings
+from lightning_annot.sampling.price import PriceSettings
+from lightning_annot.sampling.stopping import StopSettings
+from lightning_annot.types import AnnotError, Learner
 from lightning_annot.workers.base import Workers
-from lightning_annot.workers.simulated import SimulatedWorkers, StructuredWorkers
+from lightning_annot.workers.simulated import StructuredWorkers
 
 CALIBRATION_DRAW = 1 << 21  # plus the round: the draw of the answered items to calibrate on
 
@@ -94,17 +84,15 @@ class AnnotationRound(Callback):
             raise AnnotError("crowd.estimate gold given, and no gold questions; set annotation.gold, such as 20 a worker.")
         self.output_dir = output_dir
         self.workers: Workers = workers if workers is not None else StructuredWorkers()
-        self.threshold, self.crowd, self.sampling, self.stopping = threshold, crowd, sampling, stopping
-        self.prices, self._listed_prices = prices, {} if prices.workers is None else load_prices(prices.workers)
-        self._pays = prices.given or stopping.money is not None
+        self.threshold, self.crowd, self.sampling, self.gold, self.method = threshold, crowd, sampling, gold, method
+        listed = {} if prices.workers is None else load_prices(prices.workers)
+        self._terms = Terms(self.workers, sampling, stopping, prices, listed, gold)
         self.log_url, self.import_answers, self.cost_path = log_url, import_answers, cost
-        self.gold, self.method = gold, method
         self.folder = RunFolder(Path(output_dir))
         self.stop_reason: str | None = None
         self._next_round = 0
-        self._recalibration = Recalibration(crowd.class_prior)
-        self._barred: dict[str, str] = {}
-        self._before = self._belief()
+        self._belief = Belief(crowd)
+        self._before = self._belief.state_dict()
         self.rows: list[dict[str, float]] = []
         self._experts = torch.empty(0, dtype=torch.int64)
         self._leftover: dict[str, list[str]] = {}
@@ -122,30 +110,12 @@ class AnnotationRound(Callback):
         n_classes = len(self._table.classes)
         self._cost = None if self.cost_path is None else load_cost(self.cost_path, n_classes)
         if trainer.is_global_zero and self._ledger is None:
-            self._open(self._data, hold_back=self.crowd.temper and trainer.max_epochs != 1)
-
-    def _open(self, data: AnnotationDataModule, hold_back: bool) -> None:
-        table, loaded = data.table, data.loaded
-        assert loaded is not None
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        self._annotation_log = AnnotationLog(self.log_url or self.folder.path / "annotations.db")
-        self._annotation_log.claim(table.identity(data.seed))
-        if self.import_answers is not None:
-            import_answers(self._annotation_log, self.import_answers, table.classes, table.ids)
-        paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
-        task = Task(table.ids, table.classes, data.seed, str(self.folder.path), paths, loaded.labels)
-        self._ledger = Ledger(self._annotation_log, task, self.workers, hold_back)
-        if self.gold and not self.workers.names():
-            raise AnnotError(
-                f"annotation.gold {self.gold} given, and questions go to anyone; gold questions need workers with names: name "
-                "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
-            )
-        if self.gold and not bool(table.is_prototype.any()):
-            raise AnnotError(
-                f"annotation.gold {self.gold} given without prototypes, which gold questions are about; set it to 0."
-            )
-        if isinstance(self.workers, SimulatedWorkers):
-            self.workers.export(self.folder.path / "simulated_workers.npz")
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            self._annotation_log = AnnotationLog(self.log_url or self.folder.path / "annotations.db")
+            self._ledger = open_ledger(
+                self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self.gold,
+                hold_back=self.crowd.temper and trainer.max_epochs != 1,
+            )  # fmt: skip
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the facts where the checkpoint, if any, left them, and make the pools of the next round."""
@@ -158,7 +128,7 @@ class AnnotationRound(Callback):
             self._set_pools(self._infer())
             return
         self._inference = self._infer()
-        self._judge_workers()
+        self._belief.judge(self.facts, self._inference)
         self._conclude(trainer, self._next_round - 1)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,34 +150,19 @@ class AnnotationRound(Callback):
         self.predictions.renew()
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
-        self._before = self._belief()
+        self._before = self._belief.state_dict()
         self._inference = self._infer()
-        self._judge_workers()
+        self._belief.judge(self.facts, self._inference)
         row["seconds_infer"] = self._lap()
         self.rows.append(row)
-        self._describe_round(row)
+        money = self._terms.account(self.facts).spent if self._terms.pays else None
+        row |= round_figures(self._table, self.facts, self._inference, self.predictions, money)
         self._next_round = round_ + 1
         self._conclude(trainer, round_)
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in row.items() if k != "round"}, step=round_)
         if (bar := progress(trainer)) is not None:
             bar.update_row(row)
-
-    def _describe_round(self, row: dict[str, float]) -> None:
-        """Fill in what was reached; the truth serves these figures and nothing else."""
-        table, facts, inference = self._table, self.facts, self._inference
-        n = len(table)
-        keep = ~table.is_prototype
-        total = int(keep.sum())
-        row["annotations"] = len(facts.item)
-        row["annotations_per_item"] = len(facts.item) / total
-        row["paid_per_item"] = (len(facts.item) + facts.extra_paid) / total
-        if self._pays:
-            row["money"] = self._account(facts).spent
-        row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total
-        row["mean_risk"] = float(inference.decision.risk[:n][keep].double().mean())
-        if table.truth is not None:
-            row |= truth_metrics(inference, table, self.predictions.label()[:n])
 
     def _conclude(self, trainer: Trainer, round_: int) -> None:
         """Stop, or ask the questions of ``round_`` and prepare the next; doing it again changes nothing."""
@@ -218,14 +173,14 @@ class AnnotationRound(Callback):
             self.stop_reason = self._ask(trainer, round_, row)
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
         if trainer.is_global_zero:
-            self.folder.save_tables(self._table, facts, self._inference, self._is_barred())
+            self.folder.save_tables(self._table, facts, self._inference, self._belief.is_barred(facts.workers))
         if trainer.is_global_zero and self.stop_reason is not None:
             finished = self._inference.finished[: len(self._table)]
             self._leftover = leftover(self._table, finished, self._experts, self._latest, self.workers, self.sampling)
         row["seconds_save"] = self._lap()
         if self.stop_reason is None:
             self.facts = self._shared_facts(trainer, round_ + 1)
-            self._recalibrate(round_)
+            self._belief.recalibrate(round_, self.facts, self._inference, self.predictions)
         # The (N, K) posterior is the largest thing there is: let go of the round's before the next is made.
         del self._inference
         if self.stop_reason is None:
@@ -236,114 +191,45 @@ class AnnotationRound(Callback):
         if trainer.is_global_zero:
             self.folder.save_rows(self.rows)
 
-    def _judge_workers(self) -> None:
-        """Find out who answers without looking, from the answers so far of everybody."""
-        if not self.crowd.exclude or self.crowd.prior != "tiered" or not len(self.facts.annotations()):
-            return
-        conduct = judge_workers(
-            self.facts.annotations(), self._inference.posterior, self._inference.crowd, self._recalibration.tempering,
-            ~self._is_barred(),
-        )  # fmt: skip
-        found = zip(self.facts.workers, conduct.spammer.tolist(), conduct.adversary.tolist(), strict=True)
-        self._barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
-
-    def _is_barred(self) -> torch.Tensor:
-        """Workers who are not believed and not asked, (W,) bool."""
-        return torch.tensor([name in self._barred for name in self.facts.workers], dtype=torch.bool)
-
-    @property
-    def _trusted(self) -> Facts:
-        """The facts without those workers' answers."""
-        return self.facts.without(self._is_barred())
-
-    def _recalibrate(self, round_: int) -> None:
-        """Let the answers of ``round_``, which the learner has not seen, say how far it and the workers may be believed."""
-        if self.crowd.temper:
-            fresh = fresh_answers(self._trusted, round_, self._inference.crowd, self.predictions)
-            self._recalibration.learn(round_, fresh)
-
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
-        ledger, facts, prototype = self._ledger, self.facts, self._table.prototype
+        ledger, facts = self._ledger, self.facts
         assert ledger is not None
         row["seconds_sample"] = row["seconds_ask"] = 0.0
         if round_ == 0 and ledger.holds_back() and not ledger.has_asked(0):
             self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
             return None
-        account, askable = self._account(facts), len(self.workers.names())
-        among = open_to_questions(self._inference, self._trusted, prototype, self.sampling.cap, self.workers.capacity())
-        among, self._experts = self._without_experts(among, account.anyone)
-        keep = ~self._table.is_prototype
-        n_open, n_items, total = len(facts.open_item), len(prototype), int(keep.sum())
+        barred = self._belief.is_barred(facts.workers)
+        asking = Asking(self._terms, self._data, round_, self._basis(facts), self._inference, barred)
+        self._experts = asking.experts
+        total = int((~self._table.is_prototype).sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
-        reason = stop_reason(
-            self.stopping, finished_history=finished, n_items=total, n_annotations=len(facts.item), n_candidates=len(among),
-            n_open=n_open, last_round=trainer.max_epochs == round_ + 1,
-            hit_size=1 if self.sampling.refill else self.sampling.hit_size,
-            n_withdrawn=len(self._experts), spent=account.spent, cheapest=account.cheapest(askable),
-        )  # fmt: skip
+        reason = asking.stop_reason(finished, last_round=trainer.max_epochs == round_ + 1)
         if reason is not None:
             return reason
         too_dear = 0
         if not ledger.has_asked(round_):
             self._stage(trainer, "choosing")
-            left = self.stopping.left(len(facts.item) + n_open, total)
-            among = refilled(self._inference, facts, prototype, among, self.sampling)
-            n = max(0, min(self.sampling.per_round - n_open, self.sampling.per_round if left is None else left))
-            among = self._spread_out(among, n, round_)
-            chosen = choose(
-                self._inference, facts, among, n, n_items, self.sampling, round_generator(self._data.seed, round_),
-                self.workers.can_answer(), askable, self.predictions, account.expected if self.prices.given else None,
-                self._is_barred(),
-            )  # fmt: skip
+            chosen = asking.choose()
             row["seconds_sample"] = self._lap()
-            gold = first_gold(round_, self.gold, self._table, self.workers, self._data.seed)
-            too_dear = commit(ledger, round_, chosen, gold, account, self.stopping.money_left(account.spent + account.owed))
+            too_dear = asking.buy(ledger, chosen)
         self._stage(trainer, "asking")
         ledger.collect()
         self._latest = now = ledger.facts(round_ + 1)
         row["seconds_ask"] = self._lap()
         if len(now.item) > row["annotations"]:  # what the last training has not seen
             return None
-        if len(now.open_item):
-            return f"waiting for the answers to {len(now.open_item)} questions"
-        if too_dear:
-            return f"the money left of {self.stopping.money:g} pays for no question ({self._account(now).spent:g} are spent)"
-        return "no worker can answer any of the unfinished items once more"
+        return why_not(self._terms, now, too_dear)
 
-    def _without_experts(self, among: torch.Tensor, answer_price: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The items ``among`` (n,) that are worth asking, and those where an expert is the better buy."""
-        if self.stopping.expert_price is None:
-            return among, among[:0]
-        room = self.sampling.cap - self._trusted.asked(len(self._table))[among]
-        confusion = self._inference.crowd.pooled_confusion()
-        worth = worth_asking(self._inference.posterior, confusion, among, room, self.stopping.expert_price, answer_price)
-        return among[worth], among[~worth]
-
-    def _account(self, facts: Facts) -> Account:
-        """Money spent and owed after the facts."""
-        return settle(self.prices, self._listed_prices, facts.workers, facts.paid_worker, facts.paid_seconds, facts.owed_worker)
-
-    def _spread_out(self, among: torch.Tensor, n: int, round_: int) -> torch.Tensor:
-        """Of the items ``among``, those that differ most, where a class has not been seen yet and it is time to look for it."""
-        if not (self._table.lacks_prototypes and is_diverse_round(round_)):
-            return among
-        if not len(unseen_classes(self._inference.posterior, self.facts.annotations(), self._table.prototype)):
-            return among
-        new = among[self.facts.asked(len(self._table))[among] == 0]
-        among = new if len(new) >= n else among
-        most = n if self.sampling.hit_size == 1 else 2 * n
-        generator = round_generator(self._data.seed + 1, round_)
-        return diverse(self._data.projected()[0], among, most, generator)
+    def _basis(self, facts: Facts) -> Basis:
+        features, _ = self._data.projected()
+        return Basis(
+            facts, self._belief.with_prior(self.predictions), self._table.prototype, len(features), len(self._table.classes)
+        )
 
     def _infer(self) -> Inference:
-        features, _ = self._data.projected()
-        n_classes = len(self._table.classes)
-        log_prior = with_class_prior(self.predictions, self._recalibration.class_weights)
-        return infer(
-            self._trusted, log_prior, self._table.prototype, len(features), n_classes, self.crowd, self.threshold,
-            self._cost, self._oracle(), self._recalibration.tempering,
-        )  # fmt: skip
+        basis = self._basis(self._belief.trusted(self.facts))
+        return infer(basis, self.crowd, self.threshold, self._cost, self._oracle(), self._belief.tempering)
 
     def _oracle(self) -> torch.Tensor | None:
         """True confusions of the workers, where the settings ask for them; read once all workers are known."""
@@ -360,7 +246,8 @@ class AnnotationRound(Callback):
             generator = round_generator(self._data.seed, CALIBRATION_DRAW + self._next_round)
             self._known = known_by_answers(self._table, *answer_evidence(inference.crowd, generator))
         known = torch.zeros(len(inference.finished), dtype=torch.bool)
-        known[:n] = self._table.is_prototype | (torch.bincount(self._trusted.annotations().item, minlength=n) > 0)
+        answered = self._belief.trusted(self.facts).annotations().item
+        known[:n] = self._table.is_prototype | (torch.bincount(answered, minlength=n) > 0)
         self._data.set_pools(make_pools(inference.posterior, known, inference.finished))
 
     def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:
@@ -374,10 +261,10 @@ class AnnotationRound(Callback):
             if self.stop_reason is None:
                 self.stop_reason = "interrupted"
             facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "gold": self.gold}
-            facts |= {"excluded_workers": self._barred}
+            facts |= {"excluded_workers": self._belief.barred}
             facts |= {"cap": self.sampling.cap, "leftover": self._leftover}
-            if self._pays:
-                facts["money"] = self._account(self._latest).spent
+            if self._terms.pays:
+                facts["money"] = self._terms.account(self._latest).spent
             if self._table.truth is not None:
                 label = self.predictions.label()[: len(self._table)]
                 facts["learner_class_accuracy"] = class_accuracy(label, self._table)
@@ -407,13 +294,8 @@ class AnnotationRound(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the checkpoint's last round."""
         self._next_round, self.rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
-        self._recalibration.load_state_dict(state_dict["recalibration"])
-        self._barred = dict(state_dict["barred"])
-        self._before = self._belief()
-
-    def _belief(self) -> dict[str, Any]:
-        """What the last round's inference goes by: a resumed run makes it anew, then judges and recalibrates again."""
-        return {"recalibration": self._recalibration.state_dict(), "barred": dict(self._barred)}
+        self._belief.load_state_dict(state_dict)
+        self._before = self._belief.state_dict()
 
     @staticmethod
     def _stage(trainer: Trainer, name: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_annot.data.items import ItemTable
-from lightning_annot.round import Facts, SamplingSettings
+from lightning_annot.round.facts import Facts
+from lightning_annot.round.settings import SamplingSettings
 from lightning_annot.sampling.value import deserted
 from lightning_annot.workers.base import Workers
 

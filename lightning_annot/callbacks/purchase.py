@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_annot.data.items import ItemTable
 from lightning_annot.ledger import Ledger
-from lightning_annot.round import round_generator
+from lightning_annot.round.choice import round_generator
 from lightning_annot.sampling.gold import gold_questions
 from lightning_annot.sampling.price import Account, affordable
 from lightning_annot.workers.base import Workers

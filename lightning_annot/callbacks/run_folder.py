@@ -20,12 +20,14 @@ from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.crowd.risk import check_cost
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.items import ItemTable
+from lightning_annot.learner.predictions import Predictions
 from lightning_annot.report.atomic import write_text
 from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
 from lightning_annot.report.tables import class_share, with_barred, worker_table, write_confusions, write_labels, write_rounds
 from lightning_annot.report.terminal import print_summary
-from lightning_annot.round import Facts, Inference
+from lightning_annot.round.facts import Facts
+from lightning_annot.round.inference import Inference
 from lightning_annot.types import AnnotError
 
 
@@ -119,6 +121,23 @@ def thumbnails(data: AnnotationDataModule) -> Any:
         return source.open(row[item]) if item in row else None
 
     return open_item
+
+
+def round_figures(
+    table: ItemTable, facts: Facts, inference: Inference, predictions: Predictions, money: float | None
+) -> dict[str, float]:
+    """What a round reached; the truth serves these figures and nothing else. ``money`` spent, None where none counts."""
+    n, keep = len(table), ~table.is_prototype
+    total = int(keep.sum())
+    row: dict[str, float] = {"annotations": len(facts.item), "annotations_per_item": len(facts.item) / total}
+    row["paid_per_item"] = (len(facts.item) + facts.extra_paid) / total
+    if money is not None:
+        row["money"] = money
+    row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total
+    row["mean_risk"] = float(inference.decision.risk[:n][keep].double().mean())
+    if table.truth is not None:
+        row |= truth_metrics(inference, table, predictions.label()[:n])
+    return row
 
 
 def truth_metrics(inference: Inference, table: ItemTable, learner_label: Tensor) -> dict[str, float]:

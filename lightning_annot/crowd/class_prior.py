@@ -39,10 +39,10 @@ def class_weights(fresh: FreshAnswers, tempering: Tempering, scale: float = 1.0)
     fold = torch.arange(len(fresh)) % FOLDS
     gain = 0.0
     for f in range(FOLDS):
-        kept, held = ([part[rows] for part in parts] for rows in (fold != f, fold == f))
-        weights = _fit(*kept, scale)
+        kept, held = (tuple(part[rows] for part in parts) for rows in (fold != f, fold == f))
+        weights = _fit(kept, scale)
         gain += float((_log_predictive(weights, *held) - _log_predictive(torch.zeros_like(weights), *held)).sum())
-    return _fit(*parts, scale) if gain > LEAST_GAIN else None
+    return _fit(parts, scale) if gain > LEAST_GAIN else None
 
 
 def with_class_prior(log_prior: LogPrior, weights: Tensor | None) -> LogPrior:
@@ -61,13 +61,13 @@ def _log_predictive(weights: Tensor, joint: Tensor, share: Tensor, answer: Tenso
     return ((joint + share * weights).log_softmax(1) + answer).logsumexp(1)
 
 
-def _fit(joint: Tensor, share: Tensor, answer: Tensor, scale: float) -> Tensor:
+def _fit(parts: tuple[Tensor, ...], scale: float) -> Tensor:
     def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
         weights = torch.from_numpy(values).requires_grad_()
-        loss = weights.square().sum() / (2.0 * scale**2) - _log_predictive(weights, joint, share, answer).sum()
+        loss = weights.square().sum() / (2.0 * scale**2) - _log_predictive(weights, *parts).sum()
         (gradient,) = torch.autograd.grad(loss, weights)
         return float(loss), gradient.numpy()
 
-    found = minimize(objective, np.zeros(joint.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    found = minimize(objective, np.zeros(parts[0].shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 50})
     weights = torch.from_numpy(found.x)
     return weights - weights.mean()

@@ -17,8 +17,17 @@ from lightning_annot.annotations.formats import write_table
 from lightning_annot.experiments.bound import Who, bound_rounds, oracle_log_probability, recorded_source, simulated_source
 from lightning_annot.experiments.curves import LEVELS, figures_of, read_run
 from lightning_annot.experiments.grid import Cell, check, read_settings
-from lightning_annot.experiments.machine import environment
-from lightning_annot.experiments.runner import Job, Outcome, alone, has_ended, job_of, run_jobs
+from lightning_annot.experiments.runner import (
+    Job,
+    Outcome,
+    alone,
+    check_jobs,
+    has_ended,
+    job_of,
+    run_cells,
+    settings_in,
+    words_of,
+)
 from lightning_annot.report.atomic import write_text
 from lightning_annot.types import AnnotError, Task
 
@@ -117,20 +126,16 @@ def run_economy(entries: Sequence[Entry], out: Path, runs: Path, root: Path, job
 
     Rows of ``out`` from other settings, methods and seeds stay. In the end those of ``entries`` are in their order.
     """
-    if jobs < 1:
-        raise AnnotError(f"jobs {jobs} given; it must be 1 or more.")
+    check_jobs(jobs)
     read_table(out)  # a file of another kind is refused before anything runs
     out, runs = out.resolve(), runs.resolve()
-    runs.mkdir(parents=True, exist_ok=True)
     by_run: dict[str, list[Entry]] = {}
     for entry in entries:
         by_run.setdefault(entry.cell.name, []).append(entry)
     with alone(runs):
         note_rows(runs, entries, out)
-        outcome, machine = Outcome(), environment(root)
-        outcome.skipped += [name for name, same in by_run.items() if has_ended(same[0].cell, runs)]
-        todo = [_job(same, runs, machine, out) for name, same in by_run.items() if name not in outcome.skipped]
-        run_jobs(todo, root, jobs, outcome)
+        cells = [same[0].cell for same in by_run.values()]
+        outcome = run_cells(cells, runs, root, jobs, lambda cell, machine: _job(by_run[cell.name], runs, machine, out))
         note_rows(runs, entries, out)
     return outcome
 
@@ -167,9 +172,9 @@ def run_bound(folder: Path, cell: Cell) -> None:
     from lightning_annot.workers.recorded import RecordedWorkers
     from lightning_annot.workers.simulated import SimulatedWorkers
 
-    settings = {**cell.settings, "annotation.output_dir": str(folder), "trainer.enable_progress_bar": "false"}
+    settings = settings_in(cell, folder)
     who = ORACLES[settings.pop("method")]
-    command = build([word for key, value in settings.items() for word in (f"--{key}", value)])
+    command = build(words_of(settings))
     data, around = command.datamodule, command.annotation_round
     data.setup("fit")
     table, workers = data.table, around.workers

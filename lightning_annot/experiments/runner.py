@@ -62,18 +62,28 @@ def run_grid(cells: Sequence[Cell], directory: Path, root: Path, jobs: int, wand
     A run that has ended with the same settings is skipped, one that was cut goes on, and a failed one stops no other.
     ``wandb`` is the group under which runs are recorded at Weights & Biases.
     """
+    check_jobs(jobs)
+    with alone(directory):
+        return run_cells(cells, directory, root, jobs, lambda cell, machine: job_of(cell, directory, machine, wandb))
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse to run nothing at a time."""
     if jobs < 1:
         raise AnnotError(f"jobs {jobs} given; it must be 1 or more.")
-    directory.mkdir(parents=True, exist_ok=True)
-    with alone(directory):
-        outcome, machine = Outcome(), environment(root)
-        ended = [cell for cell in cells if has_ended(cell, directory)]
-        outcome.skipped += [cell.name for cell in ended]
-        todo = []
-        for cell in cells:
-            if cell not in ended:
-                todo.append(job_of(cell, directory, machine, wandb))
-        run_jobs(todo, root, jobs, outcome)
+
+
+def run_cells(
+    cells: Sequence[Cell], directory: Path, root: Path, jobs: int, make: Callable[[Cell, Mapping[str, str]], Job]
+) -> Outcome:
+    """Run those of the cells that have not ended below ``directory``, which the caller holds ``alone``.
+
+    ``make`` gives the job of a cell, from it and from what is known of the machine.
+    """
+    outcome, machine = Outcome(), environment(root)
+    ended = [cell for cell in cells if has_ended(cell, directory)]
+    outcome.skipped += [cell.name for cell in ended]
+    run_jobs([make(cell, machine) for cell in cells if cell not in ended], root, jobs, outcome)
     return outcome
 
 
@@ -155,13 +165,23 @@ def _end_with_parent() -> None:
         os._exit(1)  # what is committed stays, and the next start goes on from it
 
 
+def settings_in(cell: Cell, folder: Path) -> dict[str, str]:
+    """The cell's settings, for a run whose files go to ``folder``."""
+    return {**cell.settings, "annotation.output_dir": str(folder.resolve()), "trainer.enable_progress_bar": "false"}
+
+
+def words_of(settings: Mapping[str, str]) -> list[str]:
+    """Settings as words of the command line."""
+    return [word for key, value in settings.items() for word in (f"--{key}", value)]
+
+
 def _arguments(cell: Cell, folder: Path, wandb: str | None) -> tuple[str, ...]:
-    settings = {**cell.settings, "annotation.output_dir": str(folder.resolve()), "trainer.enable_progress_bar": "false"}
+    settings = settings_in(cell, folder)
     if wandb is not None:
         settings |= {"trainer.logger": "WandbLogger", "trainer.logger.project": "lightning_annot"}
         settings |= {"trainer.logger.group": wandb, "trainer.logger.name": cell.name}
         settings["trainer.logger.save_dir"] = str(folder.resolve())
-    return ("fit", *(word for key, value in settings.items() for word in (f"--{key}", value)))
+    return ("fit", *words_of(settings))
 
 
 def _describe(cell: Cell, folder: Path, machine: Mapping[str, str]) -> None:
@@ -184,7 +204,8 @@ def has_ended(cell: Cell, directory: Path) -> bool:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Hold ``directory`` against other grids; AnnotError if one is running there."""
+    """Make ``directory`` and hold it against other grids; AnnotError if one is running there."""
+    directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -69,7 +69,6 @@ def search(plan: Search, trials: int, root: Path, jobs: int) -> tuple[dict[str, 
     if trials < 1 or jobs < 1:
         raise AnnotError(f"trials {trials}, jobs {jobs} given; both must be 1 or more.")
     plan.cells({name: some[0] for name, some in plan.space.items()})  # refuses what cannot be before anything is made
-    plan.directory.mkdir(parents=True, exist_ok=True)
     with alone(plan.directory):
         study, outcome = _study(plan), Outcome()
         left = trials - len(_complete(study))

@@ -1,0 +1,74 @@
+"""Whom a run believes, and how far; renewed each round, and saved with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_annot.crowd.class_prior import with_class_prior
+from lightning_annot.crowd.em import LogPrior
+from lightning_annot.crowd.spam import judge_workers
+from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.recalibration import Recalibration, fresh_answers
+from lightning_annot.round.facts import Facts
+from lightning_annot.round.inference import Inference
+from lightning_annot.round.settings import CrowdSettings
+
+
+class Belief:
+    """The exponents of learner and workers, the class prior, and the workers who are ``barred``: neither believed nor asked.
+
+    ``barred``: name -> why.
+    """
+
+    def __init__(self, settings: CrowdSettings) -> None:
+        self._settings, self._recalibration = settings, Recalibration(settings.class_prior)
+        self.barred: dict[str, str] = {}
+
+    @property
+    def tempering(self) -> Tempering:
+        """The exponents."""
+        return self._recalibration.tempering
+
+    def is_barred(self, workers: Sequence[str]) -> Tensor:
+        """Which of the ``workers`` are barred, (W,) bool."""
+        return torch.tensor([name in self.barred for name in workers], dtype=torch.bool)
+
+    def trusted(self, facts: Facts) -> Facts:
+        """The facts without the answers of those who are barred."""
+        return facts.without(self.is_barred(facts.workers))
+
+    def judge(self, facts: Facts, inference: Inference) -> None:
+        """Find out who answers without looking, from the answers so far of everybody."""
+        answers = facts.annotations()
+        if not self._settings.exclude or self._settings.prior != "tiered" or not len(answers):
+            return
+        believed = ~self.is_barred(facts.workers)
+        conduct = judge_workers(answers, inference.posterior, inference.crowd, self.tempering, believed)
+        found = zip(facts.workers, conduct.spammer.tolist(), conduct.adversary.tolist(), strict=True)
+        self.barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
+
+    def with_prior(self, log_prior: LogPrior) -> LogPrior:
+        """The learner's log p(y | x) with the class prior, where there is one."""
+        return with_class_prior(log_prior, self._recalibration.class_weights)
+
+    def recalibrate(self, round_: int, facts: Facts, inference: Inference, log_prior: LogPrior) -> None:
+        """Let the answers of ``round_``, which the learner has not seen, say how far it and the workers may be believed.
+
+        ``inference`` and ``log_prior``, the learner's own, are those of that round.
+        """
+        if self._settings.temper:
+            fresh = fresh_answers(self.trusted(facts), round_, inference.crowd, log_prior)
+            self._recalibration.learn(round_, fresh)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        return {"recalibration": self._recalibration.state_dict(), "barred": dict(self.barred)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self._recalibration.load_state_dict(state["recalibration"])
+        self.barred = dict(state["barred"])
