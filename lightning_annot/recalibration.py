@@ -37,7 +37,8 @@ def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrio
     total = torch.cat([answer.new_zeros(1, answer.shape[1], dtype=torch.float64), answer.double().cumsum(0)])
     people = (total[:-1] - total[start]).to(answer)  # of the item's answers before this one
     earlier = torch.arange(len(rows)) - start
-    return FreshAnswers(log_prior(item[new]), people[new], answer[new], earlier[new])
+    known = torch.full((len(latest),), int(((facts.label >= 0) & (facts.round < round_)).sum()))
+    return FreshAnswers(log_prior(item[new]), people[new], answer[new], earlier[new], known)
 
 
 class Recalibration:
@@ -73,9 +74,7 @@ class Recalibration:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors."""
-        rounds = {
-            r: {name: getattr(f, name) for name in ("model", "people", "answer", "earlier")} for r, f in self._fresh.items()
-        }
+        rounds = {r: fresh.parts() for r, fresh in self._fresh.items()}
         return {
             "fresh": rounds,
             "model": list(self.tempering.model),

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_annot.crowd.class_prior import class_weights, with_class_prior
+from lightning_annot.crowd.class_prior import LEAST_KNOWN, class_weights, with_class_prior
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, log_predictive
 
 
@@ -28,7 +28,8 @@ def new_answers(share: list[float], n: int = 3000, seed: int = 0, spread: float 
     evidence[np.arange(n), truth] += spread  # log p(x | y) of unit normal features is spread * x_y
     log_p = torch.from_numpy(spread * evidence).log_softmax(1)
     logs = np.log(confusion.T[drawn(rng, confusion[truth])])
-    return FreshAnswers(log_p, torch.zeros(n, k).double(), torch.from_numpy(logs), torch.zeros(n, dtype=torch.int64))
+    none, known = torch.zeros(n, dtype=torch.int64), torch.full((n,), LEAST_KNOWN * k)
+    return FreshAnswers(log_p, torch.zeros(n, k).double(), torch.from_numpy(logs), none, known)
 
 
 @pytest.mark.parametrize("share", [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.9, 0.05, 0.03, 0.02]])
@@ -50,6 +51,17 @@ def test_few_answers_prove_nothing() -> None:
     everything = new_answers([0.7, 0.2, 0.1])
     assert class_weights(everything.rows(torch.arange(3)), Tempering()) is None
     assert class_weights(everything.rows(torch.arange(20)), Tempering()) is None
+
+
+def test_answers_count_once_the_confusions_are_known() -> None:
+    fresh = new_answers([0.7, 0.2, 0.1])
+    soon = fresh.known - torch.arange(3000) % 2  # of every second one, the confusions knew one answer less
+    assert class_weights(replace(fresh, known=fresh.known - 1), Tempering()) is None
+    half = class_weights(replace(fresh, known=soon), Tempering())
+    wanted = class_weights(fresh.rows(torch.arange(0, 3000, 2)), Tempering())
+    assert half is not None
+    assert wanted is not None
+    torch.testing.assert_close(half, wanted)
 
 
 def test_two_classes_equal_a_grid() -> None:

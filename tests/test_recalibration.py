@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from lightning_annot.recalibration import LEVELS, MOST, Recalibration, fresh_ans
 from lightning_annot.round.facts import Facts
 from lightning_annot.types import Annotations
 
-NAMES = ("model", "people", "answer", "earlier")
+NAMES = ("model", "people", "answer", "earlier", "known")
 
 
 def log_of(n: int, k: int, w: int, a: int, rounds: int, seed: int) -> Facts:
@@ -95,6 +96,7 @@ def test_by_hand() -> None:
     got = fresh_answers(facts, 1, crowd, log_prior.__getitem__)
     assert got is not None
     assert got.earlier.tolist() == [1, 2, 0]
+    assert got.known.tolist() == [1, 1, 1]
     w = crowd.confusions().log()
     torch.testing.assert_close(got.people, torch.stack([w[0, :, 1], w[0, :, 1] + w[1, :, 0], torch.zeros(2).double()]))
     new = homogeneous_prior(2, dtype=torch.float64)[:, 1] / 10.0
@@ -117,7 +119,7 @@ def fresh(counts: list[int], seed: int) -> FreshAnswers:
     earlier = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     earlier = earlier[torch.randperm(len(earlier), generator=generator)]
     logs = (torch.randn(len(earlier), 3, generator=generator).log_softmax(1) for _ in range(3))
-    return FreshAnswers(*logs, earlier)
+    return FreshAnswers(*logs, earlier, torch.zeros_like(earlier))
 
 
 def remembered(recalibration: Recalibration) -> dict[int, FreshAnswers]:
@@ -195,3 +197,29 @@ def test_state_survives_a_file() -> None:
     for one in (recalibration, resumed):
         one.learn(6, fresh([25, 15, 5], 6))
     assert resumed.tempering == recalibration.tempering
+
+
+def unequal(seed: int) -> FreshAnswers:
+    """Answers that name class 0 more often than the learner, which says nothing, by workers who are known well."""
+    label = (torch.rand(400, generator=torch.Generator().manual_seed(seed)) < 0.3).long()
+    right = torch.where(torch.eye(2).bool(), 0.9, 0.1).log()
+    nothing = torch.zeros(400, dtype=torch.int64)
+    return FreshAnswers(torch.full((400, 2), 0.5).log(), torch.zeros(400, 2), right.T[label], nothing, nothing + 1000)
+
+
+def test_exponents_are_learned_beside_the_class_prior() -> None:
+    recalibration, plain = Recalibration(), Recalibration(class_prior=False)
+    for r in range(3):
+        recalibration.learn(r, unequal(r))
+        plain.learn(r, unequal(r))
+    weights = recalibration.class_weights
+    assert weights is not None
+    assert plain.class_weights is None
+    assert float(weights.softmax(0)[0]) == pytest.approx(0.75, abs=0.03)  # 0.7 of the answers, right in 0.9
+    everything = join([unequal(r) for r in range(3)])
+    shifted = replace(everything, model=(everything.model + weights).log_softmax(1).float())
+    assert recalibration.tempering == fit_tempering(shifted, LEVELS, most=MOST)
+    resumed = Recalibration()
+    resumed.load_state_dict(recalibration.state_dict())
+    assert resumed.class_weights is not None
+    assert torch.equal(resumed.class_weights, weights)

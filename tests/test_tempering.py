@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def fresh(
     p[same, before[same]] = 0.9
     people = (1 + copies) * np.log(confusion.T[before]) if earlier else np.zeros((n, k))
     parts = (model_times * np.log(p), people, np.log(confusion.T[new]))
-    return FreshAnswers(*(torch.from_numpy(v) for v in parts), torch.full((n,), earlier))
+    return FreshAnswers(*(torch.from_numpy(v) for v in parts), torch.full((n,), earlier), torch.zeros(n))
 
 
 def slow_objective(f: FreshAnswers, a: float, b: float, centre: tuple[float, float], scale: float) -> float:
@@ -118,7 +119,7 @@ def test_shared_errors_lower_the_exponents() -> None:
 
 def test_people_are_never_more_than_independent() -> None:
     f = fresh()
-    timid = FreshAnswers(f.model, 0.4 * f.people, f.answer, f.earlier)
+    timid = replace(f, people=0.4 * f.people)
     assert fit_tempering(timid, 2).people[1] == pytest.approx(MOST_OF_PEOPLE, abs=1e-6)
 
 
@@ -127,9 +128,8 @@ def test_people_are_never_more_than_independent() -> None:
 def test_exponents_stay_within_bounds(n: int, k: int, levels: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     model, people, answer = (3.0 * torch.randn(n, k, generator=generator) for _ in range(3))
-    logs = FreshAnswers(
-        model.log_softmax(1), people, answer.log_softmax(1), torch.randint(0, levels, (n,), generator=generator)
-    )
+    earlier = torch.randint(0, levels, (n,), generator=generator)
+    logs = FreshAnswers(model.log_softmax(1), people, answer.log_softmax(1), earlier, torch.zeros(n))
     found = fit_tempering(logs, levels, prior_scale=2.0)
     assert len(found.model) == len(found.people) == levels
     assert all(LEAST - 1e-9 <= a <= MOST_OF_MODEL + 1e-9 for a in found.model)

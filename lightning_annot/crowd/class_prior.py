@@ -5,6 +5,9 @@ p(y | x) lacks the factor pi_y. To multiply it by the mean posterior is known to
 feeds itself. Here log pi is fitted to the likelihood of each round's new answers (crowd/tempering.py), to which the posterior
 has contributed nothing but the choice of items. It is used only if it makes answers that it was not fitted to more likely, in
 cross-validation. Being fitted to p(y | x) pi_y, it corrects any bias of the learner for a class, from unequal sizes or not.
+
+While the workers' confusions are not known, a prior that explains which answers are frequent would stand in for them: equal
+classes then seem unequal. So only those new answers count that came when the confusions had been learned from many.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 from lightning_annot.crowd.em import LogPrior
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering
 
+LEAST_KNOWN = 100  # answers a class that the confusions are learned from before a new answer counts
 LEAST_GAIN = 3.0  # nats of held-out likelihood, about 20 to 1
 MOST_ELEMENTS = 1 << 20  # values of (answers, K) that are looked at: the latest ones
 FOLDS = 5
@@ -29,6 +33,7 @@ def class_weights(fresh: FreshAnswers, tempering: Tempering, scale: float = 1.0)
     (p(y | x) pi_y)^a likelihood(y)^b under the exponents of ``tempering``.
     """
     n_classes = fresh.model.shape[1]
+    fresh = fresh.rows(fresh.known >= LEAST_KNOWN * n_classes)
     most = max(FOLDS, MOST_ELEMENTS // n_classes)
     if len(fresh) > most:
         fresh = fresh.rows(torch.arange(len(fresh) - most, len(fresh)))
@@ -66,7 +71,7 @@ def _fit(parts: tuple[Tensor, ...], scale: float) -> Tensor:
         weights = torch.from_numpy(values).requires_grad_()
         loss = weights.square().sum() / (2.0 * scale**2) - _log_predictive(weights, *parts).sum()
         (gradient,) = torch.autograd.grad(loss, weights)
-        return float(loss), gradient.numpy()
+        return loss.item(), gradient.numpy()
 
     found = minimize(objective, np.zeros(parts[0].shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 50})
     weights = torch.from_numpy(found.x)

@@ -46,25 +46,31 @@ class FreshAnswers:
     """Answers that no learner has seen, with what was believed before them.
 
     ``model`` (A, K): log p(y | x) of the item; ``people`` (A, K): log-likelihood of its earlier answers, of which there were
-    ``earlier`` (A,); ``answer`` (A, K): log probability of the new answer by true class.
+    ``earlier`` (A,); ``answer`` (A, K): log probability of the new answer by true class; ``known`` (A,): how many answers about
+    all items the confusions were learned from.
     """
 
     model: Tensor
     people: Tensor
     answer: Tensor
     earlier: Tensor
+    known: Tensor
 
     def __len__(self) -> int:
         return len(self.earlier)
 
     def rows(self, keep: Tensor) -> FreshAnswers:
         """Those of ``keep``."""
-        return FreshAnswers(self.model[keep], self.people[keep], self.answer[keep], self.earlier[keep])
+        return FreshAnswers(**{name: part[keep] for name, part in self.parts().items()})
+
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return dict(self.__dict__)
 
 
 def join(parts: Sequence[FreshAnswers]) -> FreshAnswers:
     """All of ``parts``, which are not none, in order."""
-    return FreshAnswers(*(torch.cat([getattr(p, name) for p in parts]) for name in ("model", "people", "answer", "earlier")))
+    return FreshAnswers(**{name: torch.cat([p.parts()[name] for p in parts]) for name in parts[0].parts()})
 
 
 def log_predictive(fresh: FreshAnswers, model: float, people: float) -> Tensor:

@@ -51,7 +51,7 @@ class ProjectionSettings:
 
 @dataclass(frozen=True)
 class Projection:
-    """x -> (x - mean) @ matrix (D, d), then, with landmarks (m, d), k(x, landmarks) @ root (m, m).
+    """x -> (x - mean) @ matrix (D, d), then, with landmarks (m, d), k(x, landmarks) @ root (m, m) - offset (m,).
 
     With ``neighbours``, the mean over the nearest rows of ``reference`` (R, d or m) float16 is appended, times
     ``neighbour_weight``.
@@ -61,6 +61,7 @@ class Projection:
     matrix: Tensor
     landmarks: Tensor
     root: Tensor
+    offset: Tensor
     gamma: float
     reference: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float16))
     neighbours: int = 0
@@ -102,7 +103,7 @@ class Projection:
         """Project float32 ``rows`` (n, D), without what neighbours append."""
         rows = (rows - self.mean) @ self.matrix
         if len(self.landmarks):
-            rows = torch.exp(-self.gamma * torch.cdist(rows, self.landmarks).square()) @ self.root
+            rows = torch.exp(-self.gamma * torch.cdist(rows, self.landmarks).square()) @ self.root - self.offset
         return rows
 
     def state(self) -> dict[str, Tensor | float]:
@@ -129,10 +130,9 @@ def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int
     matrix = matrix / deviation[:, None]
     projected = (sample - mean) @ matrix
     scale = (float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0) if settings.standardise else 1.0
-    landmarks, root = _nystroem(projected / scale, settings, seed)
-    arrays = (mean, matrix / scale, landmarks, root)
-    mean_, matrix_, landmarks_, root_ = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
-    fitted = Projection(mean_, matrix_, landmarks_, root_, settings.gamma)
+    arrays = (mean, matrix / scale, *_nystroem(projected / scale, settings, seed))
+    mean_, matrix_, landmarks_, root_, offset_ = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    fitted = Projection(mean_, matrix_, landmarks_, root_, offset_, settings.gamma)
     return _with_reference(fitted, sample, settings) if settings.neighbours else fitted
 
 
@@ -146,12 +146,20 @@ def _with_reference(fitted: Projection, sample: np.ndarray, settings: Projection
     return replace(fitted, reference=reference, neighbours=settings.neighbours, neighbour_weight=settings.neighbour_weight)
 
 
-def _nystroem(sample: np.ndarray, settings: ProjectionSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks (m, d) and root (m, m) of the kernel map; empty without a kernel."""
+def _nystroem(sample: np.ndarray, settings: ProjectionSettings, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Landmarks (m, d), root (m, m) and offset (m,) of the kernel map; empty without a kernel.
+
+    The kernel is above 0, so that most of its map is the mean, which tells no class from another and would set the learner's
+    step size. It is taken away, and the rest has a mean square norm of 1.
+    """
     if not settings.kernel:
-        return np.empty((0, sample.shape[1]), np.float32), np.empty((0, 0), np.float32)
+        return np.empty((0, sample.shape[1]), np.float32), np.empty((0, 0), np.float32), np.empty(0, np.float32)
     from sklearn.kernel_approximation import Nystroem
 
     components = min(settings.kernel, len(sample))
     fitted = Nystroem(gamma=settings.gamma, n_components=components, random_state=seed).fit(sample)
-    return fitted.components_.astype(np.float32), fitted.normalization_.T.astype(np.float32)
+    mapped = fitted.transform(sample)
+    mean = mapped.mean(0)
+    scale = float(np.sqrt(np.square(mapped - mean).sum(1).mean())) or 1.0
+    root, offset = fitted.normalization_.T / scale, mean / scale
+    return fitted.components_.astype(np.float32), root.astype(np.float32), offset.astype(np.float32)
