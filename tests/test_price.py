@@ -167,10 +167,18 @@ def test_a_run_with_prices_resumes(priced: dict[str, Any], tmp_path: Path) -> No
     assert_equal_runs(part, whole)
 
 
-def test_greedy_minds_the_price(priced: dict[str, Any], tmp_path: Path) -> None:
-    run = fit(priced, tmp_path / "run", annotation__sampling__workers="greedy", annotation__stopping__money=None)
-    asked = questions(run)["worker"].value_counts()
-    assert asked.get("w000", 0) + asked.get("w003", 0) < 0.1 * asked.sum()
+@pytest.mark.parametrize(("rule", "most"), [("greedy", 0.1), ("information", 0.25)])
+def test_matching_minds_the_price(priced: dict[str, Any], tmp_path: Path, rule: str, most: float) -> None:
+    """Two of six workers are as good as the others, and five times as dear; information draws what it does not know."""
+    free = {"annotation__stopping__money": None, "annotation__sampling__workers": rule}
+    free |= {"annotation__sampling__worker_share": None, "trainer__max_epochs": 6}
+
+    def share(run: Path) -> float:
+        return float(questions(run)["worker"].isin(["w000", "w003"]).mean())
+
+    run = fit(priced, tmp_path / "run", **free)
+    even = fit(priced, tmp_path / "even", **free, annotation__prices__workers=None)
+    assert share(run) < min(most, share(even))
     assert "money" in rounds(run)
 
 

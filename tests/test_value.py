@@ -164,6 +164,24 @@ def test_a_run_leaves_to_experts_what_is_theirs(dear: dict[str, Any], tmp_path: 
     assert len(answers(without)) > 1.2 * len(answers(run))
 
 
+def test_without_a_cap_the_value_of_an_answer_decides(dear: dict[str, Any], tmp_path: Path) -> None:
+    """Some items get more answers than a cap would allow; nothing is left but what an expert should see."""
+    run = fit(dear, tmp_path / "run", annotation__sampling__cap=None, annotation__stopping__expert_price=20)
+    n_asked = answers(run)["item"].value_counts()
+    assert n_asked.max() > 3
+    assert n_asked.min() == 1
+    assert set(reasons(run, tmp_path / "left.csv")) <= {"an expert is cheaper", "nobody is left to ask"}
+    capped = fit(dear, tmp_path / "capped", annotation__stopping__expert_price=20)
+    assert rounds(run)["finished_fraction"].iloc[-1] > rounds(capped)["finished_fraction"].iloc[-1]
+
+
+def test_no_cap_needs_a_price(bank: Bank, tmp_path: Path) -> None:
+    result = call("fit", bank.settings() | {"annotation.output_dir": tmp_path / "run", "annotation.sampling.cap": None})
+    assert result.status == 2
+    assert "sampling.cap null given without stopping.expert_price" in result.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_dear_experts_change_nothing_and_cheap_ones_end_the_run(dear: dict[str, Any], tmp_path: Path) -> None:
     cheap = fit(dear, tmp_path / "cheap", annotation__stopping__expert_price=0.5)
     assert len(answers(cheap)) == 0

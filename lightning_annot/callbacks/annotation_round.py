@@ -82,6 +82,11 @@ class AnnotationRound(Callback):
             raise AnnotError(f"annotation.gold {gold} given; it must be 0 or more gold questions a worker.")
         if crowd.estimate == "gold" and not gold and crowd.oracle is None:
             raise AnnotError("crowd.estimate gold given, and no gold questions; set annotation.gold, such as 20 a worker.")
+        if sampling.cap is None and stopping.expert_price is None:
+            raise AnnotError(
+                "sampling.cap null given without stopping.expert_price, which then says when an answer is no longer worth it; "
+                "give that price, in answers, or a cap such as 4."
+            )
         self.output_dir = output_dir
         self.workers: Workers = workers if workers is not None else StructuredWorkers()
         self.threshold, self.crowd, self.sampling, self.gold, self.method = threshold, crowd, sampling, gold, method

@@ -59,7 +59,7 @@ class Asking:
         self._basis, self._inference, self._barred = basis, inference, barred
         self.account = terms.account(basis.facts)
         trusted = replace(basis, facts=basis.facts.without(barred))
-        among = open_to_questions(trusted, inference, terms.sampling.cap, terms.workers.capacity())
+        among = open_to_questions(trusted, inference, terms.sampling.most, terms.workers.capacity())
         self.among, self.experts = self._without_experts(among, trusted.facts)
 
     def stop_reason(self, finished: Sequence[int], last_round: bool) -> str | None:
@@ -102,7 +102,7 @@ class Asking:
         price = self._terms.stopping.expert_price
         if price is None:
             return among, among[:0]
-        room = self._terms.sampling.cap - trusted.asked(len(self._basis.prototype))[among]
+        room = self._terms.sampling.most - trusted.asked(len(self._basis.prototype))[among]
         confusion = self._inference.crowd.pooled_confusion()
         worth = worth_asking(self._inference.posterior, confusion, among, room, price, self.account.anyone)
         return among[worth], among[~worth]

@@ -196,7 +196,7 @@ def run_bound(folder: Path, cell: Cell) -> None:
     sampling = around.sampling
     rounds = bound_rounds(
         log_prior, truth, ~table.is_prototype, source, who,
-        threshold=around.threshold, cap=sampling.cap, per_round=sampling.per_round, seed=data.seed,
+        threshold=around.threshold, cap=sampling.most, per_round=sampling.per_round, seed=data.seed,
     )  # fmt: skip
     write_table(folder / "rounds.csv", rounds)
     n_prototypes = int(table.is_prototype.sum())

@@ -32,7 +32,7 @@ def unfinished_items(
     n_asked = task.map(answers["item"].value_counts()).fillna(0).to_numpy(np.int64)
     conditions = {
         WAITS: task.isin(questions["item"]),
-        CAPPED: n_asked >= summary.get("cap", np.inf),
+        CAPPED: n_asked >= (summary.get("cap") or np.inf),
         NOBODY: task.isin(leftover.get("nobody", [])),
         EXPERT: task.isin(leftover.get("expert", [])),
         NEVER: n_asked == 0,

@@ -40,7 +40,7 @@ def refilled(basis: Basis, inference: Inference, among: Tensor, settings: Sampli
     if not settings.refill or lacking <= 0 or not len(among):
         return among
     n = len(basis.prototype)
-    spare = inference.finished[:n] & (basis.prototype < 0) & (basis.facts.asked(n) < settings.cap)
+    spare = inference.finished[:n] & (basis.prototype < 0) & (basis.facts.asked(n) < settings.most)
     spare[basis.facts.open_item] = False
     rows = spare.nonzero()[:, 0]
     riskiest = inference.decision.risk[rows].argsort(descending=True, stable=True)

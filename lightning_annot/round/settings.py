@@ -55,9 +55,13 @@ class CrowdSettings:
             raise AnnotError("crowd.prior class needs accuracies of its own; set crowd.estimate to em or gold.")
 
 
+NO_CAP = 1 << 30  # answers an item that nobody gets
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
-    """``per_round``: questions a round. ``cap``: most answers an item. ``items``: how items are drawn among the unfinished;
+    """``per_round``: questions a round. ``cap``: most answers an item; None: as many as are worth more than an expert's label,
+    by ``stopping.expert_price``. ``items``: how items are drawn among the unfinished;
     expected_error_reduction draws them in proportion to its score to the power of ``sharpness``.
 
     ``workers``: how a worker is chosen, for each item or, with a ``hit_size`` above 1, for each HIT of so many items; greedy
@@ -69,7 +73,7 @@ class SamplingSettings:
     """
 
     per_round: int = 200
-    cap: int = 4
+    cap: int | None = 4
     items: ItemRule = "expected_error_reduction"
     sharpness: float = 3.0
     workers: Assignment = "information"
@@ -80,7 +84,7 @@ class SamplingSettings:
     refill: bool = False
 
     def __post_init__(self) -> None:
-        if self.per_round < 1 or self.cap < 1 or self.hit_size < 1:
+        if min(self.per_round, self.most, self.hit_size) < 1:
             raise AnnotError(
                 f"sampling.per_round {self.per_round}, sampling.cap {self.cap}, sampling.hit_size {self.hit_size} given; all "
                 "must be at least 1."
@@ -99,3 +103,8 @@ class SamplingSettings:
                 f"sampling.worker_cap {self.worker_cap} given, with HITs of {self.hit_size}; a worker must be allowed one HIT "
                 "at least: raise worker_cap or lower sampling.hit_size."
             )
+
+    @property
+    def most(self) -> int:
+        """Most answers an item, as a number."""
+        return NO_CAP if self.cap is None else self.cap
