@@ -44,7 +44,7 @@ def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrio
 class Recalibration:
     """What recent rounds' answers say about how far learner and workers may be believed."""
 
-    def __init__(self, class_prior: bool = True) -> None:
+    def __init__(self, class_prior: bool = False) -> None:
         self._class_prior = class_prior
         self.tempering = Tempering()
         self.class_weights: Tensor | None = None

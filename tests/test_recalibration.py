@@ -208,7 +208,7 @@ def unequal(seed: int) -> FreshAnswers:
 
 
 def test_exponents_are_learned_beside_the_class_prior() -> None:
-    recalibration, plain = Recalibration(), Recalibration(class_prior=False)
+    recalibration, plain = Recalibration(class_prior=True), Recalibration()
     for r in range(3):
         recalibration.learn(r, unequal(r))
         plain.learn(r, unequal(r))
@@ -219,7 +219,7 @@ def test_exponents_are_learned_beside_the_class_prior() -> None:
     everything = join([unequal(r) for r in range(3)])
     shifted = replace(everything, model=(everything.model + weights).log_softmax(1).float())
     assert recalibration.tempering == fit_tempering(shifted, LEVELS, most=MOST)
-    resumed = Recalibration()
+    resumed = Recalibration(class_prior=True)
     resumed.load_state_dict(recalibration.state_dict())
     assert resumed.class_weights is not None
     assert torch.equal(resumed.class_weights, weights)

@@ -1,4 +1,4 @@
-"""A class prior, but only where answers that nobody has learned from are more likely with it.
+"""A class prior, if it is asked for, but only where answers that nobody has learned from are more likely with it.
 
 The learner is trained with all classes alike, so that small ones are not lost. Where classes are of unequal size, its
 p(y | x) lacks the factor pi_y. To multiply it by the mean posterior is known to make a loop collapse: what is believed
@@ -7,7 +7,8 @@ has contributed nothing but the choice of items. It is used only if it makes ans
 cross-validation. Being fitted to p(y | x) pi_y, it corrects any bias of the learner for a class, from unequal sizes or not.
 
 While the workers' confusions are not known, a prior that explains which answers are frequent would stand in for them: equal
-classes then seem unequal. So only those new answers count that came when the confusions had been learned from many.
+classes then seem unequal. So only those new answers count that came when the confusions had been learned from many. That is
+not proof against workers who mostly take one class for another: the learner may follow the prior, and two classes swap names.
 """
 
 from __future__ import annotations
