@@ -91,7 +91,7 @@ def extract(
             writer = _Writer(bank, source.ids, digests, flush_seconds)
             with writer, _progress_bar(progress) as bar:
                 task = bar.add_task("features", total=len(rows))
-                _fill(model.to(target), loader, writer, on_error, amp, bar, task)
+                _fill(_placed(model, target, amp), loader, writer, on_error, amp, bar, task)
     present = bank.contains(digests)
     kept, lost = np.flatnonzero(present).tolist(), np.flatnonzero(~present).tolist()
     features = bank.read([digests[row] for row in kept])
@@ -215,6 +215,12 @@ def _bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: b
         "transform": " ".join(repr(transform).split()),
         "precision": precision,
     }
+
+
+def _placed(model: nn.Module, device: torch.device, amp: bool) -> nn.Module:
+    """The model on its device. Channels last make convolutions up to 1.5 times as fast on CPUs, and suit tensor cores."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if amp or device.type == "cpu" else model  # type: ignore[call-overload]
 
 
 def _resolve_device(device: str) -> torch.device:
