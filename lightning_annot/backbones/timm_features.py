@@ -95,17 +95,21 @@ def extract(
             loader = _loader(source, rows, transform, batch_size, num_workers, target, ranks.local)
             writer = _Writer(bank, source.ids, digests, flush_seconds)
             with writer, _progress_bar(progress) as bar:
-                task = bar.add_task(
-                    "features" if ranks.size == 1 else f"features, 1 of {ranks.size} processes", total=len(rows)
-                )
+                task = bar.add_task(f"features, 1 of {ranks.size} processes" if ranks.size > 1 else "features", total=len(rows))
                 _fill(_placed(model, target, amp), loader, writer, on_error, amp, bar, task)
     ranks.wait()
+    done = int(bank.contains([digests[row] for row in missing]).sum())
+    if progress and done:
+        _say_speed(done, time.monotonic() - start, ranks.size)
+    return _read(bank, source.ids, digests)
+
+
+def _read(bank: FeatureBank, ids: Sequence[str], digests: Sequence[str]) -> FeatureSet:
+    """What the bank has of these images."""
     present = bank.contains(digests)
-    if progress and len(missing):
-        _say_speed(int(present[missing].sum()), time.monotonic() - start, ranks.size)
     kept, lost = np.flatnonzero(present).tolist(), np.flatnonzero(~present).tolist()
     features = bank.read([digests[row] for row in kept])
-    return FeatureSet(features, tuple(source.ids[row] for row in kept), tuple(source.ids[row] for row in lost))
+    return FeatureSet(features, tuple(ids[row] for row in kept), tuple(ids[row] for row in lost))
 
 
 @dataclass
@@ -271,9 +275,8 @@ def _progress_bar(shown: bool) -> Progress:
 
 def _say_speed(images: int, seconds: float, processes: int) -> None:
     together = "" if processes == 1 else f" by {processes} processes"
-    Console().print(
-        f"features of {images:,} images in {seconds:.1f} s{together}: {images / seconds:.1f} images/s", highlight=False
-    )
+    speed = images / max(seconds, 1e-9)
+    Console().print(f"features of {images:,} images in {seconds:.1f} s{together}: {speed:.1f} images/s", highlight=False)
 
 
 def _spinner(shown: bool) -> Progress:
