@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from cli_runs import QUIET, ROOT, SMALL, arguments, run
 from PIL import Image
 
@@ -119,9 +118,8 @@ def test_the_trainer_s_processes_share_the_images(tmp_path: Path) -> None:
     assert "1 images are unreadable" in result.stderr
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_fewer_images_than_processes(tmp_path: Path, n: int) -> None:
-    root, cache = photos(tmp_path / "images", n), tmp_path / "cache"
+def test_fewer_images_than_processes(tmp_path: Path) -> None:
+    root, cache = photos(tmp_path / "images", 1), tmp_path / "cache"
     said = [process.communicate(timeout=120) for process in start_both(root, cache, tmp_path / "meeting", 0.0)]
     assert all("()" in out for out, _ in said), said
-    assert sum(rows_of_shards(cache)) == n
+    assert sum(rows_of_shards(cache)) == 1
