@@ -24,10 +24,18 @@ from lightning_annot.presets import expand
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # pytest has arguments of its own
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/certificate.md", "CHANGELOG.md", "checkpoints/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/certificate.md",
+    "docs/features.md",
+    "CHANGELOG.md",
+    "checkpoints/README.md",
+)
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
+FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 QUICK = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--data.batches.steps", "5"]
 TINY_BACKBONE = ["--data.backbone.name", "resnet10t", "--data.backbone.weights", "random", "--data.backbone.image_size", "32"]
 PER_ROUND = 10
@@ -55,7 +63,9 @@ def in_comments(config: Path) -> str:
     return "\n".join(line[4:] for line in config.read_text().splitlines() if line.startswith("#   "))
 
 
-SHOWN = commands("\n".join(blocks(README, "sh"))) + [c for path in CONFIGS for c in commands(in_comments(path))]
+SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh"))) + [
+    c for path in CONFIGS for c in commands(in_comments(path))
+]
 FITS = [c for c in SHOWN if c[0] == "fit"]
 OTHERS = [c for c in SHOWN if c[0] != "fit"]
 FOLDER = next(c for c in FITS if "configs/folder.yaml" in c)

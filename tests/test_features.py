@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lightning_annot.data import features as features_module
 from lightning_annot.data.digests import content_digest
 from lightning_annot.data.features import FeatureBank, load_features
+from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.types import AnnotError
 
 KEY = {"backbone": "tiny", "weights": "w"}
@@ -114,6 +118,81 @@ def test_a_second_writer_waits_and_sees_the_rows(tmp_path: Path) -> None:
         first.append(digests[:1], block_of(range(1)))
     thread.join(timeout=10)
     assert seen == [1]
+
+
+# Several writers at once
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    blocks=st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 30), min_size=1, max_size=6)), max_size=8),
+    wanted=st.lists(st.integers(0, 30), max_size=20),
+)
+def test_readers_see_the_union_of_shards(
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[tuple[int, list[int]]], wanted: list[int]
+) -> None:
+    folder, names = tmp_path_factory.mktemp("bank"), digests_of(range(31))
+    writers = [FeatureBank.open(folder, KEY, shard) for shard in range(4)]
+    for shard, rows in blocks:
+        writers[shard].append([names[row] for row in rows], np.stack([block_of(range(row, row + 1))[0] for row in rows]))
+    there = {row for _, rows in blocks for row in rows}
+    for bank in (FeatureBank.open(folder, KEY), *writers):
+        assert bank.contains(names).tolist() == [row in there for row in range(31)]
+        present = [row for row in wanted if row in there]
+        found = bank.read([names[row] for row in present])
+        assert all(np.array_equal(found[at], block_of(range(row, row + 1))[0]) for at, row in enumerate(present))
+
+
+def test_writers_of_different_shards_do_not_wait(tmp_path: Path) -> None:
+    first, second = FeatureBank.open(tmp_path, KEY), FeatureBank.open(tmp_path, KEY, shard=1)
+    digests = digests_of(range(4))
+    with first.writing(), second.writing():
+        second.append(digests[1::2], block_of(range(4))[1::2])
+        first.append(digests[::2], block_of(range(4))[::2])
+    third = FeatureBank.open(tmp_path, KEY)
+    assert np.array_equal(third.read(digests), block_of(range(4)))
+    assert isinstance(third.read(digests[::2]), np.memmap)  # in order within one shard
+    assert isinstance(third.read(digests[1::2]), np.memmap)
+
+
+def test_a_cut_shard_goes_on_and_others_are_as_they_were(tmp_path: Path) -> None:
+    digests = digests_of(range(8))
+    for shard in (0, 1):
+        bank = FeatureBank.open(tmp_path, KEY, shard)
+        bank.append(digests[shard::2], block_of(range(8))[shard::2])
+    path = bank.folder / "features.1.f16"
+    os.truncate(path, path.stat().st_size - 13)
+    bank = FeatureBank.open(tmp_path, KEY, 1)
+    assert bank.missing(digests).tolist() == [5, 7]
+    bank.append([digests[5], digests[7]], block_of(range(8))[[5, 7]])
+    assert np.array_equal(FeatureBank.open(tmp_path, KEY).read(digests), block_of(range(8)))
+
+
+def test_a_large_copy_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_module, "_IN_MEMORY", 100)
+    monkeypatch.setattr(features_module, "_CHUNK_ROWS", 7)
+    digests = digests_of(range(40))
+    for shard in (0, 1):
+        bank = FeatureBank.open(tmp_path, KEY, shard)
+        bank.append(digests[shard::2], block_of(range(40))[shard::2])
+    files = set(bank.folder.iterdir())
+    copy = bank.read(digests)
+    assert isinstance(copy, np.memmap)
+    assert np.array_equal(copy, block_of(range(40)))
+    assert set(bank.folder.iterdir()) == files  # its file has no name, and goes with the array
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_shares_are_parts_whatever_is_missing(size: int) -> None:
+    rows = np.flatnonzero(np.random.default_rng(0).random(100) < 0.7)
+    shares = [Ranks(rank, size).share(rows) for rank in range(size)]
+    assert np.array_equal(np.sort(np.concatenate(shares)), rows)
+    assert all(set(Ranks(rank, size).share(rows[30:])) <= set(shares[rank]) for rank in range(size))
+    assert max(map(len, shares)) - min(map(len, shares)) < 10
+    assert np.array_equal(ALONE.share(rows), rows)
+
+
+# Errors
 
 
 def test_bank_errors(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from run_folder import make_run
 
@@ -99,3 +101,33 @@ def test_configurations_are_measured(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert [run["rounds"] for run in figures["runs"]] == [2]
     mean = figures["summary"]["digits"]["mean"]
     assert mean["accuracy"] == pytest.approx(figures["runs"][0]["accuracy"], abs=1e-3)
+
+
+def test_extraction_is_compared_with_a_bare_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--backbone test_resnet --image-size 32 --side 32 --images 40 --batch 8 --workers 0 --repeats 2"
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["bench_features.py", *words.split()])
+    load_script("bench_features").main()
+    torch.set_num_threads(threads)
+    figures = told(capsys.readouterr().out)
+    assert figures["images"] == 40
+    assert len(figures["ratios"]) == 2
+    assert figures["images_per_second"] > 0
+    assert figures["ratio"] > 0
+
+
+def test_features_are_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines, bank = ["task,label"], np.zeros((60, 2), np.float32)
+    for row in range(60):
+        Image.new("RGB", (16, 16), (255, 0, row) if row % 3 else (0, row, 255)).save(tmp_path / f"{row:02d}.png")
+        lines.append(f"{row:02d},{'red' if row % 3 else 'blue'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    np.save(tmp_path / "bank.npy", bank)
+    words = f"--root {tmp_path} --labels {tmp_path}/labels.csv --bank {tmp_path}/bank.npy --id-pattern %s.png --workers 0"
+    more = f"--backbone test_resnet --weights random --image-size 32 --cache-dir {tmp_path}/cache --seeds 2 --strength 1"
+    monkeypatch.setattr("sys.argv", ["probe_features.py", *words.split(), *more.split()])
+    load_script("probe_features").main()
+    figures = told(capsys.readouterr().out)
+    assert figures["accuracy"] == [1.0, 1.0]
+    assert figures["accuracy_bank"] == [0.6667, 0.6667]  # nothing to see there: the larger class
+    assert figures["difference"] == pytest.approx(0.3333, abs=1e-4)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_annot.backbones.timm_models import BackboneSpec, Transform, build_backbone, weights_digest
 from lightning_annot.data.features import FeatureBank
 from lightning_annot.data.images import first_few
+from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.types import AnnotError, ImageSource
 
 __all__ = ["BackboneSpec", "FeatureSet", "build_backbone", "extract"]
@@ -66,11 +68,13 @@ def extract(
     progress: bool = True,
     amp: bool = False,
     flush_seconds: float = 5.0,
+    ranks: Ranks = ALONE,
 ) -> FeatureSet:
     """Features of all images, in the order of ``source``; those that the bank below ``cache_dir`` has are not redone.
 
     ``num_workers`` reading processes (default: by the machine and the number of images; 0 reads in this one); ``amp``
-    computes in mixed precision on CUDA. A kill loses at most ``flush_seconds`` of work.
+    computes in mixed precision on CUDA. A kill loses at most ``flush_seconds`` of work. Of several ``ranks`` each computes
+    its part into its own shard of the bank; all return the same.
 
     With ``on_error="raise"`` an unreadable image stops the extraction at the end of its batch with an error that names
     what was found so far; all that was extracted stays in the bank, so the next start goes on from there. With
@@ -81,21 +85,31 @@ def extract(
     target = _resolve_device(device)
     model, transform = build_backbone(spec)
     amp = amp and target.type == "cuda"
-    bank = FeatureBank.open(cache_dir, _bank_key(spec, model, transform, amp))
+    bank = FeatureBank.open(cache_dir, _bank_key(spec, model, transform, amp), ranks.rank)
     with _spinner(progress):
         digests = source.digests()
-    if len(bank.missing(digests)):
+    start, missing = time.monotonic(), bank.missing(digests)
+    if len(ranks.share(missing)):
         with bank.writing():  # looks again: whoever held the lock before may have done the work
-            rows = bank.missing(digests).tolist()
-            loader = _loader(source, rows, transform, batch_size, num_workers, target)
+            rows = ranks.share(bank.missing(digests)).tolist()
+            loader = _loader(source, rows, transform, batch_size, num_workers, target, ranks.local)
             writer = _Writer(bank, source.ids, digests, flush_seconds)
             with writer, _progress_bar(progress) as bar:
-                task = bar.add_task("features", total=len(rows))
-                _fill(model.to(target), loader, writer, on_error, amp, bar, task)
+                task = bar.add_task(f"features, 1 of {ranks.size} processes" if ranks.size > 1 else "features", total=len(rows))
+                _fill(_placed(model, target, amp), loader, writer, on_error, amp, bar, task)
+    ranks.wait()
+    done = int(bank.contains([digests[row] for row in missing]).sum())
+    if progress and done:
+        _say_speed(done, time.monotonic() - start, ranks.size)
+    return _read(bank, source.ids, digests)
+
+
+def _read(bank: FeatureBank, ids: Sequence[str], digests: Sequence[str]) -> FeatureSet:
+    """What the bank has of these images."""
     present = bank.contains(digests)
     kept, lost = np.flatnonzero(present).tolist(), np.flatnonzero(~present).tolist()
     features = bank.read([digests[row] for row in kept])
-    return FeatureSet(features, tuple(source.ids[row] for row in kept), tuple(source.ids[row] for row in lost))
+    return FeatureSet(features, tuple(ids[row] for row in kept), tuple(ids[row] for row in lost))
 
 
 @dataclass
@@ -197,11 +211,12 @@ def _loader(
     batch_size: int,
     num_workers: int | None,
     device: torch.device,
+    processes: int,
 ) -> DataLoader[Any]:
-    """Batches of ``rows``, in order."""
+    """Batches of ``rows``, in order; ``processes`` on this machine have a loader each."""
     if num_workers is None:
         # Half of the cores: the other half computes on a CPU, and feeds the GPU where there is one.
-        num_workers = 0 if len(rows) < _SMALL else min(4, (os.cpu_count() or 1) // 2)
+        num_workers = 0 if len(rows) < _SMALL else min(4, (os.cpu_count() or 1) // 2 // processes)
     pin = device.type == "cuda"
     return DataLoader(_Rows(source, rows, transform), batch_size, num_workers=num_workers, collate_fn=_collate, pin_memory=pin)
 
@@ -215,6 +230,12 @@ def _bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: b
         "transform": " ".join(repr(transform).split()),
         "precision": precision,
     }
+
+
+def _placed(model: nn.Module, device: torch.device, amp: bool) -> nn.Module:
+    """The model on its device. Channels last make convolutions up to 1.5 times as fast on CPUs, and suit tensor cores."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if amp or device.type == "cpu" else model
 
 
 def _resolve_device(device: str) -> torch.device:
@@ -250,6 +271,12 @@ class _Rate(ProgressColumn):
 def _progress_bar(shown: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     return Progress(*columns, disable=not shown)
+
+
+def _say_speed(images: int, seconds: float, processes: int) -> None:
+    together = "" if processes == 1 else f" by {processes} processes"
+    speed = images / max(seconds, 1e-9)
+    Console().print(f"features of {images:,} images in {seconds:.1f} s{together}: {speed:.1f} images/s", highlight=False)
 
 
 def _spinner(shown: bool) -> Progress:

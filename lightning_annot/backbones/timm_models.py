@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -17,20 +16,21 @@ from timm.data.transforms_factory import create_transform
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
+from lightning_annot.backbones.efficientnet_names import to_timm_names
+from lightning_annot.backbones.weight_files import checkpoint_path
 from lightning_annot.data.images import first_few
 from lightning_annot.types import AnnotError
 
 Transform = Callable[[Image], Tensor]
-
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
     """Which timm model turns images into features.
 
-    ``weights`` is ``"pretrained"``, ``"random"`` (drawn by ``seed``) or the path of a local checkpoint. ``image_size``
-    is the side of the square input in pixels; by default what the model was trained with.
+    ``weights`` is ``"pretrained"``, ``"random"`` (drawn by ``seed``), the path of a local checkpoint, or ``"package:NAME"``
+    for a checkpoint that an installed package holds (``weight_files.py``). ``image_size`` is the side of the square input in
+    pixels; by default what the model was trained with.
     """
 
     name: str
@@ -52,14 +52,14 @@ class BackboneSpec:
         if self.image_size is not None and self.image_size < 1:
             raise AnnotError(f"image_size is {self.image_size}; it must be at least 1 pixel, or null for the model's own")
         if self.weights not in ("pretrained", "random"):
-            _check_checkpoint(self.weights)
+            checkpoint_path(self.weights)  # refused here rather than after the images were looked through
 
 
 def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, Transform]:
     """The model in eval mode, giving pooled features (B, D), and the transform of an image to its input (3, H, W)."""
     model = _create(spec)
     if spec.weights not in ("pretrained", "random"):
-        _load_local(model, spec.weights)
+        _load_local(model, checkpoint_path(spec.weights))
     data_config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     if spec.image_size is not None:
         size = (spec.image_size, spec.image_size)
@@ -90,23 +90,17 @@ def _create(spec: BackboneSpec) -> nn.Module:
             ) from error
 
 
-def _check_checkpoint(path: str) -> None:
-    if not Path(path).is_file():
-        raise AnnotError(f"weights are {path!r}, which is no file; allowed: pretrained, random or the path of a checkpoint")
-    if Path(path).suffix.lower() not in CHECKPOINT_SUFFIXES:
-        raise AnnotError(f"weights are {path!r}; a checkpoint ends in one of {', '.join(CHECKPOINT_SUFFIXES)}")
-
-
 def _load_local(model: nn.Module, path: str) -> None:
     """Load a state dict, bare or below ``state_dict`` or ``model``; what the backbone lacks (a classifier) is left out.
+    Names that EfficientNet-Lite has elsewhere become timm's.
 
     A checkpoint that lacks any weight of the backbone is refused: layers left random would give features that look
     right.
     """
     try:
-        result = load_checkpoint(model, path, strict=False)
+        result = load_checkpoint(model, path, strict=False, filter_fn=to_timm_names)
     except Exception as error:  # each checkpoint format raises errors of its own kind
-        raise AnnotError(f"the checkpoint {path} cannot be loaded into the backbone: {error}") from error
+        raise AnnotError(f"the checkpoint {path} cannot be loaded into the backbone: {_in_short(error)}") from error
     absent = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
     if absent:
         raise AnnotError(
@@ -114,6 +108,14 @@ def _load_local(model: nn.Module, path: str) -> None:
             f"({first_few(absent)}) and has {first_few(result.unexpected_keys) or 'no others'} instead; "
             "choose the backbone that it was saved from"
         )
+
+
+def _in_short(error: Exception) -> str:
+    """What happened; of the hundreds of lines that torch writes about weights of other shapes, the first."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines()]
+    if len(lines) < 2:
+        return str(error)
+    return f"{lines[1]} (1 of {len(lines) - 1} that differ); choose the backbone that it was saved from"
 
 
 def _resize_input(model: Any, name: str, size: tuple[int, int]) -> None:

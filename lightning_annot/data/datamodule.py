@@ -18,6 +18,7 @@ from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.loading import BackboneSettings, Loaded, load_items
 from lightning_annot.data.pools import Pools, make_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
+from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.types import OTHER, AnnotError
 
 
@@ -89,12 +90,12 @@ class AnnotationDataModule(LightningDataModule):
         subset = self._read_classes()
         self.loaded = load_items(
             self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
-            None if stage == "predict" else subset,
+            None if stage == "predict" else subset, self._ranks(),
         )  # fmt: skip
         if self.unlabelled_extra is not None:
             bank = self.unlabelled_extra.endswith(".npy")
             root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
-            self._extra = load_items(root, features, None, None, None, self.backbone, self.seed).features
+            self._extra = load_items(root, features, None, None, None, self.backbone, self.seed, ranks=self._ranks()).features
             if self._extra.shape[1] != self.loaded.features.shape[1]:
                 raise AnnotError(
                     f"data.unlabelled_extra has features of width {self._extra.shape[1]}, the items of "
@@ -102,6 +103,20 @@ class AnnotationDataModule(LightningDataModule):
                 )
         if stage != "predict":
             self._table = self._build_table(self.loaded)
+
+    def _ranks(self) -> Ranks:
+        """The Trainer's processes, each with its device."""
+        trainer = self.trainer
+        if trainer is None or trainer.world_size == 1:
+            return ALONE
+
+        def wait() -> None:
+            try:
+                trainer.strategy.barrier("features")
+            except RuntimeError as error:  # whoever stopped first, with a message of its own, closed the connection
+                raise AnnotError(f"another process of this run has stopped; its own message says why ({error})") from error
+
+        return Ranks(trainer.global_rank, trainer.world_size, trainer.num_devices, wait)
 
     def _read_classes(self) -> Subset | None:
         """Take the classes, with ``OTHER`` where there are distractors, and say which items are theirs; None: all."""

@@ -1,8 +1,9 @@
 """The feature bank: float16 rows on disk, found by image digest, that survive a kill at any moment.
 
 A bank is one folder with ``bank.json`` (what made the features), ``features.f16`` (raw rows) and ``digests.bin`` (16
-bytes a row). A block is appended features first, digests second, each forced to disk. A row is valid when both files
-hold it whole; what a kill left beyond that is cut off by the next writer, so at most the block under way is lost.
+bytes a row). Where several processes share the work, process i writes a shard of its own, ``features.i.f16`` and
+``digests.i.bin``, all at once; the bank is the union of its shards, whoever reads it later. ``shards.py`` says what a kill
+leaves behind.
 """
 
 from __future__ import annotations
@@ -15,73 +16,81 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from lightning_annot.data.digests import DIGEST_BYTES
 from lightning_annot.data.images import first_few
+from lightning_annot.data.shards import DIGEST_TYPE, ITEM_BYTES, Shard, append_bytes, shard_numbers
 from lightning_annot.types import AnnotError
 
 _FORMAT = 1
-_ITEM_BYTES = 2  # float16
-_DIGEST_TYPE = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares bytes; only reading one out would strip zero bytes
 _CHUNK_ROWS = 8192
+_IN_MEMORY = 1 << 28  # bytes of a copy of features; a larger one goes to a file without a name
 
 logger = logging.getLogger(__name__)
 
 
 class FeatureBank:
-    """Features (R, D) float16 by digest. Reading needs no lock; one process writes at a time."""
+    """Features (R, D) float16 by digest. Reading needs no lock; one process at a time writes to each ``shard``."""
 
-    def __init__(self, folder: Path, key_fields: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, key_fields: Mapping[str, Any], shard: int = 0) -> None:
         self.folder = folder
         self.key_fields = dict(key_fields)
         self.dim: int | None = None
-        self._digests = np.empty(0, _DIGEST_TYPE)
+        self._number = shard
+        self._shards = {shard: Shard(folder, shard)}
+        self._digests = np.empty(0, DIGEST_TYPE)
         self._order: NDArray[np.int64] | None = None
-        self._lock = FileLock(folder / "writer.lock")
         self._reload()
 
     @classmethod
-    def open(cls, cache_dir: str | os.PathLike[str], key_fields: Mapping[str, Any]) -> FeatureBank:
-        """The bank of these fields (plain JSON values, at least one) below ``cache_dir``; empty if it is new."""
+    def open(cls, cache_dir: str | os.PathLike[str], key_fields: Mapping[str, Any], shard: int = 0) -> FeatureBank:
+        """The bank of these fields (plain JSON values, at least one) below ``cache_dir``; empty if it is new.
+
+        It writes to its own ``shard`` and reads all.
+        """
         text = json.dumps(dict(key_fields), sort_keys=True)
         name = re.sub(r"[^\w.-]+", "_", str(key_fields[min(key_fields)]))[:64]  # for people; the hash decides
         folder = Path(cache_dir) / f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder, key_fields)
+        return cls(folder, key_fields, shard)
 
     def __len__(self) -> int:
         """Rows that can be read."""
         return len(self._digests)
 
     def contains(self, digests: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each digest has a row, (n,)."""
+        """Whether each digest has a row on disk now, (n,)."""
+        self._reload()
         return self._positions(_as_bytes(digests)) >= 0
 
     def missing(self, digests: Sequence[str]) -> NDArray[np.int64]:
         """Indices into ``digests`` that must still be computed, rising; of equal digests only the first."""
+        self._reload()
         wanted = _as_bytes(digests)
         first = np.sort(np.unique(wanted, return_index=True)[1])
         return first[self._positions(wanted[first]) < 0]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only writer; waits for another one, then sees all that it wrote."""
+        """Be the only writer of the shard; waits for another one, then sees all that it wrote."""
+        lock = self._shards[self._number].lock
         try:
-            self._lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             logger.warning("waiting for another process that is writing to %s", self.folder)
-            self._lock.acquire()
+            lock.acquire()
         try:
             self._reload()
             yield
         finally:
-            self._lock.release()
+            lock.release()
 
     def append(self, digests: Sequence[str], features: NDArray[np.floating[Any]]) -> None:
         """Add one block of ``features`` (n, D), finite in float16, and force it to disk before returning.
@@ -101,14 +110,15 @@ class FeatureBank:
         if not len(block):
             return
         with self.writing():
-            self._trim(block.shape[1])
-            _append_bytes(self._features_path, block.tobytes())
-            _append_bytes(self._digests_path, keys.tobytes())
-            self._digests = np.concatenate([self._digests, keys])
-            self._order = None
+            self._fix_width(block.shape[1])
+            self._shards[self._number].append(keys, block)
+            self._join()
 
     def read(self, digests: Sequence[str]) -> NDArray[np.float16]:
-        """Features (n, D) of the digests, in order: the memory map itself where they lie in order, else a copy."""
+        """Features (n, D) of the digests, in order: the memory map itself where they lie in order, else a copy.
+
+        A copy of more than 256 MiB is in a file that nobody sees and that goes with the array, so memory stays bounded.
+        """
         rows = self._positions(_as_bytes(digests))
         absent = np.flatnonzero(rows < 0)
         if len(absent):
@@ -120,21 +130,20 @@ class FeatureBank:
             return np.empty((0, 0), np.float16)
         if not len(rows):
             return np.empty((0, self.dim), np.float16)
-        stored = np.memmap(self._features_path, dtype="<f2", mode="r", shape=(len(self), self.dim))
+        stored, starts = self._maps(self.dim)
         if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
-            return stored[rows[0] : rows[0] + len(rows)]
-        features = np.empty((len(rows), self.dim), np.float16)
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            features[start : start + _CHUNK_ROWS] = stored[rows[start : start + _CHUNK_ROWS]]
-        return features
-
-    @property
-    def _features_path(self) -> Path:
-        return self.folder / "features.f16"
-
-    @property
-    def _digests_path(self) -> Path:
-        return self.folder / "digests.bin"
+            shard = int(np.searchsorted(starts, rows[0], side="right")) - 1
+            first = rows[0] - starts[shard]
+            if first + len(rows) <= len(stored[shard]):
+                return stored[shard][first : first + len(rows)]
+        chunks = (_gather(stored, starts, rows[start : start + _CHUNK_ROWS]) for start in range(0, len(rows), _CHUNK_ROWS))
+        if len(rows) * self.dim * ITEM_BYTES <= _IN_MEMORY:
+            return np.concatenate(list(chunks))
+        with TemporaryFile(dir=self.folder) as file:
+            for chunk in chunks:
+                file.write(chunk.tobytes())
+            file.flush()
+            return np.memmap(file, dtype="<f2", mode="r", shape=(len(rows), self.dim))
 
     @property
     def _header_path(self) -> Path:
@@ -146,21 +155,31 @@ class FeatureBank:
             self.dim = _read_header(self._header_path)
         if self.dim is None:
             return
-        rows = min(_size(self._features_path) // (self.dim * _ITEM_BYTES), _size(self._digests_path) // DIGEST_BYTES)
-        if rows != len(self._digests):
-            self._digests = np.fromfile(self._digests_path, _DIGEST_TYPE, count=rows)
-            self._order = None
+        for number in shard_numbers(self.folder):
+            self._shards.setdefault(number, Shard(self.folder, number))
+        changed = [shard.reload(self.dim) for shard in self._shards.values()]
+        if any(changed):
+            self._join()
 
-    def _trim(self, dim: int) -> None:
-        """Fix the width at the first block, and cut what an interrupted append left behind."""
+    def _join(self) -> None:
+        """The digests of all shards, in the order of their numbers."""
+        self._shards = dict(sorted(self._shards.items()))
+        self._digests = np.concatenate([shard.digests for shard in self._shards.values()])
+        self._order = None
+
+    def _maps(self, dim: int) -> tuple[list[NDArray[np.float16]], NDArray[np.int64]]:
+        """The shards that have rows as memory maps, and the row at which each starts."""
+        filled = [shard for shard in self._shards.values() if len(shard.digests)]
+        sizes = [len(shard.digests) for shard in filled]
+        return [shard.features(dim) for shard in filled], np.cumsum([0, *sizes[:-1]])
+
+    def _fix_width(self, dim: int) -> None:
+        """Fix the width at the first block."""
         if self.dim is None:
-            _write_header(self._header_path, self.key_fields, dim)
+            _write_header(self._header_path, self.key_fields, dim, self._number)
             self.dim = dim
         if dim != self.dim:
             raise AnnotError(f"features have {dim} values, those in {self.folder} have {self.dim}; use another cache folder")
-        for path, row_bytes in ((self._features_path, dim * _ITEM_BYTES), (self._digests_path, DIGEST_BYTES)):
-            if _size(path) > len(self) * row_bytes:
-                os.truncate(path, len(self) * row_bytes)
 
     def _positions(self, wanted: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Row of each digest, or -1, (n,)."""
@@ -206,9 +225,19 @@ def _as_bytes(digests: Sequence[str]) -> NDArray[np.bytes_]:
     try:
         if odd:
             raise ValueError(f"{odd[0]!r} has {len(odd[0])} characters")
-        return np.frombuffer(bytes.fromhex("".join(digests)), _DIGEST_TYPE)
+        return np.frombuffer(bytes.fromhex("".join(digests)), DIGEST_TYPE)
     except ValueError as error:
         raise AnnotError(f"image digests must be {2 * DIGEST_BYTES} hexadecimal characters: {error}") from error
+
+
+def _gather(stored: Sequence[NDArray[np.float16]], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Copies of ``rows`` (n,) of the bank, (n, D); ``stored`` begin at the rows ``starts``."""
+    features = np.empty((len(rows), stored[0].shape[1]), np.float16)
+    shard = np.searchsorted(starts, rows, side="right") - 1
+    for number in np.unique(shard):
+        here = shard == number
+        features[here] = stored[number][rows[here] - starts[number]]
+    return features
 
 
 def _read_header(path: Path) -> int:
@@ -223,8 +252,8 @@ def _read_header(path: Path) -> int:
     return dim
 
 
-def _write_header(path: Path, key_fields: Mapping[str, Any], dim: int) -> None:
-    """Write ``bank.json`` whole or not at all."""
+def _write_header(path: Path, key_fields: Mapping[str, Any], dim: int, shard: int) -> None:
+    """Write ``bank.json`` whole or not at all; writers of other shards may do the same at the same time."""
     header = {
         "format": _FORMAT,
         "dim": dim,
@@ -232,19 +261,7 @@ def _write_header(path: Path, key_fields: Mapping[str, Any], dim: int) -> None:
         "digest_bytes": DIGEST_BYTES,
         "made_by": dict(key_fields),
     }
-    draft = path.with_suffix(".tmp")
+    draft = path.with_suffix(f".{shard}.tmp")
     draft.unlink(missing_ok=True)
-    _append_bytes(draft, (json.dumps(header, indent=2) + "\n").encode())
+    append_bytes(draft, (json.dumps(header, indent=2) + "\n").encode())
     os.replace(draft, path)
-
-
-def _append_bytes(path: Path, content: bytes) -> None:
-    """Append, and return once the content is on disk."""
-    with open(path, "ab") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_annot.annotations.formats import read_labels
+from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.types import AnnotError, ImageSource
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ DIGITS = "digits"
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """A timm model by ``name``; ``weights``: pretrained, random, or the path of a local checkpoint. ``image_size``: None for
-    the model's own. ``device``: auto, cpu, cuda, ... ``on_error``: raise, or skip unreadable images (named and counted).
+    """A timm model by ``name``; ``weights``: pretrained, random, the path of a local checkpoint, or package:NAME for those of
+    an installed package. ``image_size``: None for the model's own. ``device``: auto, cpu, cuda, ... ``on_error``: raise, or
+    skip unreadable images (named and counted).
     """
 
     name: str | None = None
@@ -58,16 +60,17 @@ def load_items(
     backbone: BackboneSettings,
     seed: int = 0,
     subset: Subset | None = None,
+    ranks: Ranks = ALONE,
 ) -> Loaded:
     """Features from a ready-made bank (``features``), or extracted from the images under ``root``; digits use their pixels.
 
-    With a ``subset`` only its items are read, looked up and extracted; else all.
+    With a ``subset`` only its items are read, looked up and extracted; else all. Several ``ranks`` share the extraction.
     """
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
     if features is not None:
         return _from_bank(features, root, truth, listed, id_pattern, backbone, subset)
-    return _from_images(root or DIGITS, truth, listed, id_pattern, backbone, seed, subset)
+    return _from_images(root or DIGITS, truth, listed, id_pattern, backbone, seed, subset, ranks)
 
 
 def _from_bank(
@@ -103,6 +106,7 @@ def _from_images(
     backbone: BackboneSettings,
     seed: int,
     subset: Subset | None,
+    ranks: Ranks,
 ) -> Loaded:
     source = _open(root, backbone)
     if listed is not None and (id_pattern is not None or root != DIGITS):
@@ -125,6 +129,9 @@ def _from_images(
     from lightning_annot.backbones.timm_features import BackboneSpec, extract
 
     spec = BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
+    if 1 < ranks.size <= len(source):  # each hashes its part of the files; then all find all hashes in the cache
+        source.subset(range(ranks.rank, len(source), ranks.size)).digests()
+        ranks.wait()
     found = extract(
         source,
         spec,
@@ -133,6 +140,8 @@ def _from_images(
         backbone.device,
         backbone.num_workers,
         on_error=backbone.on_error,  # type: ignore[arg-type]
+        progress=ranks.rank == 0,
+        ranks=ranks,
     )
     if found.unreadable:
         lost = set(found.unreadable)
