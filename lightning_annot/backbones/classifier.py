@@ -130,6 +130,11 @@ class ClassifierModule(LightningModule):
         if stage == "fit" and self.backbone_name is None and self.cutmix:
             raise AnnotError(f"model.cutmix {self.cutmix} given; features have no parts to cover each other; use mixup.")
 
+    @property
+    def n_features(self) -> int:
+        """Width of what the head sees."""
+        return int(self._built.head[-1].in_features)  # type: ignore[arg-type]
+
     def build(self, classes: list[str], n_features: int | None, weights: str, seed: int) -> None:
         """A fresh network; ``n_features`` is the width of ready-made features, None where there is a backbone."""
         backbone: nn.Module = nn.Identity()
@@ -193,7 +198,7 @@ class ClassifierModule(LightningModule):
         mass = self._mass(batch)
         with seeded(seed, _DRAW, trainer.global_step, batch_idx, trainer.global_rank, devices=[self.device]):
             x, mass = self._mix(batch["x"], mass)
-            logits = network(x).float()
+            logits: Tensor = network(x).float()
         loss = -(mass * logits.log_softmax(1)).sum(1).mean()
         self.log("train_loss", loss, batch_size=len(mass), on_step=False, on_epoch=True, sync_dist=True, prog_bar=True)
         self.log("lr", trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(mass), on_step=False, on_epoch=True)
@@ -260,12 +265,10 @@ class ClassifierModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how the network is built, in plain values."""
-        linear = self._built.head[-1]
-        assert isinstance(linear, nn.Linear)
         checkpoint[KEY] = {
             "backbone": self.backbone_name,
             "image_size": self.image_size,
-            "n_features": linear.in_features,
+            "n_features": self.n_features,
             "classes": list(self.classes),
             "ema_decay": self.ema_decay,
         }
