@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 import yaml
 from cli_runs import CONFIGS, Bank, Result, assert_equal_weights, call, checkpoint, fit, start
+from test_scripts import load_script, told
 
 from lightning_annot.backbones.classifier import ClassifierModule
 from lightning_annot.backbones.classifier_data import ClassifierDataModule
@@ -126,7 +129,10 @@ def test_killed_and_started_again_ends_in_the_same_weights(settings: dict[str, A
     settings = settings | {"trainer.max_epochs": 60, "model.dropout": 0.2}
     undisturbed, disturbed = fit(settings, tmp_path / "undisturbed", CONFIG), tmp_path / "run"
     process = start("fit", settings | {"annotation.output_dir": disturbed}, CONFIG)
-    while process.is_alive() and not (disturbed / "checkpoints" / "last.ckpt").exists():
+    seen: set[int] = set()
+    while process.is_alive() and len(seen) < 3:
+        with contextlib.suppress(FileNotFoundError):  # there is none yet
+            seen.add((disturbed / "checkpoints" / "last.ckpt").stat().st_mtime_ns)
         time.sleep(0.002)
     process.kill()
     process.join()
@@ -184,3 +190,16 @@ def test_what_cannot_work_is_refused(settings: dict[str, Any], run: Path, bank: 
     lost = bank.labels.with_name("lost.csv")
     pd.read_csv(bank.labels).replace({"item000": "nobody"}).to_csv(lost, index=False)
     assert "'nobody'" in refused(other, tmp_path / "d", data__run=lost, data__items=bank.labels).err
+
+
+def test_labels_are_compared_with_the_truth(
+    run: Path, bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", str(run), "--features", str(bank.features), "--labels", str(bank.labels), "--epochs", "4"]
+    monkeypatch.setattr("sys.argv", ["bench_classifier.py", *words])
+    with warnings.catch_warnings():
+        load_script("bench_classifier").main()
+    (found,) = told(capsys.readouterr().out)["runs"]
+    assert found["label_accuracy"] > 0.9
+    assert found["true_accuracy"] > 0.8
+    assert found["points_behind_ours"] == pytest.approx(100 * (found["true_accuracy"] - found["ours_accuracy"]), abs=0.1)

@@ -21,7 +21,7 @@ from torch import Tensor
 from lightning_annot.backbones.classifier import ClassifierModule
 from lightning_annot.backbones.classifier_batches import InOrder, Shuffled, seeded
 from lightning_annot.backbones.classifier_data import AugmentSettings, ClassifierDataModule
-from lightning_annot.backbones.step_sizes import step_size
+from lightning_annot.backbones.step_sizes import adamw, rise_and_fall, step_size
 from lightning_annot.types import AnnotError
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -233,3 +233,26 @@ def test_global_generators_are_left_as_they_were() -> None:
         assert draw() != first
     assert random.getstate() == states[0]
     assert torch.equal(torch.random.get_rng_state(), states[1])
+
+
+def test_layers_learn_at_their_own_step_sizes() -> None:
+    module = ClassifierModule(**TINY)
+    module.build(["a", "b"], None, "random", 0)
+    assert module.network is not None
+    optimizer = adamw(module.network.head, module.backbone, lr=1.0, backbone_lr=0.1, layer_decay=0.5, decay=0.3)
+    named = {id(value): name for name, value in module.network.named_parameters()}
+    rate = {named[id(value)]: group["lr"] for group in optimizer.param_groups for value in group["params"]}
+    decay = {named[id(value)]: group["weight_decay"] for group in optimizer.param_groups for value in group["params"]}
+    assert rate.keys() == set(named.values())
+    assert rate["head.2.weight"] == rate["head.2.bias"] == 1.0
+    stem, first, last = "backbone.conv1.0.weight", "backbone.layer1.0.conv1.weight", "backbone.layer4.0.conv1.weight"
+    assert rate[stem] < rate[first] < rate[last] <= 0.1
+    matrices = {name for name, value in module.network.named_parameters() if value.ndim > 1}
+    assert {name for name in decay if decay[name]} == matrices
+    steps = rise_and_fall(optimizer, begin=4, warmup=1, end=8)
+    for step in range(8):
+        now = {named[id(value)]: group["lr"] for group in optimizer.param_groups for value in group["params"]}
+        assert (now[stem] > 0) == (step >= 4)
+        assert now["head.2.weight"] > 0
+        optimizer.step()
+        steps.step()

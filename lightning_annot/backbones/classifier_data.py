@@ -103,6 +103,7 @@ class ClassifierDataModule(LightningDataModule):
                 f"batch_size {batch_size}, confidence_power {confidence_power}, balance {balance}, val_share {val_share} "
                 "given; allowed are 2 or more, 0 or more, 0 to 1, and 0 to less than 1."
             )
+        self.save_hyperparameters(ignore=["augment"])
         self.run, self.root, self.features, self.items, self.labels = run, root, features, items, labels
         self.class_setting, self.id_pattern, self.batch_size = classes, id_pattern, batch_size
         self.targets, self.confidence_power, self.finished_only = targets, confidence_power, finished_only
