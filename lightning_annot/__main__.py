@@ -22,6 +22,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot report DIR             write DIR/report.html anew
   lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
   lightning-annot unfinished DIR FILE    write the unfinished items for experts, riskiest first, and why
+  lightning-annot export-model CKPT --out FILE   write a trained classifier as ONNX, TorchScript or pt2
   lightning-annot certify DIR            draw an audit for an expert, and bound the error of the finished labels by it
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
@@ -112,7 +113,19 @@ def _open_log(directory: Path, url: str | None) -> AnnotationLog:
     return AnnotationLog(url or path)
 
 
-_COMMANDS = {"report": _report, "export": _export, "unfinished": _unfinished, "certify": certify}
+def _export_model(args: list[str]) -> int:
+    from lightning_annot.backbones.export import command
+
+    return command(args)
+
+
+_COMMANDS = {
+    "report": _report,
+    "export": _export,
+    "export-model": _export_model,
+    "unfinished": _unfinished,
+    "certify": certify,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

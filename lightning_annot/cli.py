@@ -135,6 +135,7 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
     warnings.filterwarnings("ignore", "The dirpath has changed from")
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no prototypes to validate on
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the command line's, presets expanded
+    warnings.filterwarnings("ignore", "Found .* in eval mode at the start")  # a moving average, a frozen backbone
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return _command_line(args, run=True)
 

@@ -19,7 +19,7 @@ from lightning_annot.report.tables import ROUND_COLUMNS, TRUTH_COLUMNS
 
 FILES = {
     "labels.csv", "workers.csv", "confusions.npz", "rounds.csv", "annotations.db", "report.html", "config.yaml",
-    "summary.json", "checkpoints", "logs",
+    "summary.json", "checkpoints", "logs", "posterior.npz",
 }  # fmt: skip
 LABEL_COLUMNS = ["task", "label", "confidence", "risk", "n_annotations", "status"]
 WORKER_COLUMNS = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]

@@ -25,7 +25,7 @@ ALLOWED = {
     "workers": {"types", "annotations"},
     "learner": PURE,
     "data": PURE | {"backbones"},
-    "backbones": {"types", "data"},
+    "backbones": {"types", "annotations", "data", "learner"},
     "ledger": PURE | {"workers"},
     "report": PURE,
     "certificate": {"types", "annotations", "report"},

@@ -19,6 +19,7 @@ from lightning_annot.report.tables import (
     worker_table,
     write_confusions,
     write_labels,
+    write_posterior,
     write_rounds,
 )
 from lightning_annot.types import Annotations
@@ -49,6 +50,20 @@ def test_labels(tmp_path: Path) -> None:
         ["x,y", "cat", 0.6, 0.4, 0, "unfinished"],
         ["é", "dog", 1.0, 0.0, 1, "prototype"],  # the fourth row is an extra one and no item
     ]
+
+
+def test_posterior_has_the_most_probable_classes(tmp_path: Path) -> None:
+    posterior = torch.rand(50, 300, generator=torch.Generator().manual_seed(0)).pow(4)
+    posterior /= posterior.sum(1, keepdim=True)
+    path, classes = tmp_path / "posterior.npz", [f"c{k}" for k in range(300)]
+    write_posterior(path, classes, posterior, chunk=7)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays["classes"].tolist() == classes
+        assert arrays["label"].dtype == np.uint16
+        for row, label, probability in zip(posterior.numpy(), arrays["label"], arrays["probability"], strict=True):
+            assert label.tolist() == np.argsort(-row)[:5].tolist()
+            np.testing.assert_array_equal(probability, np.sort(row)[::-1][:5].astype(np.float16))
+    assert [file.name for file in tmp_path.iterdir()] == ["posterior.npz"]
 
 
 def test_worker_interval_is_exact_for_one_class() -> None:

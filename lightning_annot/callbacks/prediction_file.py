@@ -1,4 +1,4 @@
-"""``predict`` leaves a CSV: ``task,label,confidence``, with the mean of the folds."""
+"""``predict`` leaves a CSV: ``task,label,confidence``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_annot.annotations.formats import write_table
-from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.types import AnnotError
 
 
 class PredictionFile(Callback):
-    """Writes ``predictions.csv`` below ``output_dir`` when ``predict`` runs over an annotation data module."""
+    """Writes ``predictions.csv`` below ``output_dir`` after ``predict`` on data with ``predict_ids`` and ``classes``."""
 
     def __init__(self, output_dir: str) -> None:
         self.path = Path(output_dir) / "predictions.csv"
@@ -44,14 +43,15 @@ class PredictionFile(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, in the order of the source."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(data, AnnotationDataModule) or data.loaded is None:
+        ids = getattr(data, "predict_ids", ())
+        if not trainer.is_global_zero or not len(ids):
             return
         row, label, confidence = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
         if data.classes is None or len(data.classes) <= int(label.max()):
             raise AnnotError("the checkpoint and the data do not say what the classes are called; give them as data.classes.")
         frame = pd.DataFrame(
             {
-                "task": np.asarray(data.loaded.ids, dtype=object)[row.numpy()],
+                "task": np.asarray(ids, dtype=object)[row.numpy()],
                 "label": np.asarray(data.classes, dtype=object)[label.numpy()],
                 "confidence": confidence.double().numpy().round(6),
             }

@@ -24,7 +24,15 @@ from lightning_annot.learner.predictions import Predictions
 from lightning_annot.report.atomic import write_text
 from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
-from lightning_annot.report.tables import class_share, with_barred, worker_table, write_confusions, write_labels, write_rounds
+from lightning_annot.report.tables import (
+    class_share,
+    with_barred,
+    worker_table,
+    write_confusions,
+    write_labels,
+    write_posterior,
+    write_rounds,
+)
 from lightning_annot.report.terminal import print_summary
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
@@ -38,7 +46,7 @@ class RunFolder:
         self.path = path
 
     def save_tables(self, table: ItemTable, facts: Facts, inference: Inference, barred: Tensor) -> None:
-        """``labels.csv``, ``workers.csv``, ``confusions.npz``: what is believed after this round.
+        """``labels.csv``, ``posterior.npz``, ``workers.csv``, ``confusions.npz``: what is believed after this round.
 
         Workers who are ``barred`` (W,) bool have answers, but no part in the inference.
         """
@@ -54,6 +62,7 @@ class RunFolder:
             table.prototype,
             answers,
         )
+        write_posterior(self.path / "posterior.npz", table.classes, inference.posterior[:n])
         names = facts.workers
         given = torch.bincount(annotations.worker, minlength=result.incidence.n_workers)
         share = class_share(inference.posterior[:n])

@@ -269,6 +269,11 @@ class AnnotationDataModule(LightningDataModule):
             raise AnnotError("test compares labels with the truth, and this data has none; give it as data.labels.")
         return _whole(FixedRows(*self.projected(), (~self.table.is_prototype).nonzero()[:, 0], self.table.truth))
 
+    @property
+    def predict_ids(self) -> tuple[str, ...]:
+        """Ids of the rows of ``predict_dataloader``."""
+        return () if self.loaded is None else self.loaded.ids
+
     def predict_dataloader(self) -> DataLoader[Batch]:
         """All items of the source, without labels."""
         assert self.loaded is not None

@@ -25,6 +25,7 @@ _MOST_WORKERS, _MOST_ROUNDS, _MOST_MISTAKES = 200, 200, 12
 
 _FILES = {
     "labels.csv": "a label for every item, with its confidence and risk",
+    "posterior.npz": "the most probable classes of every item, to train a classifier on",
     "workers.csv": "who answered, how much and how well",
     "confusions.npz": "what each worker answers for each true class",
     "rounds.csv": "one row a round, for your own plots",

@@ -17,6 +17,7 @@ from lightning_annot.crowd.em import EMResult
 from lightning_annot.crowd.risk import Decision
 from lightning_annot.types import Annotations
 
+TOP_CLASSES = 5  # of each item in posterior.npz; what is left is spread over all others, and is next to nothing
 DENSE_CONFUSIONS = 1 << 26  # entries; above it confusions.npz keeps the diagonal and the pooled matrix only
 
 ROUND_COLUMNS = (
@@ -100,6 +101,24 @@ def write_confusions(path: Path, names: Sequence[str], classes: Sequence[str], r
         arrays["confusions"] = result.confusions()[: len(names)].numpy()
     scratch = path.with_suffix(".tmp.npz")
     np.savez(scratch, **arrays)  # type: ignore[arg-type]
+    os.replace(scratch, path)
+
+
+def write_posterior(path: Path, classes: Sequence[str], posterior: Tensor, chunk: int = 1 << 13) -> None:
+    """``posterior.npz``: what is believed of each item, rows as in ``labels.csv``.
+
+    ``posterior`` (N, K). Of its T = min(K, 5) most probable classes the file has ``label`` (N, T), most probable first, as
+    indices into ``classes`` (K,), and ``probability`` (N, T) float16.
+    """
+    most = min(TOP_CLASSES, len(classes))
+    top = [part.float().topk(most) for part in torch.split(posterior, chunk)]
+    scratch = path.with_suffix(".tmp.npz")
+    np.savez(
+        scratch,
+        classes=np.asarray(classes, dtype=str),
+        label=torch.cat([part.indices for part in top]).numpy().astype(np.min_scalar_type(len(classes) - 1)),
+        probability=torch.cat([part.values for part in top]).numpy().astype(np.float16),
+    )
     os.replace(scratch, path)
 
 
