@@ -17,6 +17,8 @@ from timm.data.transforms_factory import create_transform
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
+from lightning_annot.backbones import small_resnet  # noqa: F401  timm knows it from here on
+from lightning_annot.backbones.adapted import backbone_weights
 from lightning_annot.data.images import first_few
 from lightning_annot.types import AnnotError
 
@@ -104,7 +106,7 @@ def _load_local(model: nn.Module, path: str) -> None:
     right.
     """
     try:
-        result = load_checkpoint(model, path, strict=False)
+        result = load_checkpoint(model, path, strict=False, filter_fn=backbone_weights)
     except Exception as error:  # each checkpoint format raises errors of its own kind
         raise AnnotError(f"the checkpoint {path} cannot be loaded into the backbone: {error}") from error
     absent = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]

@@ -1,0 +1,110 @@
+"""Adaptation as one step of another run: from images to the file of the adapted backbone, going on after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from lightning_annot.backbones.adapt_settings import AdaptSettings
+from lightning_annot.backbones.adaptation import SelfSupervisedModule, StartSettings
+from lightning_annot.backbones.freezing import FreezeLayers
+from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes, two_views
+from lightning_annot.types import AnnotError, ImageSource
+
+ADAPTED = "backbone.pt"
+
+
+def adapt(
+    source: ImageSource,
+    label: Tensor | None,
+    start: StartSettings,
+    settings: AdaptSettings,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    skip: bool = False,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Path:
+    """The file of the backbone adapted to ``source``, below ``folder``; made there unless it was before.
+
+    ``label`` (N,): class of the prototypes, else -1; it serves ``val_knn`` alone. ``skip``: leave unreadable images out.
+    The global generators stay as they were.
+    """
+    made_by = {"start": asdict(start), "settings": asdict(settings), "seed": seed, "images": _digest(source.digests())}
+    _claim(folder, json.loads(json.dumps(made_by)))
+    done, last = folder / ADAPTED, folder / "last.ckpt"
+    if done.is_file():
+        return done
+    if settings.patience is not None and label is None:
+        raise AnnotError("adapt.patience given, which goes by the prototypes, and there are none; leave it out.")
+    with isolate_rng():
+        torch.manual_seed(seed)
+        module = SelfSupervisedModule(start, settings.method, settings.lr, seed=seed)
+        num_workers = reading_processes(len(source.ids), settings.num_workers)
+        kept = KeptImages(source, 2 * module.inputs.size, num_workers)
+        pairs = ViewPairs(kept, two_views(settings.views, module.inputs), seed, skip)
+        loader = pair_loader(pairs, settings.batch_size, num_workers)
+        probe = None if label is None else probe_loader(source, label, module.transform)
+        more = [FreezeLayers(list(settings.freeze))] if settings.freeze else []
+        trainer = _trainer(settings, folder, device, loggers, [*callbacks, *more])
+        trainer.fit(module, loader, probe, ckpt_path=str(last) if last.is_file() else None)
+    draft = done.with_suffix(".tmp")
+    torch.save({"state_dict": {name: tensor.cpu() for name, tensor in module.backbone.state_dict().items()}}, draft)
+    draft.replace(done)
+    return done
+
+
+def _trainer(
+    settings: AdaptSettings, folder: Path, device: str, loggers: Sequence[Logger], callbacks: Sequence[Callback]
+) -> Trainer:
+    kept = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    stop = [] if settings.patience is None else [EarlyStopping("val_knn", patience=settings.patience, mode="max")]
+    kind, _, number = device.partition(":")
+    return Trainer(
+        accelerator=kind,
+        devices=[int(number)] if number else 1,
+        max_epochs=settings.epochs,
+        precision=settings.precision,  # type: ignore[arg-type]
+        logger=[CSVLogger(folder, name="logs"), *loggers],
+        callbacks=[*callbacks, *stop, kept],
+        enable_progress_bar=bool(callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+
+
+def _claim(folder: Path, made_by: dict[str, Any]) -> None:
+    """Note what is made in ``folder``; an AnnotError where it is something else."""
+    path = folder / "made_by.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(made_by, indent=1) + "\n")
+        draft.replace(path)
+        return
+    there = json.loads(path.read_text())
+    other = [name for name in made_by if there.get(name) != made_by[name]]
+    if other:
+        raise AnnotError(
+            f"{folder} holds a backbone adapted with other {', '.join(other)}: {[there.get(name) for name in other]} there, "
+            f"{[made_by[name] for name in other]} now. Delete it to adapt anew, or give another annotation.output_dir."
+        )
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return f"{len(parts)} images, {hashlib.blake2b(''.join(parts).encode(), digest_size=12).hexdigest()}"
