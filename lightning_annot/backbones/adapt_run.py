@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from lightning_annot.backbones.adapt_settings import AdaptSettings
-from lightning_annot.backbones.adaptation import SelfSupervisedModule, StartSettings
+from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.freezing import FreezeLayers
 from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes, two_views
 from lightning_annot.types import AnnotError, ImageSource
@@ -35,12 +35,12 @@ def adapt(
     seed: int = 0,
     device: str = "auto",
     skip: bool = False,
-    loggers: Sequence[Logger] = (),
-    callbacks: Sequence[Callback] = (),
+    outer: Trainer | None = None,
 ) -> Path:
     """The file of the backbone adapted to ``source``, below ``folder``; made there unless it was before.
 
     ``label`` (N,): class of the prototypes, else -1; it serves ``val_knn`` alone. ``skip``: leave unreadable images out.
+    The ``outer`` run's progress is shown and its records are kept for this stage too.
     The global generators stay as they were.
     """
     made_by = {"start": asdict(start), "settings": asdict(settings), "seed": seed, "images": _digest(source.digests())}
@@ -59,7 +59,7 @@ def adapt(
         loader = pair_loader(pairs, settings.batch_size, num_workers)
         probe = None if label is None else probe_loader(source, label, module.transform)
         more = [FreezeLayers(list(settings.freeze))] if settings.freeze else []
-        trainer = _trainer(settings, folder, device, loggers, [*callbacks, *more])
+        trainer = _trainer(settings, folder, device, more, outer)
         trainer.fit(module, loader, probe, ckpt_path=str(last) if last.is_file() else None)
     draft = done.with_suffix(".tmp")
     torch.save({"state_dict": {name: tensor.cpu() for name, tensor in module.backbone.state_dict().items()}}, draft)
@@ -67,9 +67,18 @@ def adapt(
     return done
 
 
+def required(folder: Path) -> Path:
+    """The file of the adapted backbone below ``folder``, whatever images it was made from."""
+    if not (folder / ADAPTED).is_file():
+        raise AnnotError(f"{folder / ADAPTED} does not exist; run fit first, or name the run's annotation.output_dir.")
+    return folder / ADAPTED
+
+
 def _trainer(
-    settings: AdaptSettings, folder: Path, device: str, loggers: Sequence[Logger], callbacks: Sequence[Callback]
+    settings: AdaptSettings, folder: Path, device: str, callbacks: Sequence[Callback], outer: Trainer | None
 ) -> Trainer:
+    bar = None if outer is None else outer.progress_bar_callback
+    records = [] if outer is None else [logger for logger in outer.loggers if not isinstance(logger, CSVLogger)]
     kept = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     stop = [] if settings.patience is None else [EarlyStopping("val_knn", patience=settings.patience, mode="max")]
     kind, _, number = device.partition(":")
@@ -78,9 +87,9 @@ def _trainer(
         devices=[int(number)] if number else 1,
         max_epochs=settings.epochs,
         precision=settings.precision,  # type: ignore[arg-type]
-        logger=[CSVLogger(folder, name="logs"), *loggers],
-        callbacks=[*callbacks, *stop, kept],
-        enable_progress_bar=bool(callbacks),
+        logger=[CSVLogger(folder, name="logs"), *records],
+        callbacks=[*([] if bar is None else [type(bar)()]), *callbacks, *stop, kept],
+        enable_progress_bar=bar is not None,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -15,7 +15,8 @@ class ViewSettings:
     """What views of one image may differ in; what tells your classes apart must not be among it.
 
     ``crop``: smallest share of the image in view. ``flip``: probability of a mirrored view. ``rotate``: degrees to either side.
-    ``jitter``: strength of changes of colour and light. ``grey``, ``blur``: probability of views without colour, or out of focus.
+    ``jitter``: strength of changes of colour and light. ``grey``: probability of a view without colour. ``blur``: of one out
+    of focus.
     """
 
     crop: float = 0.3
@@ -32,6 +33,15 @@ class ViewSettings:
                 f"views {self} given; crop must be above 0 and at most 1, flip, grey and blur from 0 to 1, rotate and jitter 0 "
                 "or more."
             )
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """The timm model that is adapted: ``weights`` are pretrained, random, or the path of a local checkpoint."""
+
+    name: str = "small_resnet"
+    weights: str = "random"
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,5 +65,6 @@ class AdaptSettings:
     def __post_init__(self) -> None:
         if self.epochs < 1 or (self.patience is not None and self.patience < 1):
             raise AnnotError(
-                f"adapt.epochs {self.epochs}, adapt.patience {self.patience} given; both must be at least 1, patience may be null."
+                f"adapt.epochs {self.epochs}, adapt.patience {self.patience} given; both must be at least 1; patience may be "
+                "null."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,23 +12,15 @@ from pytorch_lightning.callbacks import EarlyStopping
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
-from lightning_annot.backbones.adapt_settings import Method
+from lightning_annot.backbones.adapt_settings import Method, StartSettings
 from lightning_annot.backbones.knn_probe import leave_one_out_knn
 from lightning_annot.backbones.ssl_data import Inputs
 from lightning_annot.backbones.ssl_objectives import make_objective
 from lightning_annot.backbones.timm_models import BackboneSpec, Transform, build_backbone
 from lightning_annot.types import AnnotError
-
-
-@dataclass(frozen=True)
-class StartSettings:
-    """The timm model that is adapted: ``weights`` are pretrained, random, or the path of a local checkpoint."""
-
-    name: str = "small_resnet"
-    weights: str = "random"
-    image_size: int | None = None
 
 
 class SelfSupervisedModule(LightningModule):
@@ -141,7 +133,7 @@ class SelfSupervisedModule(LightningModule):
             self.log("val_knn", score, prog_bar=True, sync_dist=True)
 
     @override
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """AdamW on whatever is not frozen, and a cosine after a warm-up, by steps."""
         from lightly.utils.scheduler import cosine_warmup_schedule
 
@@ -154,7 +146,7 @@ class SelfSupervisedModule(LightningModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.weight_decay)
         # Not lightly's CosineWarmupScheduler: it keeps the end in its state, so that a run could not be made longer.
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = _OneRate(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _steps(self) -> int:
@@ -163,6 +155,14 @@ class SelfSupervisedModule(LightningModule):
         if math.isinf(steps):
             raise AnnotError("adaptation without an end given; set trainer.max_epochs, which the learning rate goes by.")
         return int(steps)
+
+
+class _OneRate(LambdaLR):
+    """The rate of the first group for all, those that are unfrozen later too, of which torch's own schedule knows nothing."""
+
+    @override
+    def get_lr(self) -> list[float | Tensor]:
+        return [self.base_lrs[0] * self.lr_lambdas[0](self.last_epoch)] * len(self.optimizer.param_groups)
 
 
 def _trainable(spec: BackboneSpec) -> tuple[nn.Module, Transform, Inputs]:

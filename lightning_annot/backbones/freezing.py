@@ -15,7 +15,7 @@ from lightning_annot.types import AnnotError
 class FreezeLayers(BaseFinetuning):
     """Freezes ``layers`` of the model's ``backbone``, by the names of its modules, until epoch ``until`` (None: for good).
 
-    Normalisation layers among them keep following the images. Unfrozen layers start at a tenth of the learning rate.
+    Normalisation layers among them keep following the images. Unfrozen layers learn at the rate of all others.
     """
 
     def __init__(self, layers: list[str], until: int | None = None) -> None:
@@ -41,7 +41,7 @@ class FreezeLayers(BaseFinetuning):
             self.unfreeze_and_add_param_group(self._modules_of(pl_module), optimizer, train_bn=False)
 
     def _modules_of(self, pl_module: LightningModule) -> list[nn.Module]:
-        known = dict(pl_module.backbone.named_modules())  # type: ignore[union-attr, operator]
+        known = dict(pl_module.backbone.named_modules())  # type: ignore[union-attr]
         unknown = [name for name in self.layers if name not in known]
         if unknown:
             top = [name for name in known if name and name.count(".") < 2]

@@ -18,7 +18,7 @@ def leave_one_out_knn(features: Tensor, label: Tensor, neighbours: int = 5, temp
     rows, label = normalize(features.float(), dim=1), label.long()
     kinds = one_hot(label).to(rows)
     right = rows.new_zeros(())
-    for part in torch.arange(len(rows), device=rows.device).split(CHUNK):
+    for part in torch.split(torch.arange(len(rows), device=rows.device), CHUNK):
         alike = rows[part] @ rows.T
         alike[torch.arange(len(part), device=rows.device), part] = -torch.inf
         near, which = alike.topk(min(neighbours, len(rows) - 1), dim=1)

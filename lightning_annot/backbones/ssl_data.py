@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +37,9 @@ class Inputs:
 
 def two_views(settings: ViewSettings, inputs: Inputs) -> Callable[[Image.Image], list[Tensor]]:
     """SimCLR's transform (Chen et al., ICML 2020, Appendix A): an image to two views (3, size, size)."""
-    from lightly.transforms import SimCLRTransform
+    from lightly.transforms.simclr_transform import SimCLRTransform
 
-    pair: Callable[[Image.Image], list[Tensor]] = SimCLRTransform(
+    return SimCLRTransform(  # type: ignore[return-value]  # of an image it makes tensors
         input_size=inputs.size,
         cj_prob=0.8 if settings.jitter else 0.0,
         cj_strength=settings.jitter,
@@ -50,7 +51,6 @@ def two_views(settings: ViewSettings, inputs: Inputs) -> Callable[[Image.Image],
         rr_degrees=settings.rotate,
         normalize={"mean": list(inputs.mean), "std": list(inputs.std)},
     )
-    return pair
 
 
 class ViewPairs(Dataset[list[Tensor]]):
@@ -60,7 +60,7 @@ class ViewPairs(Dataset[list[Tensor]]):
     """
 
     def __init__(
-        self, source: ImageSource, transform: Callable[[Image.Image], list[Tensor]], seed: int, skip: bool = False
+        self, source: KeptImages | ImageSource, transform: Callable[[Image.Image], list[Tensor]], seed: int, skip: bool = False
     ) -> None:
         self.source, self.transform, self.seed, self.skip = source, transform, seed, skip
 
@@ -91,7 +91,8 @@ class ViewPairs(Dataset[list[Tensor]]):
             except OSError as error:
                 reason = error
         raise AnnotError(
-            f"{self.source.ids[row]} cannot be read ({reason}); repair or remove it, or leave such images out by on_error: skip."
+            f"{self.source.ids[row]} cannot be read ({reason}); repair or remove it, or leave such images out by "
+            "on_error: skip."
         )
 
 
@@ -125,7 +126,7 @@ class KeptImages:
     """
 
     def __init__(self, source: ImageSource, side: int, num_workers: int = 0, most_bytes: int = KEPT_BYTES) -> None:
-        self.ids, self.digests, self._source, self._side = source.ids, source.digests, source, side
+        self.ids, self._source, self._side = source.ids, source, side
         self._kept: list[np.ndarray | str] = []
         if len(source.ids) * 5 * side * side > most_bytes:  # three colours, and a longer side up to 5/3 of the shorter
             return
@@ -196,12 +197,12 @@ def pair_loader(pairs: ViewPairs, batch_size: int, num_workers: int, rank: int =
             f"{len(pairs) // world}."
         )
     order = EpochOrder(len(pairs), pairs.seed, rank, world)
-    return DataLoader(pairs, batch_size, sampler=order, drop_last=True, num_workers=num_workers)  # type: ignore[arg-type]
+    return DataLoader(pairs, batch_size, sampler=order, drop_last=True, num_workers=num_workers)
 
 
 def probe_loader(source: ImageSource, label: Tensor, transform: Transform, batch_size: int = 64) -> DataLoader[list[Tensor]]:
     """Batches (input (B, 3, H, W), class (B,), row (B,)) of the images that have a label."""
-    return DataLoader(Labelled(source, label, transform), batch_size, collate_fn=_readable)
+    return DataLoader(Labelled(source, label, transform), batch_size, collate_fn=_readable)  # type: ignore[arg-type]
 
 
 def reading_processes(n: int, given: int | None) -> int:
@@ -213,7 +214,7 @@ def reading_processes(n: int, given: int | None) -> int:
     return 0 if n < _SMALL else min(4, (os.cpu_count() or 1) // 2)
 
 
-def _as_is(image: np.ndarray | str) -> np.ndarray | str:
+def _as_is(image: Any) -> Any:
     return image
 
 

@@ -40,7 +40,7 @@ class Projected(Objective):
 
     @override
     def gather(self, across: bool) -> None:
-        self.loss.gather_distributed = across
+        self.loss.gather_distributed = across  # type: ignore[assignment]
 
 
 class BYOL(Objective):

@@ -10,12 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.annotations.formats import read_labels
-from lightning_annot.backbones.adapt_settings import AdaptSettings
+from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
@@ -49,7 +48,7 @@ class AnnotationDataModule(LightningDataModule):
         projection: what the learner sees of the features.
         batches: size, steps and objective of a round's training.
         seed: the run's seed (the command line sets it from ``seed_everything``).
-        output_dir: where the adapted backbone goes, below ``adapted`` (the command line sets it from ``annotation.output_dir``).
+        output_dir: the adapted backbone goes below it (the command line sets it from ``annotation.output_dir``).
     """
 
     def __init__(
@@ -76,8 +75,8 @@ class AnnotationDataModule(LightningDataModule):
         super().__init__()
         if adapt is not None and (features is not None or backbone.name is None):
             raise AnnotError(
-                "data.adapt given, which needs images and a backbone; leave data.features out, and name one as data.backbone.name, "
-                "such as small_resnet with data.backbone.weights random."
+                "data.adapt given, which needs images and a backbone; leave data.features out, and name a backbone, such as "
+                "data.backbone.name small_resnet with data.backbone.weights random."
             )
         self.adapt, self.output_dir = adapt, output_dir
         self.root, self.features, self.labels, self.items = root, features, labels, items
@@ -125,7 +124,7 @@ class AnnotationDataModule(LightningDataModule):
             self._adapted(make=True)
 
     def images(self) -> tuple[ImageSource, Tensor | None]:
-        """All images of the items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None without prototypes."""
+        """Images of all items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None if there are none."""
         found = load_images(self.root, self.labels, self.items, self.id_pattern, self.backbone, self._read_classes())
         assert found.source is not None
         known = self.prototypes is not None or (found.labels and self.prototypes_per_class > 0)
@@ -134,21 +133,17 @@ class AnnotationDataModule(LightningDataModule):
 
     def _adapted(self, make: bool) -> Path:
         """The adapted backbone's file; unless ``make``, it must be there, whatever images these are."""
-        from lightning_annot.backbones.adapt_run import ADAPTED, StartSettings, adapt
+        from lightning_annot.backbones.adapt_run import adapt, required
 
         folder, backbone = Path(self.output_dir) / "adapted", self.backbone
         if not make:
-            if not (folder / ADAPTED).is_file():
-                raise AnnotError(f"{folder / ADAPTED} does not exist; run fit first, or name the run's annotation.output_dir.")
-            return folder / ADAPTED
+            return required(folder)
         assert self.adapt is not None
         assert backbone.name is not None
-        bar = None if self.trainer is None else self.trainer.progress_bar_callback
+        start = StartSettings(backbone.name, backbone.weights, backbone.image_size)
         return adapt(
-            *self.images(), StartSettings(backbone.name, backbone.weights, backbone.image_size), self.adapt, folder,
-            seed=self.seed, device=backbone.device, skip=backbone.on_error == "skip",
-            loggers=[] if self.trainer is None else [log for log in self.trainer.loggers if not isinstance(log, CSVLogger)],
-            callbacks=[] if bar is None else [type(bar)()],
+            *self.images(), start, self.adapt, folder,
+            seed=self.seed, device=backbone.device, skip=backbone.on_error == "skip", outer=self.trainer,
         )  # fmt: skip
 
     def _read_classes(self) -> Subset | None:

@@ -144,8 +144,8 @@ def load_images(
     """What ``load_items`` finds, unreadable images among it, and no features (N, 0) yet."""
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
-    source, truth, dropped, _ = _chosen(root or DIGITS, truth, listed, id_pattern, backbone, subset)
-    return Loaded(tuple(source.ids), np.empty((len(source.ids), 0), np.float16), source, truth, dropped=dropped)
+    source, known, dropped, _ = _chosen(root or DIGITS, truth, listed, id_pattern, backbone, subset)
+    return Loaded(tuple(source.ids), np.empty((len(source.ids), 0), np.float16), source, known, dropped=dropped)
 
 
 def _chosen(
