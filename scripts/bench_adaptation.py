@@ -7,7 +7,7 @@
 ``pixels`` are those of configs/digits.yaml, ``random`` is the network of configs/small.yaml as it starts, ``adapted`` that
 network after it has seen the images. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or ../shared/data) are
 labelled by simulated workers of the Dog group. Each run is the command line in a process of its own. Prints JSON: one entry a
-run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null where a run never got there.
+run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null where there is none.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
     """One run."""
     with tempfile.TemporaryDirectory() as name:
         folder, run = Path(name), Path(name) / "run"
-        if features == "random":
+        if features != "adapted":
             extra = [word for word in extra if not word.startswith("--data.adapt")]
         words = [*settings(data, features, items, folder), "--seed_everything", str(seed), *extra]
         command = [sys.executable, "-m", "lightning_annot", "fit", *words, "--annotation.output_dir", str(run)]

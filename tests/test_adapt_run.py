@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from cli_runs import CONFIGS, assert_equal_runs, call, fit, start
+from cli_runs import CONFIGS, arguments, assert_equal_runs, call, fit, start
+from cli_runs import run as run_alone
 from made_up_images import fill
 
 from lightning_annot.backbones.adapt_run import adapt
@@ -82,6 +83,15 @@ def test_same_command_does_not_adapt_again(settings: dict[str, Any], whole: Path
     assert_equal_runs(run, whole)
 
 
+@pytest.mark.slow
+def test_first_of_two_processes_adapts(settings: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    two = {"trainer.devices": 2, "trainer.strategy": "ddp", "annotation.output_dir": tmp_path}
+    done = run_alone("fit", *arguments(settings | two), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert all(torch.equal(adapted(whole)[name], value) for name, value in adapted(tmp_path).items())
+    assert len(pd.read_csv(tmp_path / "rounds.csv")) == 2
+
+
 def test_adaptation_changes_nothing_else(settings: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     """A run that is given the adapted weights equals the one that made them."""
     given = {key: value for key, value in settings.items() if not key.startswith("data.adapt")}
@@ -100,6 +110,21 @@ def test_trained_learner_labels_other_images(settings: dict[str, Any], whole: Pa
     (run / "adapted" / "backbone.pt").unlink()
     result = call("test", settings | {"annotation.output_dir": run})
     assert "backbone.pt does not exist; run fit first" in result.err
+
+
+def test_records_hold_both_stages(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    given = f"{{project: annotation, save_dir: {tmp_path}, offline: true}}"
+    logger = f"{{class_path: pytorch_lightning.loggers.WandbLogger, init_args: {given}}}"
+    fit({**settings, "trainer.logger": logger, "data.adapt.epochs": 2}, tmp_path / "run")
+    import wandb
+
+    wandb.finish()
+    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    for name in ("train_loss", "val_knn", "spread", "temperature", "warmup", "mean_risk", "finished_fraction"):
+        assert name.encode() in record.read_bytes(), name
 
 
 def test_other_settings_or_images_are_refused(settings: dict[str, Any], whole: Path) -> None:

@@ -24,7 +24,14 @@ from lightning_annot.presets import expand
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # pytest has arguments of its own
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/certificate.md", "CHANGELOG.md", "checkpoints/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/certificate.md",
+    "docs/adaptation.md",
+    "CHANGELOG.md",
+    "checkpoints/README.md",
+)
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
