@@ -100,15 +100,18 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings passed on, such as data.adapt.lr=0.01"
     )
-    parser.add_argument("--csv", type=Path, help="write the runs to this file as well")
+    parser.add_argument("--csv", type=Path, help="write the runs to this file as well, each as it ends")
     args = parser.parse_args()
     kinds = args.features or (FEATURES if args.data == "digits" else FEATURES[1:])
     if args.data == "cifar10n" and "pixels" in kinds:
         parser.error("pixels are features of the digits alone")
     tasks = [(args.data, kind, seed, args.items, [f"--{pair}" for pair in args.set]) for kind in kinds for seed in args.seeds]
-    runs = pd.DataFrame([measure(*task) for task in track(tasks, "runs", disable=not sys.stderr.isatty())])
-    if args.csv is not None:
-        runs.to_csv(args.csv, index=False)
+    done: list[dict[str, Any]] = []
+    for task in track(tasks, "runs", disable=not sys.stderr.isatty()):
+        done.append(measure(*task))
+        if args.csv is not None:  # a kill loses one run
+            pd.DataFrame(done).to_csv(args.csv, index=False)
+    runs = pd.DataFrame(done)
     groups = runs.drop(columns=["seed", "data"]).groupby("features", sort=False)
     mean, spread = groups.mean().round(4), groups.std().round(4)
     summary = {

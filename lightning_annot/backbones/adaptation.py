@@ -75,6 +75,7 @@ class SelfSupervisedModule(LightningModule):
             torch.manual_seed(seed)
             self.objective = make_objective(method, self.backbone, width, hidden, output, temperature, momentum)
         self._probe: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._total_steps = 1
 
     @override
     def setup(self, stage: str) -> None:
@@ -105,7 +106,7 @@ class SelfSupervisedModule(LightningModule):
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move what follows the backbone."""
-        self.objective.after_step(self.backbone, min(1.0, self.global_step / self._steps()))
+        self.objective.after_step(self.backbone, min(1.0, self.global_step / self._total_steps))
 
     @override
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
@@ -137,7 +138,7 @@ class SelfSupervisedModule(LightningModule):
         """AdamW on whatever is not frozen, and a cosine after a warm-up, by steps."""
         from lightly.utils.scheduler import cosine_warmup_schedule
 
-        steps = self._steps()
+        steps = self._total_steps = self._steps()
         rise = min(round(self.warmup * steps), steps - 1)
 
         def factor(step: int) -> float:
