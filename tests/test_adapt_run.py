@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,16 @@ def test_other_settings_or_images_are_refused(settings: dict[str, Any], whole: P
     assert result.status == 2
     assert "holds a backbone adapted with other settings" in result.err
     assert "Delete it to adapt anew" in result.err
+
+
+def test_mistake_can_be_mended(tmp_path: Path) -> None:
+    source = digits_source().subset(range(20))
+    with pytest.raises(AnnotError, match="fewer than one batch"):
+        adapt(source, None, START, AdaptSettings(epochs=1, batch_size=21), tmp_path, device="cpu")
+    assert adapt(source, None, START, SHORT, tmp_path, device="cpu").is_file()
+    assert adapt(source, None, START, replace(SHORT, num_workers=1), tmp_path, device="cpu").is_file()
+    with pytest.raises(AnnotError, match=r"other images: .*20 images.* there, .*19 images.* now"):
+        adapt(source.subset(range(19)), None, START, SHORT, tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(

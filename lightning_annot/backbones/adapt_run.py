@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loade
 from lightning_annot.types import AnnotError, ImageSource
 
 ADAPTED = "backbone.pt"
+MADE_BY = "made_by.json"
 
 
 def adapt(
@@ -43,9 +44,10 @@ def adapt(
     The ``outer`` run's progress is shown and its records are kept for this stage too.
     The global generators stay as they were.
     """
-    made_by = {"start": asdict(start), "settings": asdict(settings), "seed": seed, "images": _digest(source.digests())}
-    _claim(folder, json.loads(json.dumps(made_by)))
+    made_by = _made_by(source, start, settings, seed)
     done, last = folder / ADAPTED, folder / "last.ckpt"
+    if done.is_file() or last.is_file():
+        _compare(folder, made_by)
     if done.is_file():
         return done
     if settings.patience is not None and label is None:
@@ -60,10 +62,11 @@ def adapt(
         probe = None if label is None else probe_loader(source, label, module.transform)
         more = [FreezeLayers(list(settings.freeze))] if settings.freeze else []
         trainer = _trainer(settings, folder, device, more, outer)
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / MADE_BY, lambda draft: draft.write_text(json.dumps(made_by, indent=1) + "\n"))
         trainer.fit(module, loader, probe, ckpt_path=str(last) if last.is_file() else None)
-    draft = done.with_suffix(".tmp")
-    torch.save({"state_dict": {name: tensor.cpu() for name, tensor in module.backbone.state_dict().items()}}, draft)
-    draft.replace(done)
+    weights = {name: tensor.cpu() for name, tensor in module.backbone.state_dict().items()}
+    _replace(done, lambda draft: torch.save({"state_dict": weights}, draft))
     return done
 
 
@@ -97,16 +100,19 @@ def _trainer(
     )
 
 
-def _claim(folder: Path, made_by: dict[str, Any]) -> None:
-    """Note what is made in ``folder``; an AnnotError where it is something else."""
-    path = folder / "made_by.json"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(made_by, indent=1) + "\n")
-        draft.replace(path)
-        return
-    there = json.loads(path.read_text())
+def _made_by(source: ImageSource, start: StartSettings, settings: AdaptSettings, seed: int) -> dict[str, Any]:
+    """All that the adapted weights depend on, as JSON has it."""
+    digests = source.digests()
+    images = f"{len(digests)} images, {hashlib.blake2b(''.join(digests).encode(), digest_size=12).hexdigest()}"
+    chosen = {name: value for name, value in asdict(settings).items() if name != "num_workers"}
+    plain: dict[str, Any] = json.loads(json.dumps({"start": asdict(start), "settings": chosen, "seed": seed, "images": images}))
+    return plain
+
+
+def _compare(folder: Path, made_by: dict[str, Any]) -> None:
+    """An AnnotError where ``folder`` holds what something else made."""
+    path = folder / MADE_BY
+    there = json.loads(path.read_text()) if path.is_file() else {}
     other = [name for name in made_by if there.get(name) != made_by[name]]
     if other:
         raise AnnotError(
@@ -115,5 +121,8 @@ def _claim(folder: Path, made_by: dict[str, Any]) -> None:
         )
 
 
-def _digest(parts: Sequence[str]) -> str:
-    return f"{len(parts)} images, {hashlib.blake2b(''.join(parts).encode(), digest_size=12).hexdigest()}"
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write ``path`` whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    write(draft)
+    draft.replace(path)
