@@ -50,7 +50,9 @@ class AnnotationCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The ``annotation`` group, our model and data by default, and one seed for all."""
         parser.add_lightning_class_args(AnnotationRound, "annotation")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
+        for group in ("data", "model"):
+            parser.link_arguments("seed_everything", f"{group}.init_args.seed")
+        parser.link_arguments("annotation.output_dir", "data.init_args.output_dir")
         parser.set_defaults({"model": _class_path(MixMatchModule), "data": _class_path(AnnotationDataModule)})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -28,6 +28,7 @@ DOCUMENTS = (
     "README.md",
     "docs/architecture.md",
     "docs/certificate.md",
+    "docs/adaptation.md",
     "docs/classifier.md",
     "docs/features.md",
     "CHANGELOG.md",

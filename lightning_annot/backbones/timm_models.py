@@ -16,6 +16,8 @@ from timm.data.transforms_factory import create_transform
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
+from lightning_annot.backbones import small_resnet  # noqa: F401  timm knows it from here on
+from lightning_annot.backbones.adapted import backbone_weights
 from lightning_annot.backbones.efficientnet_names import to_timm_names
 from lightning_annot.backbones.weight_files import checkpoint_path
 from lightning_annot.data.images import first_few
@@ -98,7 +100,9 @@ def _load_local(model: nn.Module, path: str) -> None:
     right.
     """
     try:
-        result = load_checkpoint(model, path, strict=False, filter_fn=to_timm_names)
+        result = load_checkpoint(
+            model, path, strict=False, filter_fn=lambda state, model: to_timm_names(backbone_weights(state, model), model)
+        )
     except Exception as error:  # each checkpoint format raises errors of its own kind
         raise AnnotError(f"the checkpoint {path} cannot be loaded into the backbone: {_in_short(error)}") from error
     absent = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]

@@ -138,8 +138,9 @@ class AnnotationRound(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the round."""
-        self._clock = time.perf_counter()
-        self._stage(trainer, "training")
+        if self._acts_on(trainer, pl_module):
+            self._clock = time.perf_counter()
+            self._stage(trainer, "training")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The round; an epoch that was already handled is left alone."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.annotations.formats import read_labels
+from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
-from lightning_annot.data.loading import BackboneSettings, Loaded, load_items
+from lightning_annot.data.loading import BackboneSettings, Loaded, load_images, load_items
 from lightning_annot.data.pools import Pools, make_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
 from lightning_annot.data.ranks import ALONE, Ranks
-from lightning_annot.types import OTHER, AnnotError
+from lightning_annot.types import OTHER, AnnotError, ImageSource
 
 
 class AnnotationDataModule(LightningDataModule):
@@ -42,9 +45,11 @@ class AnnotationDataModule(LightningDataModule):
             which then validate and calibrate it.
         unlabelled_extra: a second bank (.npy) or root whose items the learner may use and nobody is asked about.
         backbone: the timm model that turns images into features.
+        adapt: how the backbone learns from the images first, without labels; by default not at all.
         projection: what the learner sees of the features.
         batches: size, steps and objective of a round's training.
         seed: the run's seed (the command line sets it from ``seed_everything``).
+        output_dir: the adapted backbone goes below it (the command line sets it from ``annotation.output_dir``).
     """
 
     def __init__(
@@ -62,11 +67,19 @@ class AnnotationDataModule(LightningDataModule):
         holdout: Literal["items", "prototypes"] = "items",
         unlabelled_extra: str | None = None,
         backbone: BackboneSettings = BackboneSettings(),  # noqa: B008
+        adapt: AdaptSettings | None = None,
         projection: ProjectionSettings = ProjectionSettings(),  # noqa: B008
         batches: BatchSettings = BatchSettings(),  # noqa: B008
         seed: int = 0,
+        output_dir: str = "checkpoints/run",
     ) -> None:
         super().__init__()
+        if adapt is not None and (features is not None or backbone.name is None):
+            raise AnnotError(
+                "data.adapt given, which needs images and a backbone; leave data.features out, and name a backbone, such as "
+                "data.backbone.name small_resnet with data.backbone.weights random."
+            )
+        self.adapt, self.output_dir = adapt, output_dir
         self.root, self.features, self.labels, self.items = root, features, labels, items
         self.prototypes, self.id_pattern = prototypes, id_pattern
         self.class_setting, self.distractors = classes, distractors
@@ -87,6 +100,8 @@ class AnnotationDataModule(LightningDataModule):
         """Load ids and raw features, and check prototypes and classes (``predict`` needs neither)."""
         if self.loaded is not None:
             return
+        if self.adapt is not None:
+            self.backbone = replace(self.backbone, weights=str(self._adapted(stage == "fit")))
         subset = self._read_classes()
         self.loaded = load_items(
             self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
@@ -103,6 +118,34 @@ class AnnotationDataModule(LightningDataModule):
                 )
         if stage != "predict":
             self._table = self._build_table(self.loaded)
+
+    def prepare_data(self) -> None:
+        """Adapt the backbone, in one process, before any other needs it."""
+        if self.adapt is not None and self.trainer is not None and self.trainer.state.fn == "fit":
+            self._adapted(make=True)
+
+    def images(self) -> tuple[ImageSource, Tensor | None]:
+        """Images of all items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None if there are none."""
+        found = load_images(self.root, self.labels, self.items, self.id_pattern, self.backbone, self._read_classes())
+        assert found.source is not None
+        known = self.prototypes is not None or (found.labels and self.prototypes_per_class > 0)
+        label = self._build_table(found).prototype if known else None
+        return found.source, label
+
+    def _adapted(self, make: bool) -> Path:
+        """The adapted backbone's file; unless ``make``, it must be there, whatever images these are."""
+        from lightning_annot.backbones.adapt_run import adapt, required
+
+        folder, backbone = Path(self.output_dir) / "adapted", self.backbone
+        if not make:
+            return required(folder)
+        assert self.adapt is not None
+        assert backbone.name is not None
+        start = StartSettings(backbone.name, backbone.weights, backbone.image_size)
+        return adapt(
+            *self.images(), start, self.adapt, folder,
+            seed=self.seed, device=backbone.device, skip=backbone.on_error == "skip", outer=self.trainer,
+        )  # fmt: skip
 
     def _ranks(self) -> Ranks:
         """The Trainer's processes, each with its device."""

@@ -108,15 +108,7 @@ def _from_images(
     subset: Subset | None,
     ranks: Ranks,
 ) -> Loaded:
-    source = _open(root, backbone)
-    if listed is not None and (id_pattern is not None or root != DIGITS):
-        source = _mapped(source, listed, id_pattern)
-    truth = truth if truth is not None else source.labels
-    rows: list[int] | slice = slice(None)
-    dropped: frozenset[str] = frozenset()
-    if subset is not None:
-        rows, truth = subset.choose(source.ids, truth)
-        source, dropped = source.subset(rows), frozenset(source.ids).difference(truth)
+    source, truth, dropped, rows = _chosen(root, truth, listed, id_pattern, backbone, subset)
     if backbone.name is None:
         if root != DIGITS:
             raise AnnotError(
@@ -148,6 +140,40 @@ def _from_images(
         source = source.subset([row for row, name in enumerate(source.ids) if name not in lost])
         truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
     return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped)
+
+
+def load_images(
+    root: str | None,
+    labels: str | None,
+    items: str | None,
+    id_pattern: str | None,
+    backbone: BackboneSettings,
+    subset: Subset | None = None,
+) -> Loaded:
+    """What ``load_items`` finds, unreadable images among it, and no features (N, 0) yet."""
+    truth = _labels(labels)
+    listed = list(truth) if truth is not None else _item_ids(items)
+    source, known, dropped, _ = _chosen(root or DIGITS, truth, listed, id_pattern, backbone, subset)
+    return Loaded(tuple(source.ids), np.empty((len(source.ids), 0), np.float16), source, known, dropped=dropped)
+
+
+def _chosen(
+    root: str,
+    truth: Mapping[str, str] | None,
+    listed: list[str] | None,
+    id_pattern: str | None,
+    backbone: BackboneSettings,
+    subset: Subset | None,
+) -> tuple[Images, Mapping[str, str] | None, frozenset[str], list[int] | slice]:
+    """Images of the items, their truth, the ids that were left out, and the rows of the source that were not."""
+    source = _open(root, backbone)
+    if listed is not None and (id_pattern is not None or root != DIGITS):
+        source = _mapped(source, listed, id_pattern)
+    truth = truth if truth is not None else source.labels
+    if subset is None:
+        return source, truth, frozenset(), slice(None)
+    rows, kept = subset.choose(source.ids, truth)
+    return source.subset(rows), kept, frozenset(source.ids).difference(kept), rows
 
 
 def _open(root: str, backbone: BackboneSettings) -> Images:

@@ -1,0 +1,128 @@
+"""Adaptation as one step of another run: from images to the file of the adapted backbone, going on after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.backbones.adaptation import SelfSupervisedModule
+from lightning_annot.backbones.freezing import FreezeLayers
+from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes, two_views
+from lightning_annot.types import AnnotError, ImageSource
+
+ADAPTED = "backbone.pt"
+MADE_BY = "made_by.json"
+
+
+def adapt(
+    source: ImageSource,
+    label: Tensor | None,
+    start: StartSettings,
+    settings: AdaptSettings,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    skip: bool = False,
+    outer: Trainer | None = None,
+) -> Path:
+    """The file of the backbone adapted to ``source``, below ``folder``; made there unless it was before.
+
+    ``label`` (N,): class of the prototypes, else -1; it serves ``val_knn`` alone. ``skip``: leave unreadable images out.
+    The ``outer`` run's progress is shown and its records are kept for this stage too.
+    The global generators stay as they were.
+    """
+    made_by = _made_by(source, start, settings, seed)
+    done, last = folder / ADAPTED, folder / "last.ckpt"
+    if done.is_file() or last.is_file():
+        _compare(folder, made_by)
+    if done.is_file():
+        return done
+    if settings.patience is not None and label is None:
+        raise AnnotError("adapt.patience given, which goes by the prototypes, and there are none; leave it out.")
+    with isolate_rng():
+        torch.manual_seed(seed)
+        module = SelfSupervisedModule(start, settings.method, settings.lr, seed=seed)
+        num_workers = reading_processes(len(source.ids), settings.num_workers)
+        kept = KeptImages(source, 2 * module.inputs.size, num_workers)
+        pairs = ViewPairs(kept, two_views(settings.views, module.inputs), seed, skip)
+        loader = pair_loader(pairs, settings.batch_size, num_workers)
+        probe = None if label is None else probe_loader(source, label, module.transform)
+        more = [FreezeLayers(list(settings.freeze))] if settings.freeze else []
+        trainer = _trainer(settings, folder, device, more, outer)
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / MADE_BY, lambda draft: draft.write_text(json.dumps(made_by, indent=1) + "\n"))
+        trainer.fit(module, loader, probe, ckpt_path=str(last) if last.is_file() else None)
+    weights = {name: tensor.cpu() for name, tensor in module.backbone.state_dict().items()}
+    _replace(done, lambda draft: torch.save({"state_dict": weights}, draft))
+    return done
+
+
+def required(folder: Path) -> Path:
+    """The file of the adapted backbone below ``folder``, whatever images it was made from."""
+    if not (folder / ADAPTED).is_file():
+        raise AnnotError(f"{folder / ADAPTED} does not exist; run fit first, or name the run's annotation.output_dir.")
+    return folder / ADAPTED
+
+
+def _trainer(
+    settings: AdaptSettings, folder: Path, device: str, callbacks: Sequence[Callback], outer: Trainer | None
+) -> Trainer:
+    bar = None if outer is None else outer.progress_bar_callback
+    records = [] if outer is None else [logger for logger in outer.loggers if not isinstance(logger, CSVLogger)]
+    kept = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    stop = [] if settings.patience is None else [EarlyStopping("val_knn", patience=settings.patience, mode="max")]
+    kind, _, number = device.partition(":")
+    return Trainer(
+        accelerator=kind,
+        devices=[int(number)] if number else 1,
+        max_epochs=settings.epochs,
+        precision=settings.precision,  # type: ignore[arg-type]
+        logger=[CSVLogger(folder, name="logs"), *records],
+        callbacks=[*([] if bar is None else [type(bar)()]), *callbacks, *stop, kept],
+        enable_progress_bar=bar is not None,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+
+
+def _made_by(source: ImageSource, start: StartSettings, settings: AdaptSettings, seed: int) -> dict[str, Any]:
+    """All that the adapted weights depend on, as JSON has it."""
+    digests = source.digests()
+    images = f"{len(digests)} images, {hashlib.blake2b(''.join(digests).encode(), digest_size=12).hexdigest()}"
+    chosen = {name: value for name, value in asdict(settings).items() if name != "num_workers"}
+    plain: dict[str, Any] = json.loads(json.dumps({"start": asdict(start), "settings": chosen, "seed": seed, "images": images}))
+    return plain
+
+
+def _compare(folder: Path, made_by: dict[str, Any]) -> None:
+    """An AnnotError where ``folder`` holds what something else made."""
+    path = folder / MADE_BY
+    there = json.loads(path.read_text()) if path.is_file() else {}
+    other = [name for name in made_by if there.get(name) != made_by[name]]
+    if other:
+        raise AnnotError(
+            f"{folder} holds a backbone adapted with other {', '.join(other)}: {[there.get(name) for name in other]} there, "
+            f"{[made_by[name] for name in other]} now. Delete it to adapt anew, or give another annotation.output_dir."
+        )
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write ``path`` whole or not at all."""
+    draft = path.with_suffix(".tmp")
+    write(draft)
+    draft.replace(path)
