@@ -93,8 +93,12 @@ def test_learning_rate_rises_then_falls(settings: dict[str, Any], tmp_path: Path
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"model.method": "byol"}, {"trainer.callbacks": f"[{FREEZE}]"}, {"trainer.precision": "bf16-mixed"}],
-    ids=["vicreg", "byol", "freezing", "mixed precision"],
+    [
+        pytest.param({}, id="vicreg"),
+        pytest.param({"model.method": "byol"}, id="byol", marks=pytest.mark.slow),
+        pytest.param({"trainer.callbacks": f"[{FREEZE}]"}, id="freezing", marks=pytest.mark.slow),
+        pytest.param({"trainer.precision": "bf16-mixed"}, id="mixed precision", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_started_again(settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = {**settings, "trainer.max_epochs": 6, **changes}

@@ -162,6 +162,7 @@ def test_a_checkpoint_that_lacks_blocks(tmp_path: Path) -> None:
 # Real images
 
 
+@pytest.mark.slow
 @needs_photographs
 def test_real_features_tell_ten_classes_apart(tmp_path: Path) -> None:
     pytest.importorskip(EXTRAS["lite0"])
