@@ -45,7 +45,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def metrics(run: Path) -> pd.DataFrame:
     """All that a run logged, one row an epoch."""
-    parts = [pd.read_csv(path) for path in sorted(run.glob("logs/version_*/metrics.csv"))]
+    written = [
+        path for path in sorted(run.glob("logs/version_*/metrics.csv")) if path.stat().st_size
+    ]  # a kill may leave one empty
+    parts = [pd.read_csv(path) for path in written]
     return pd.concat(parts).groupby("epoch").first()
 
 

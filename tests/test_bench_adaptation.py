@@ -9,6 +9,7 @@ import pytest
 from test_scripts import load_script, told
 
 
+@pytest.mark.slow
 def test_kinds_of_features_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
