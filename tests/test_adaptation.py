@@ -196,6 +196,7 @@ def test_image_too_small_for_the_backbone() -> None:
         SelfSupervisedModule(StartSettings("inception_v3", "random", 20))
 
 
+@pytest.mark.slow
 def test_two_processes(settings: dict[str, Any], tmp_path: Path) -> None:
     two = {"trainer.devices": 2, "trainer.strategy": "ddp", "annotation.output_dir": tmp_path}
     done = run_alone("fit", *arguments({**settings, **two, "model.method": "simclr"}), OMP_NUM_THREADS="1")

@@ -95,6 +95,7 @@ def test_two_processes_go_on_after_both_were_killed(tmp_path: Path) -> None:
     assert np.allclose(ours.features, fresh.features, rtol=2e-3, atol=1e-5)  # batches differ, so the last bit may
 
 
+@pytest.mark.slow
 def test_the_trainer_s_processes_share_the_images(tmp_path: Path) -> None:
     root, cache = photos(tmp_path / "images", 61), tmp_path / "cache"
     settings = {
