@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from cli_runs import QUIET, ROOT, SMALL, arguments, run
 from PIL import Image
 
