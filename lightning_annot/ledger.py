@@ -72,9 +72,11 @@ class Ledger:
     def _held(self) -> np.ndarray:
         """Which of the answers read are held back until round 0, bool: those about some of the imported items, by the seed."""
         item, _, _, round_, _ = self._columns
-        imported = round_ == IMPORT_ROUND
+        imported: np.ndarray = round_ == IMPORT_ROUND
+        if not self._hold_back or not imported.any():
+            return np.zeros_like(imported)
         items = np.unique(item[imported])
-        n = min(MOST_HELD, int(HELD_SHARE * len(items))) if self._hold_back else 0
+        n = min(MOST_HELD, int(HELD_SHARE * len(items)))
         rank = np.random.default_rng((self._task.seed, 7)).permutation(len(self._task.items))
         held: np.ndarray = imported & np.isin(item, items[np.argsort(rank[items])[:n]])
         return held

@@ -52,7 +52,7 @@ def class_weights(fresh: FreshAnswers, tempering: Tempering, scale: float = 1.0)
 
 
 def with_class_prior(log_prior: LogPrior, weights: Tensor | None) -> LogPrior:
-    """log p(y | x) pi_y, up to its sum, for ``log_prior`` log p(y | x) and ``weights`` log pi (K,); None changes nothing."""
+    """log of p(y | x) pi_y over its sum, for ``log_prior`` log p(y | x) and ``weights`` log pi (K,); None changes nothing."""
     if weights is None:
         return log_prior
 
