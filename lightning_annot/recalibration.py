@@ -1,8 +1,8 @@
-"""Exponents of learner and workers, and the class prior, renewed each round from the answers that the round brought."""
+"""Exponents of learner and workers, weights of machines, and the class prior, renewed each round from its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_annot.crowd.class_prior import class_weights
 from lightning_annot.crowd.em import EMResult, LogPrior
+from lightning_annot.crowd.machines import Machine, combine, even_weights, fit_weights
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
 from lightning_annot.round.facts import Facts
 
@@ -18,8 +19,11 @@ LEVELS = 3  # items with 0, 1, and 2 or more answers have exponents of their own
 MOST = 2000  # answers of each level that are remembered
 
 
-def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrior) -> FreshAnswers | None:
-    """The answers to questions of ``round_``, seen from ``crowd`` and ``log_prior``, which know those of earlier rounds alone.
+def fresh_answers(
+    facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrior, machines: Sequence[Machine] = ()
+) -> FreshAnswers | None:
+    """The answers to questions of ``round_``, seen from ``crowd``, ``log_prior`` and ``machines``, which know those of earlier
+    rounds alone.
 
     An item's answers of one round see each other in the order of the log. None where there are none. Skips say nothing.
     """
@@ -38,7 +42,9 @@ def fresh_answers(facts: Facts, round_: int, crowd: EMResult, log_prior: LogPrio
     people = (total[:-1] - total[start]).to(answer)  # of the item's answers before this one
     earlier = torch.arange(len(rows)) - start
     known = torch.full((len(latest),), int(((facts.label >= 0) & (facts.round < round_)).sum()))
-    return FreshAnswers(log_prior(item[new]), people[new], answer[new], earlier[new], known)
+    item = item[new]
+    said = torch.stack([machine.evidence(item) for machine in machines], dim=1) if machines else None
+    return FreshAnswers(log_prior(item), people[new], answer[new], earlier[new], known, said)
 
 
 class Recalibration:
@@ -48,7 +54,13 @@ class Recalibration:
         self._class_prior = class_prior
         self.tempering = Tempering()
         self.class_weights: Tensor | None = None
+        self.machine_weights = even_weights(0)
         self._fresh: dict[int, FreshAnswers] = {}
+
+    def weigh(self, prototypes: FreshAnswers) -> None:
+        """Renew the weights of the learner and of the machines, by ``prototypes`` and by all answers that are remembered."""
+        rounds = [self._fresh[r] for r in sorted(self._fresh)]
+        self.machine_weights = fit_weights(join([prototypes, *rounds]), self.tempering)
 
     def learn(self, round_: int, fresh: FreshAnswers | None) -> None:
         """Take in the answers to ``round_``, in place of what was known of it; renew the exponents and the class prior."""
@@ -57,6 +69,8 @@ class Recalibration:
         if self._fresh:
             rounds = sorted(self._fresh)
             everything = join([self._fresh[r] for r in rounds])
+            if everything.machines is not None:
+                everything = replace(everything, model=combine(everything.model, everything.machines, self.machine_weights))
             self.tempering = fit_tempering(everything, LEVELS, most=MOST)
             self.class_weights = class_weights(everything, self.tempering) if self._class_prior else None
             if self.class_weights is not None:
@@ -80,11 +94,12 @@ class Recalibration:
             "model": list(self.tempering.model),
             "people": list(self.tempering.people),
             "classes": self.class_weights,
+            "machines": self.machine_weights,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``."""
         rounds: Mapping[int, Mapping[str, Tensor]] = state["fresh"]
         self._fresh = {int(r): FreshAnswers(**parts) for r, parts in rounds.items()}
-        self.class_weights = state["classes"]
+        self.class_weights, self.machine_weights = state["classes"], state["machines"]
         self.tempering = Tempering(tuple(state["model"]), tuple(state["people"]))

@@ -54,6 +54,6 @@ def make_views(n: int = 40, seed: int = 0) -> dict[str, Tensor]:
 
 def built(hidden: int | None = None, **options: object) -> MixMatchModule:
     module = MixMatchModule(hidden=hidden, **{"fold_share": 1.0, **options})  # type: ignore[arg-type]
-    module.build(F, D, K)
-    module.heads = random_heads(hidden)
+    module.build(F, [D], K)
+    module.learner.heads = random_heads(hidden)
     return module

@@ -73,11 +73,11 @@ def test_windows_are_batches_that_cover_all_rows(n: int, folds: int, share: floa
 
 def test_rows_of_no_fold_get_the_mean_of_all_heads() -> None:
     module = MixMatchModule(hidden=6)
-    module.build(F, D, K)
-    module.heads = heads(3)
+    module.build(F, [D], K)
+    module.learner.heads = heads(3)
     x, fold = torch.randn(9, D), torch.tensor([-1, 0, 1, 2, -1, 0, 1, 2, -1])
     got = module.log_probability(x, fold).exp()
-    each = module.heads(x).softmax(-1)
+    each = module.learner.heads(x).softmax(-1)
     want = torch.stack([each[:, i].mean(0) if f < 0 else each[f, i] for i, f in enumerate(fold.tolist())])
     torch.testing.assert_close(got, want)
     module.average_folds = True

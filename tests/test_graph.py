@@ -112,7 +112,7 @@ def test_a_run_with_neighbours_resumes_and_predicts(bank: Bank, tmp_path: Path) 
     fit(chosen, parts)
     assert_equal_runs(parts, whole)
     assert rounds(whole)["accuracy"].iloc[-1] > 0.9
-    assert checkpoint(whole)["state_dict"]["heads.weights.0"].shape[1] == 2 * 16
+    assert checkpoint(whole)["state_dict"]["learners.0.heads.weights.0"].shape[1] == 2 * 16
     np.save(tmp_path / "new.npy", np.load(bank.features)[:40])
     new = {"data.features": tmp_path / "new.npy", "data.labels": None, "annotation.output_dir": whole}
     result = call("predict", {**chosen, **new})

@@ -67,9 +67,8 @@ def test_an_item_never_reaches_the_head_of_its_own_fold(hidden: int | None, more
 
     def train(changed_fold: int | None) -> FoldHeads:
         module = MixMatchModule(hidden=hidden, consistency_above=0.5)
-        module.build(F, D, K, seed=1)
-        assert module.heads is not None
-        optimizer = torch.optim.Adam(module.heads.parameters(), lr=0.1)
+        module.build(F, [D], K, seed=1)
+        optimizer = torch.optim.Adam(module.learner.heads.parameters(), lr=0.1)
         for step in range(4):
             batch, other = (BATCHES[more](seed=seed) for seed in (step, step + 100))
             for suffix in ("", *more.split()):
@@ -80,7 +79,7 @@ def test_an_item_never_reaches_the_head_of_its_own_fold(hidden: int | None, more
             optimizer.zero_grad()
             module.training_step(batch, step).backward()
             optimizer.step()
-        return module.heads
+        return module.learner.heads
 
     plain = train(None)
     for f in range(F):
@@ -134,13 +133,12 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 def test_training_step_adds_the_weighted_consistency() -> None:
     module, batch = built(consistency_weight=3.0, consistency_above=0.6), make_views()
-    module.temperature.fill_(2.0)
-    assert module.heads is not None
+    module.learner.temperature.fill_(2.0)
     plain = module.training_step({name: batch[name] for name in ("x", "target", "fold")}, 0)
     share = torch.maximum(batch["share_view"], 1 - batch["share_view"])[:, None]
     view = share * batch["x_own"] + (1 - share) * batch["x_other"]
     use = fold_use(F, batch["fold_own"], batch["fold_other"])
-    term = consistency(module.heads(batch["x_own"]) / 2.0, module.heads(view), use, 0.6)
+    term = consistency(module.learner.heads(batch["x_own"]) / 2.0, module.learner.heads(view), use, 0.6)
     assert float(term.detach()) > 0
     torch.testing.assert_close(module.training_step(batch, 0), plain + 3.0 * term)
 
@@ -157,7 +155,7 @@ def test_an_empty_fold_gives_no_gradient_and_no_nan() -> None:
 @pytest.mark.parametrize("hidden", [None, 5])
 def test_an_empty_batch_changes_no_bias_and_gives_no_nan(hidden: int | None) -> None:
     module = MixMatchModule(hidden=hidden, weight_decay=0.0)
-    module.build(F, D, K)
+    module.build(F, [D], K)
     before = deepcopy(module.state_dict())
     optimizer = torch.optim.Adam(module.parameters())
     loss = module.training_step({name: part[:0] for name, part in make_batch().items()}, 0)

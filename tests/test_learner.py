@@ -24,26 +24,26 @@ def test_probabilities_are_calibrated_and_out_of_fold() -> None:
     assert isinstance(module, Learner)
     label = batch["target"].argmax(1)
     temperature = module.calibrate(batch["x"], batch["fold"], label)
-    assert module.heads is not None
-    logits = module.heads.out_of_fold(batch["x"], batch["fold"])
-    assert temperature == float(module.temperature) == fit_temperature(logits.detach(), label)
+    logits = module.learner.heads.out_of_fold(batch["x"], batch["fold"])
+    assert temperature == float(module.learner.temperature) == fit_temperature(logits.detach(), label)
     want = (logits / temperature).log_softmax(1)
     torch.testing.assert_close(module.log_probability(batch["x"], batch["fold"]), want)
-    folds = torch.stack([(head(module.heads, f, batch["x"]) / temperature).softmax(1) for f in range(F)])
+    folds = torch.stack([(head(module.learner.heads, f, batch["x"]) / temperature).softmax(1) for f in range(F)])
     torch.testing.assert_close(module(batch["x"]), folds.mean(0))
 
 
 def test_training_step_is_labelled_plus_weighted_mixed_term() -> None:
     module, batch = built(mixed_weight=7.0), make_batch(mixed=True)
-    assert module.heads is not None
     plain = module.training_step({name: batch[name] for name in ("x", "target", "fold")}, 0)
-    expected = soft_cross_entropy(module.heads(batch["x"]), batch["target"], fold_use(F, batch["fold"]))
+    expected = soft_cross_entropy(module.learner.heads(batch["x"]), batch["target"], fold_use(F, batch["fold"]))
     assert torch.equal(plain, expected)
     share = torch.maximum(batch["share"], 1 - batch["share"])[:, None]
     x = share * batch["x_first"] + (1 - share) * batch["x_second"]
     target = share * batch["target_first"] + (1 - share) * batch["target_second"]
     use = fold_use(F, batch["fold_first"], batch["fold_second"])
-    torch.testing.assert_close(module.training_step(batch, 0), plain + 7.0 * squared_error(module.heads(x), target, use))
+    torch.testing.assert_close(
+        module.training_step(batch, 0), plain + 7.0 * squared_error(module.learner.heads(x), target, use)
+    )
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
@@ -63,7 +63,7 @@ def test_predictions_are_renewed() -> None:
     x, fold, rows = torch.randn(20, D, generator=seeded(1)), torch.arange(20) % F, torch.arange(20)
     predictions = Predictions(module, x, fold)
     before = predictions(rows).clone()
-    module.heads = random_heads(None, seed=9)
+    module.learner.heads = random_heads(None, seed=9)
     assert torch.equal(predictions(rows), before)
     predictions.renew()
     torch.testing.assert_close(predictions(rows), module.log_probability(x, fold))
@@ -73,7 +73,7 @@ def test_predictions_are_renewed() -> None:
 class Rounds(LightningDataModule):
     """The same batches every round; learns from 20 rows in the first and from 80 in the second."""
 
-    curvature = 4.0
+    curvatures = (4.0,)
 
     def __init__(self, batches: list[dict[str, Tensor]]) -> None:
         super().__init__()
@@ -98,8 +98,8 @@ def test_a_fit_equals_a_plain_loop(kind: Literal["adam", "momentum"], ema: float
     """
     batches = [make_batch(seed=step) for step in range(6)]
     module = MixMatchModule(lr=0.05, weight_decay=0.01, ema=ema, fold_share=1.0, optimizer=kind)
-    module.build(F, D, K)
-    plain = deepcopy(module.heads)
+    module.build(F, [D], K)
+    plain = deepcopy(module.learner.heads)
     assert plain is not None
     trainer = Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -125,7 +125,7 @@ def test_a_fit_equals_a_plain_loop(kind: Literal["adam", "momentum"], ema: float
             average = now if average is None else [0.8 * a + 0.2 * b for a, b in zip(average, now, strict=True)]
     want = average if ema else list(plain.parameters())
     assert want is not None
-    for p, q in zip(module.predictor.parameters(), want, strict=True):
+    for p, q in zip(module.learner.predictor.parameters(), want, strict=True):
         torch.testing.assert_close(p, q)
 
 
@@ -140,7 +140,7 @@ def test_a_fit_equals_a_plain_loop(kind: Literal["adam", "momentum"], ema: float
 )
 def test_defaults_go_by_the_optimizer(settings: dict[str, Any], kind: str, lr: float, weight_decay: float) -> None:
     module = MixMatchModule(**settings)
-    module.build(F, D, K)
+    module.build(F, [D], K)
     assert (module.optimizer, module.lr, module.weight_decay) == (kind, lr, weight_decay)
     assert isinstance(module.configure_optimizers(), torch.optim.Adam if kind == "adam" else torch.optim.SGD)
 
@@ -157,7 +157,7 @@ def test_heads_are_built_from_a_checkpoint(hidden: int | None) -> None:
 
 def test_checkpoint_of_another_shape_or_kind() -> None:
     other = MixMatchModule()
-    other.build(F, D + 1, K)
+    other.build(F, [D + 1], K)
     with pytest.raises(AnnotError, match="4 folds, 6 features and 3 classes; this configuration needs 4, 7 and 3"):
         other.on_load_checkpoint({"state_dict": built().state_dict()})
     with pytest.raises(AnnotError, match="no annotation learner"):

@@ -290,9 +290,9 @@ def test_width_is_known_before_the_projection(chosen: ProjectionSettings, tmp_pa
         features=str(tmp_path / "bank.npy"), labels=str(tmp_path / "labels.csv"), projection=chosen, prototypes_per_class=2
     )
     data.setup("fit")
-    before = data.n_inputs
+    (before,) = data.widths
     features, folds = data.projected()
-    assert before == data.n_inputs == features.shape[1]
+    assert before == data.widths[0] == features.shape[1]
     assert len(features) == len(folds) == 120
     restored = AnnotationDataModule(features=str(tmp_path / "bank.npy"), projection=chosen)
     restored.load_state_dict(data.state_dict())

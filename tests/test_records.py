@@ -80,7 +80,7 @@ def test_extra_items_teach_but_are_never_asked(bank: Bank, tmp_path: Path) -> No
         assert set(questions(run)["item"]) <= items
         assert (rounds(run)["annotations_per_item"] == rounds(run)["annotations"] / 288).all()
     assert_equal_weights(runs["labelled"], runs["labelled extra"])  # the labelled pool has none of them
-    own, taught = (checkpoint(runs[name])["state_dict"]["heads.weights.0"] for name in ("pseudo", "pseudo extra"))
+    own, taught = (checkpoint(runs[name])["state_dict"]["learners.0.heads.weights.0"] for name in ("pseudo", "pseudo extra"))
     assert own.shape == taught.shape
     assert not torch.equal(own, taught)
 

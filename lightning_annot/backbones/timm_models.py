@@ -1,4 +1,4 @@
-"""timm models as frozen feature extractors: which one, which weights, which transform."""
+"""Frozen feature extractors, timm's above all: which model, which weights, which transform."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightning_annot.backbones import small_resnet  # noqa: F401  timm knows it from here on
 from lightning_annot.backbones.adapted import backbone_weights
 from lightning_annot.backbones.efficientnet_names import to_timm_names
+from lightning_annot.backbones.image_text import PREFIX, build_image_side, check_image_text
 from lightning_annot.backbones.weight_files import checkpoint_path
 from lightning_annot.data.images import first_few
 from lightning_annot.types import AnnotError
@@ -28,10 +29,11 @@ Transform = Callable[[Image], Tensor]
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which timm model turns images into features.
+    """Which timm model, or image side of an ``open_clip:MODEL``, turns images into features.
 
     ``weights`` is ``"pretrained"``, ``"random"`` (drawn by ``seed``), the path of a local checkpoint, or ``"package:NAME"``
-    for a checkpoint that an installed package holds (``weight_files.py``). ``image_size`` is the side of the square input in
+    for a checkpoint that an installed package holds (``weight_files.py``).
+    Those of open_clip have tags too. ``image_size`` is the side of the square input in
     pixels; by default what the model was trained with.
     """
 
@@ -41,6 +43,14 @@ class BackboneSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise AnnotError(f"image_size is {self.image_size}; it must be at least 1 pixel, or null for the model's own")
+        if self.name.startswith(PREFIX):
+            check_image_text(self.name, self.weights)
+        else:
+            self._check_timm()
+
+    def _check_timm(self) -> None:
         if not timm.is_model(self.name):
             near = get_close_matches(self.name, timm.list_models(), n=5, cutoff=0.5)
             hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
@@ -51,14 +61,14 @@ class BackboneSpec:
             raise AnnotError(f"timm has no weights {self.name!r} for this model; allowed: {allowed}")
         if self.weights == "pretrained" and not timm.is_model_pretrained(self.name):
             raise AnnotError(f"timm has no pretrained weights for {self.name!r}; give weights=random or a local checkpoint")
-        if self.image_size is not None and self.image_size < 1:
-            raise AnnotError(f"image_size is {self.image_size}; it must be at least 1 pixel, or null for the model's own")
         if self.weights not in ("pretrained", "random"):
             checkpoint_path(self.weights)  # refused here rather than after the images were looked through
 
 
 def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, Transform]:
     """The model in eval mode, giving pooled features (B, D), and the transform of an image to its input (3, H, W)."""
+    if spec.name.startswith(PREFIX):
+        return build_image_side(spec)
     model = _create(spec)
     if spec.weights not in ("pretrained", "random"):
         _load_local(model, checkpoint_path(spec.weights))

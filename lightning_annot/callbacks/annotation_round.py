@@ -25,14 +25,16 @@ from lightning_annot.callbacks.run_folder import (
     round_figures,
     truth_metrics,
 )
+from lightning_annot.crowd.em import LogPrior
 from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
+from lightning_annot.learner.machine_panel import MachinePanel
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
 from lightning_annot.round.choice import round_generator
 from lightning_annot.round.facts import Basis, Facts
-from lightning_annot.round.inference import Inference, infer
+from lightning_annot.round.inference import Inference, fit_crowd, infer
 from lightning_annot.round.settings import CrowdSettings, SamplingSettings
 from lightning_annot.sampling.price import PriceSettings
 from lightning_annot.sampling.stopping import StopSettings
@@ -41,6 +43,8 @@ from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import StructuredWorkers
 
 CALIBRATION_DRAW = 1 << 21  # plus the round: the draw of the answered items to calibrate on
+
+MACHINE_DRAW = 1 << 22  # plus the answers: the draw of the answered items to judge machines by
 
 
 class AnnotationRound(Callback):
@@ -126,7 +130,7 @@ class AnnotationRound(Callback):
         """Take up the facts where the checkpoint, if any, left them, and make the pools of the next round."""
         if not self._acts_on(trainer, pl_module):
             return
-        self.predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
+        self._listen(pl_module)
         self._clock, self.stop_reason, self._leftover = time.perf_counter(), None, {}
         self.facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
         if self._next_round == 0:
@@ -154,6 +158,7 @@ class AnnotationRound(Callback):
         rows, label = self._known if self._known is not None else prototypes(self._table)
         pl_module.calibrate(features[rows], folds[rows], label)  # type: ignore[operator]
         self.predictions.renew()
+        self._machines.renew()
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
         self._before = self._belief.state_dict()
@@ -179,7 +184,7 @@ class AnnotationRound(Callback):
             self.stop_reason = self._ask(trainer, round_, row)
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
         if trainer.is_global_zero:
-            self.folder.save_tables(self._table, facts, self._inference, self._belief.is_barred(facts.workers))
+            self.folder.save_tables(self._table, facts, self._inference, self._belief)
         if trainer.is_global_zero and self.stop_reason is not None:
             finished = self._inference.finished[: len(self._table)]
             self._leftover = leftover(self._table, finished, self._experts, self._latest, self.workers, self.sampling)
@@ -206,7 +211,8 @@ class AnnotationRound(Callback):
             self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
             return None
         barred = self._belief.is_barred(facts.workers)
-        asking = Asking(self._terms, self._data, round_, self._basis(facts), self._inference, barred)
+        basis = self._basis(facts, self._belief.with_prior(self.predictions))
+        asking = Asking(self._terms, self._data, round_, basis, self._inference, barred)
         self._experts = asking.experts
         total = int((~self._table.is_prototype).sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
@@ -227,15 +233,27 @@ class AnnotationRound(Callback):
             return None
         return why_not(self._terms, now, too_dear)
 
-    def _basis(self, facts: Facts) -> Basis:
+    def _basis(self, facts: Facts, log_prior: LogPrior) -> Basis:
         features, _ = self._data.projected()
-        return Basis(
-            facts, self._belief.with_prior(self.predictions), self._table.prototype, len(features), len(self._table.classes)
-        )
+        return Basis(facts, log_prior, self._table.prototype, len(features), len(self._table.classes))
+
+    def _listen(self, pl_module: LightningModule) -> None:
+        """Take the probabilities of the learner, and of the machines beside it."""
+        features, folds = self._data.projected()
+        further, learner = self._data.further, pl_module
+        self.predictions = Predictions(learner, features, folds)  # type: ignore[arg-type]
+        self._machines = MachinePanel(learner, features, folds, list(further.machines), further.scores)  # type: ignore[arg-type]
 
     def _infer(self) -> Inference:
-        basis = self._basis(self._belief.trusted(self.facts))
-        return infer(basis, self.crowd, self.threshold, self._cost, self._oracle(), self._belief.tempering)
+        facts, oracle = self._belief.trusted(self.facts), self._oracle()
+        if len(self._machines):
+            # Machines are judged by people alone, whom the learner has judged: never by each other.
+            alone = fit_crowd(self._basis(facts, self.predictions), self.crowd, oracle, self._belief.tempering)
+            generator = round_generator(self._data.seed, MACHINE_DRAW + len(facts.item))
+            known = known_by_answers(self._table, *answer_evidence(alone, generator))
+            self._belief.hear(self._machines, known, self._data.held_out_labels(), self.predictions)
+        basis = self._basis(facts, self._belief.with_prior(self.predictions))
+        return infer(basis, self.crowd, self.threshold, self._cost, oracle, self._belief.tempering)
 
     def _oracle(self) -> torch.Tensor | None:
         """True confusions of the workers, where the settings ask for them; read once all workers are known."""
@@ -269,6 +287,8 @@ class AnnotationRound(Callback):
             facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "gold": self.gold}
             facts |= {"excluded_workers": self._belief.barred}
             facts |= {"cap": self.sampling.cap, "leftover": self._leftover}
+            if self._belief.machines:
+                facts["learner_weight"] = float(self._belief.weights[0])
             if self._terms.pays:
                 facts["money"] = self._terms.account(self._latest).spent
             if self._table.truth is not None:
@@ -280,7 +300,7 @@ class AnnotationRound(Callback):
         """Compare the labels that all facts and the checkpoint's learner give with the truth."""
         if not self._acts_on(trainer, pl_module):
             return
-        self.predictions = Predictions(pl_module, *self._data.projected())  # type: ignore[arg-type]
+        self._listen(pl_module)
         self.facts = self._shared_facts(trainer, 1 << 31)
         inference = self._infer()
         n = len(self._table)

@@ -10,23 +10,28 @@ from torch import Tensor
 
 from lightning_annot.crowd.class_prior import with_class_prior
 from lightning_annot.crowd.em import LogPrior
+from lightning_annot.crowd.machines import Machine, as_answers, with_machines
+from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.learner.machine_panel import MachinePanel
 from lightning_annot.recalibration import Recalibration, fresh_answers
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
 from lightning_annot.round.settings import CrowdSettings
 
+Known = tuple[Tensor, Tensor]
+
 
 class Belief:
-    """The exponents of learner and workers, the class prior, and the workers who are ``barred``: neither believed nor asked.
-
-    ``barred``: name -> why.
+    """The exponents of learner and workers, the class prior, the ``machines`` with their weights, and the workers who are
+    ``barred``: neither believed nor asked (name -> why).
     """
 
     def __init__(self, settings: CrowdSettings) -> None:
         self._settings, self._recalibration = settings, Recalibration(settings.class_prior)
         self.barred: dict[str, str] = {}
+        self.machines: tuple[Machine, ...] = ()
 
     @property
     def tempering(self) -> Tempering:
@@ -51,9 +56,23 @@ class Belief:
         found = zip(facts.workers, conduct.spammer.tolist(), conduct.adversary.tolist(), strict=True)
         self.barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
 
+    @property
+    def weights(self) -> Tensor:
+        """Weight of the learner, then of each machine, (1 + M,)."""
+        return self._recalibration.machine_weights
+
+    def hear(self, panel: MachinePanel, known: Known, prototypes: Known, log_prior: LogPrior) -> None:
+        """Find out how good the machines of the ``panel`` are, and what they are worth beside the learner's ``log_prior``.
+
+        ``known``: rows and log-likelihoods (n, K) of what people and prototypes say; ``prototypes``: rows and classes (P,) of
+        those that the learner has not learned from.
+        """
+        self.machines = panel.fit(*known, homogeneous_prior(known[1].shape[1], self._settings.accuracy))
+        self._recalibration.weigh(as_answers(self.machines, *prototypes, log_prior))
+
     def with_prior(self, log_prior: LogPrior) -> LogPrior:
-        """The learner's log p(y | x) with the class prior, where there is one."""
-        return with_class_prior(log_prior, self._recalibration.class_weights)
+        """The learner's log p(y | x) with what machines say, and with the class prior, where there is one."""
+        return with_class_prior(with_machines(log_prior, self.machines, self.weights), self._recalibration.class_weights)
 
     def recalibrate(self, round_: int, facts: Facts, inference: Inference, log_prior: LogPrior) -> None:
         """Let the answers of ``round_``, which the learner has not seen, say how far it and the workers may be believed.
@@ -61,7 +80,7 @@ class Belief:
         ``inference`` and ``log_prior``, the learner's own, are those of that round.
         """
         if self._settings.temper:
-            fresh = fresh_answers(self.trusted(facts), round_, inference.crowd, log_prior)
+            fresh = fresh_answers(self.trusted(facts), round_, inference.crowd, log_prior, self.machines)
             self._recalibration.learn(round_, fresh)
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lightning_annot.annotations.formats import check_none, read_table, write_table
+from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.crowd.risk import check_cost
 from lightning_annot.data.datamodule import AnnotationDataModule
@@ -26,6 +27,7 @@ from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
 from lightning_annot.report.tables import (
     class_share,
+    machine_table,
     with_barred,
     worker_table,
     write_confusions,
@@ -45,10 +47,10 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save_tables(self, table: ItemTable, facts: Facts, inference: Inference, barred: Tensor) -> None:
+    def save_tables(self, table: ItemTable, facts: Facts, inference: Inference, belief: Belief) -> None:
         """``labels.csv``, ``posterior.npz``, ``workers.csv``, ``confusions.npz``: what is believed after this round.
 
-        Workers who are ``barred`` (W,) bool have answers, but no part in the inference.
+        Workers who are barred have answers, but no part in the inference. Machine workers are in ``machines.csv``.
         """
         n = len(table)
         annotations, result = facts.annotations(), inference.crowd
@@ -68,12 +70,14 @@ class RunFolder:
         share = class_share(inference.posterior[:n])
         if names:
             workers = worker_table(names, given, result, share)
-            workers = with_barred(workers, barred, annotations, inference.posterior)
+            workers = with_barred(workers, belief.is_barred(names), annotations, inference.posterior)
             write_table(self.path / "workers.csv", workers)
         else:
             columns = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
             write_table(self.path / "workers.csv", pd.DataFrame(columns=columns))
-        write_confusions(self.path / "confusions.npz", names, table.classes, result)
+        write_confusions(self.path / "confusions.npz", names, table.classes, result, belief.machines)
+        if belief.machines:
+            write_table(self.path / "machines.csv", machine_table(belief.machines, belief.weights, share))
 
     def save_rows(self, rows: Sequence[dict[str, float]]) -> None:
         """``rounds.csv``: all rounds so far."""

@@ -47,7 +47,7 @@ class FreshAnswers:
 
     ``model`` (A, K): log p(y | x) of the item; ``people`` (A, K): log-likelihood of its earlier answers, of which there were
     ``earlier`` (A,); ``answer`` (A, K): log probability of the new answer by true class; ``known`` (A,): how many answers about
-    all items the confusions were learned from.
+    all items the confusions were learned from. ``machines`` (A, M, K): evidence of machine workers, None without any.
     """
 
     model: Tensor
@@ -55,6 +55,7 @@ class FreshAnswers:
     answer: Tensor
     earlier: Tensor
     known: Tensor
+    machines: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.earlier)
@@ -65,7 +66,7 @@ class FreshAnswers:
 
     def parts(self) -> dict[str, Tensor]:
         """The tensors by name."""
-        return dict(self.__dict__)
+        return {name: part for name, part in self.__dict__.items() if part is not None}
 
 
 def join(parts: Sequence[FreshAnswers]) -> FreshAnswers:

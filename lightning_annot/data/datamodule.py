@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.loading import BackboneSettings, Loaded, load_images, load_items
 from lightning_annot.data.pools import Pools, make_pools
-from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
+from lightning_annot.data.projection import Projection, ProjectionSettings
 from lightning_annot.data.ranks import ALONE, Ranks
+from lightning_annot.data.view import FeatureView
 from lightning_annot.types import OTHER, AnnotError, ImageSource
 
 
@@ -45,6 +46,7 @@ class AnnotationDataModule(LightningDataModule):
             which then validate and calibrate it.
         unlabelled_extra: a second bank (.npy) or root whose items the learner may use and nobody is asked about.
         backbone: the timm model that turns images into features.
+        banks: further features of the same items, and machine workers who look at them.
         adapt: how the backbone learns from the images first, without labels; by default not at all.
         projection: what the learner sees of the features.
         batches: size, steps and objective of a round's training.
@@ -67,6 +69,7 @@ class AnnotationDataModule(LightningDataModule):
         holdout: Literal["items", "prototypes"] = "items",
         unlabelled_extra: str | None = None,
         backbone: BackboneSettings = BackboneSettings(),  # noqa: B008
+        banks: list[BankSettings] | None = None,
         adapt: AdaptSettings | None = None,
         projection: ProjectionSettings = ProjectionSettings(),  # noqa: B008
         batches: BatchSettings = BatchSettings(),  # noqa: B008
@@ -79,7 +82,11 @@ class AnnotationDataModule(LightningDataModule):
                 "data.adapt given, which needs images and a backbone; leave data.features out, and name a backbone, such as "
                 "data.backbone.name small_resnet with data.backbone.weights random."
             )
-        self.adapt, self.output_dir = adapt, output_dir
+        if banks and unlabelled_extra is not None:
+            raise AnnotError("data.banks given with data.unlabelled_extra, whose items have no such features; leave one out.")
+        for bank in banks or ():
+            bank.check()
+        self.adapt, self.output_dir, self.bank_settings = adapt, output_dir, tuple(banks or ())
         self.root, self.features, self.labels, self.items = root, features, labels, items
         self.prototypes, self.id_pattern = prototypes, id_pattern
         self.class_setting, self.distractors = classes, distractors
@@ -91,8 +98,10 @@ class AnnotationDataModule(LightningDataModule):
         self.loaded: Loaded | None = None
         self._extra: np.ndarray | None = None
         self._table: ItemTable | None = None
-        self._projection: Projection | None = None
-        self._projected: tuple[Tensor, Tensor] | None = None
+        self.further = Banks()
+        self._fitted: list[Projection] = []
+        self._view: FeatureView | None = None
+        self._folds: Tensor | None = None
         self._pools: Pools | None = None
         self._round_batches: RoundBatches | None = None
 
@@ -118,6 +127,8 @@ class AnnotationDataModule(LightningDataModule):
                 )
         if stage != "predict":
             self._table = self._build_table(self.loaded)
+        names = None if self._table is None else self._table.names
+        self.further = load_banks(self.bank_settings, self.loaded, names, self.seed, self._ranks())
 
     def prepare_data(self) -> None:
         """Adapt the backbone, in one process, before any other needs it."""
@@ -215,46 +226,53 @@ class AnnotationDataModule(LightningDataModule):
         return self._table
 
     @property
-    def n_inputs(self) -> int:
-        """Width of the projected features, known before they are computed."""
-        if self._projection is not None:
-            return self._projection.n_outputs
-        assert self.loaded is not None
-        return self.projection_settings.width(*map(int, self.loaded.features.shape))
+    def view(self) -> FeatureView:
+        """What the learners see."""
+        if self._view is None:
+            assert self.loaded is not None
+            own, machines = (self.loaded.features, *self.further.joined), list(self.further.machines.values())
+            self._view = FeatureView(own, machines, self._extra, self.projection_settings, self.seed, self._fitted)
+        return self._view
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of the projected features by learner, known before they are computed: its own, then the machines'."""
+        return self.view.widths
 
     def projected(self) -> tuple[Tensor, Tensor]:
-        """Features (N + extra, d) float32 and folds (N + extra,); items first. The bank is read once, at the first call."""
-        if self._projected is None:
+        """Features (N + extra, d) float32 and folds (N + extra,); items first. The banks are read once, at the first call."""
+        rows = self.view.rows
+        if self._folds is None:
             assert self.loaded is not None
-            if self._projection is None:
-                self._projection = fit_projection(self.loaded.features, self.projection_settings, self.seed)
-            parts = [self._projection.apply(bank) for bank in (self.loaded.features, self._extra) if bank is not None]
+            n = len(self.loaded.ids)
             generator = torch.Generator().manual_seed(self.seed + 1)
-            n_extra = 0 if self._extra is None else len(self._extra)
-            extra_fold = torch.randint(self.n_folds, (n_extra,), generator=generator)
+            extra_fold = torch.randint(self.n_folds, (len(rows) - n,), generator=generator)
             if self.holdout == "prototypes":
-                extra_fold = torch.full((n_extra,), -1)
-            own = self.table.fold if self._table is not None else torch.zeros(len(parts[0]), dtype=torch.int64)
-            self._projected = (torch.cat(parts), torch.cat([own, extra_fold]))
-        return self._projected
+                extra_fold.fill_(-1)
+            own = self.table.fold if self._table is not None else torch.zeros(n, dtype=torch.int64)
+            self._folds = torch.cat([own, extra_fold])
+        return rows, self._folds
 
     @property
     def rows_learned(self) -> int:
         """Rows of the pools that this round learns from, at least 1."""
         return max(1, len(self.pools.rows(self.batches.objective)))
 
-    @cached_property
-    def curvature(self) -> float:
-        """Largest eigenvalue of the projected features' second moment: the step size of a linear head goes by its inverse."""
-        features = self.projected()[0]
-        sample = features[:: max(1, len(features) // 20_000)]
-        return float(torch.linalg.eigvalsh(sample.T @ sample / len(sample))[-1])
+    @property
+    def curvatures(self) -> tuple[float, ...]:
+        """Of each learner, see ``FeatureView``."""
+        return self.view.curvatures
 
     def held_out(self) -> tuple[Tensor, Tensor, Tensor]:
         """Prototypes that some head has not learned from: features (P, d), folds (P,), clean classes (P,)."""
         features, folds = self.projected()
         rows = self._held_out_rows()
         return features[rows], folds[rows], self.table.prototype[rows]
+
+    def held_out_labels(self) -> tuple[Tensor, Tensor]:
+        """Rows (P,) of those prototypes, and their clean classes (P,)."""
+        rows = self._held_out_rows()
+        return rows, self.table.prototype[rows]
 
     def held_out_folds(self) -> Tensor:
         """The fold of each held-out prototype, (P,)."""
@@ -324,13 +342,14 @@ class AnnotationDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The fitted projection and the class names, so that a checkpoint can label other images."""
-        projection = None if self._projection is None else self._projection.state()
-        return {"projection": projection, "classes": None if self._table is None else list(self._table.classes)}
+        fitted = self._fitted if self._view is None else self._view.projections
+        projections = [projection.state() for projection in fitted]
+        return {"projections": projections, "classes": None if self._table is None else list(self._table.classes)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the checkpoint's projection; the features are projected by it at their next use."""
-        if state_dict["projection"] is not None:
-            self._projection, self._projected = Projection(**state_dict["projection"]), None
+        """Take the checkpoint's projections; the features are projected by them at their next use."""
+        if state_dict["projections"]:
+            self._fitted, self._view = [Projection(**state) for state in state_dict["projections"]], None
         self.classes = state_dict["classes"] or self.classes
 
 

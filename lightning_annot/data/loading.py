@@ -10,9 +10,10 @@ import numpy as np
 
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.data.ranks import ALONE, Ranks
-from lightning_annot.types import AnnotError, ImageSource
+from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
+    from lightning_annot.backbones.timm_features import FeatureSet
     from lightning_annot.data.classes import Subset
     from lightning_annot.data.images import Images
 
@@ -41,14 +42,21 @@ class Loaded:
     """``features`` (N, D) of items ``ids``, with their images if any; ``labels`` is the truth where known.
 
     ``unreadable`` and ``dropped`` name what the source has besides: images that could not be read, items outside the subset.
+    The items are ``rows`` (N,) of the ``n_listed`` that there were before these were left out; None: all of them.
     """
 
     ids: tuple[str, ...]
     features: np.ndarray
-    source: ImageSource | None
+    source: Images | None
     labels: Mapping[str, str] | None
     unreadable: tuple[str, ...] = ()
     dropped: frozenset[str] = frozenset()
+    rows: tuple[int, ...] | None = None
+
+    @property
+    def n_listed(self) -> int:
+        """Items that were listed, or images that were found, before any was left out."""
+        return len(self.ids) + len(self.unreadable) + len(self.dropped)
 
 
 def load_items(
@@ -91,11 +99,12 @@ def _from_bank(
             f"{features} has {len(bank)} rows, and data.labels or data.items names {len(ids)} items; row i is item i."
         )
     dropped: frozenset[str] = frozenset()
+    rows: list[int] | None = None
     if subset is not None:
         rows, truth = subset.choose(ids, truth)
         bank, ids, dropped = bank[rows], list(truth), frozenset(ids).difference(truth)
     source = None if root is None else _mapped(_open(root, backbone), ids, id_pattern)
-    return Loaded(tuple(ids), bank, source, truth, dropped=dropped)
+    return Loaded(tuple(ids), bank, source, truth, dropped=dropped, rows=None if rows is None else tuple(rows))
 
 
 def _from_images(
@@ -108,7 +117,8 @@ def _from_images(
     subset: Subset | None,
     ranks: Ranks,
 ) -> Loaded:
-    source, truth, dropped, rows = _chosen(root, truth, listed, id_pattern, backbone, subset)
+    source, truth, dropped, chosen = _chosen(root, truth, listed, id_pattern, backbone, subset)
+    kept = None if chosen is None else np.asarray(chosen)
     if backbone.name is None:
         if root != DIGITS:
             raise AnnotError(
@@ -117,14 +127,33 @@ def _from_images(
             )
         from lightning_annot.data.sources import digits_features
 
-        return Loaded(tuple(source.ids), digits_features()[rows], source, truth, dropped=dropped)
+        digits = digits_features()
+        return Loaded(tuple(source.ids), digits if kept is None else digits[kept], source, truth, (), dropped, _rows(kept))
+    found = extract_features(source, backbone, seed, ranks)
+    if found.unreadable:
+        lost = set(found.unreadable)
+        readable = [row for row, name in enumerate(source.ids) if name not in lost]
+        kept = np.asarray(readable) if kept is None else kept[readable]
+        source = source.subset(readable)
+        truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
+    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, _rows(kept))
+
+
+def _rows(kept: np.ndarray | None) -> tuple[int, ...] | None:
+    return None if kept is None else tuple(kept.tolist())
+
+
+def extract_features(source: Images, backbone: BackboneSettings, seed: int, ranks: Ranks = ALONE) -> FeatureSet:
+    """Features of all images of ``source`` by ``backbone``, whose name is given; several ``ranks`` share the work."""
     from lightning_annot.backbones.timm_features import BackboneSpec, extract
 
+    assert backbone.name is not None
+    n = len(source.ids)
     spec = BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
-    if 1 < ranks.size <= len(source):  # each hashes its part of the files; then all find all hashes in the cache
-        source.subset(range(ranks.rank, len(source), ranks.size)).digests()
+    if 1 < ranks.size <= n:  # each hashes its part of the files; then all find all hashes in the cache
+        source.subset(range(ranks.rank, n, ranks.size)).digests()
         ranks.wait()
-    found = extract(
+    return extract(
         source,
         spec,
         backbone.cache_dir,
@@ -135,11 +164,6 @@ def _from_images(
         progress=ranks.rank == 0,
         ranks=ranks,
     )
-    if found.unreadable:
-        lost = set(found.unreadable)
-        source = source.subset([row for row, name in enumerate(source.ids) if name not in lost])
-        truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped)
 
 
 def load_images(
@@ -164,14 +188,14 @@ def _chosen(
     id_pattern: str | None,
     backbone: BackboneSettings,
     subset: Subset | None,
-) -> tuple[Images, Mapping[str, str] | None, frozenset[str], list[int] | slice]:
-    """Images of the items, their truth, the ids that were left out, and the rows of the source that were not."""
+) -> tuple[Images, Mapping[str, str] | None, frozenset[str], list[int] | None]:
+    """Images of the items, their truth, the ids that were left out, and the rows of the source that were not; None: all."""
     source = _open(root, backbone)
     if listed is not None and (id_pattern is not None or root != DIGITS):
         source = _mapped(source, listed, id_pattern)
     truth = truth if truth is not None else source.labels
     if subset is None:
-        return source, truth, frozenset(), slice(None)
+        return source, truth, frozenset(), None
     rows, kept = subset.choose(source.ids, truth)
     return source.subset(rows), kept, frozenset(source.ids).difference(kept), rows
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from copy import deepcopy
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from lightning_annot.learner.best import BestHeads
-from lightning_annot.learner.calibration import fit_temperature, released_temperature
+from lightning_annot.learner.bank_learner import BankLearner
 from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import consistency, fold_use, mix, soft_cross_entropy, squared_error, windows
 from lightning_annot.types import AnnotError
 
 Batch = dict[str, Tensor]
 OPTIMIZERS = {"momentum": (0.5, 1.0), "adam": (0.06, 0.001)}  # step size and penalty, where none are given
+_WEIGHTS = re.compile(r"learners\.(\d+)\.heads\.weights\.\d+")
 CHECK_EVERY = 10  # steps between looks at the validation loss
 
 
@@ -97,12 +97,8 @@ class MixMatchModule(LightningModule):
         self.ema, self.restart, self.temperature_prior, self.fold_share = ema, restart, temperature_prior, fold_share
         self.keep_best, self.average_folds, self.schedule, self.calibration = keep_best, average_folds, schedule, calibration
         self.consistency_weight, self.consistency_above = consistency_weight, consistency_above
-        self.heads: FoldHeads | None = None
-        self.best: BestHeads | None = None
-        self.averaged: AveragedModel | None = None
+        self.learners = torch.nn.ModuleList()
         self._metrics: MetricCollection | None = None
-        self.temperature: Tensor
-        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def _settle(self, optimizer: str) -> None:
         """Take this optimizer, with its own step size and penalty where none are given."""
@@ -113,7 +109,7 @@ class MixMatchModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Build the heads for the data module's features and classes; ``predict`` takes them from the checkpoint."""
-        if self.heads is None and stage != "predict":
+        if not self.learners and stage != "predict":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             if self.keep_best != "none" and len(set(data.held_out_folds().tolist())) < data.n_folds:
                 raise AnnotError(
@@ -122,130 +118,118 @@ class MixMatchModule(LightningModule):
                 )
             if self._given[0] is None and data.table.lacks_prototypes:
                 self._settle("adam")  # an unseen class's bias runs away under momentum, and no answer brings it back
-            self.build(data.n_folds, data.n_inputs, len(data.table.classes), data.seed)
+            self.build(data.n_folds, data.widths, len(data.table.classes), data.seed)
 
-    def build(self, n_folds: int, n_inputs: int, n_classes: int, seed: int = 0) -> None:
-        """Fresh heads for features of width ``n_inputs``, started by ``seed``."""
-        self.heads = FoldHeads(n_folds, n_inputs, n_classes, self.hidden)
-        self.heads.reset(torch.Generator().manual_seed(seed))
-        if self.ema is not None:
-            follow = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
-            self.averaged = AveragedModel(deepcopy(self.heads), multi_avg_fn=follow)
-        if self.keep_best != "none":
-            self.best = BestHeads(self.heads)
+    def build(self, n_folds: int, widths: Sequence[int], n_classes: int, seed: int = 0) -> None:
+        """Fresh heads for banks of these ``widths``, the learner's own first, started by ``seed``."""
+        self.learners, first = torch.nn.ModuleList(), 0
+        for width in widths:
+            heads = FoldHeads(n_folds, width, n_classes, self.hidden)
+            heads.reset(torch.Generator().manual_seed(seed))
+            self.learners.append(BankLearner(heads, first, self.ema, self.keep_best != "none"))
+            first += width
 
     @property
-    def predictor(self) -> FoldHeads:
-        """The heads that predict: averaged if ``ema`` is set, the best if ``keep_best`` is, else the trained ones."""
-        heads = self.averaged.module if self.averaged is not None else self.best.heads if self.best is not None else self.heads
-        if not isinstance(heads, FoldHeads):
+    def learner(self) -> BankLearner:
+        """The learner of the run's own bank; the others are those of machine workers."""
+        if not self.learners:
             raise AnnotError("the learner has no heads yet; train it, or load a checkpoint with --ckpt_path.")
-        return heads
+        return self.learners[0]  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         """Class probabilities (B, K) of new items with projected features ``x`` (B, d): the mean of the folds."""
-        logits: Tensor = self.predictor(x)
-        return (logits.double() / self.temperature).softmax(-1).mean(0).to(x.dtype)
+        probability: Tensor = self.learner(x)
+        return probability
 
     def on_train_epoch_start(self) -> None:
         """Renew the optimizer, whose momentum belongs to the last round, and the weights if asked to."""
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
-        if self.restart and self.heads is not None:
-            self.heads.reset(torch.Generator().manual_seed(self.trainer.datamodule.seed))  # type: ignore[attr-defined]
-        if self.averaged is not None and self.heads is not None:
-            self.averaged.module.load_state_dict(self.heads.state_dict())
-            self.averaged.n_averaged.zero_()
-        if self.best is not None and self.keep_best == "round":
-            self.best.forget()
+        seed = self.trainer.datamodule.seed if self.restart else None  # type: ignore[attr-defined]
+        for learner in self.learners:
+            learner.start_round(seed, self.keep_best == "round")  # type: ignore[operator]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch, summed over folds."""
-        assert self.heads is not None
-        x, target, fold = (self._windows(batch[name]) for name in ("x", "target", "fold"))
-        loss = soft_cross_entropy(self.heads(x), target, fold_use(self.heads.n_folds, fold))
+        """Loss of one batch, summed over folds and banks."""
+        return torch.stack([self._loss(learner, batch) for learner in self.learners]).sum()  # type: ignore[arg-type]
+
+    def _loss(self, learner: BankLearner, batch: Batch) -> Tensor:
+        heads = learner.heads
+        batch = {name: learner.columns(part) if name.startswith("x") else part for name, part in batch.items()}
+
+        def own(*rows: Tensor) -> Iterator[Tensor]:
+            return (windows(part, heads.n_folds, self.fold_share) for part in rows)
+
+        x, target, fold = own(batch["x"], batch["target"], batch["fold"])
+        loss = soft_cross_entropy(heads(x), target, fold_use(heads.n_folds, fold))
         if "share" in batch:
             x = mix(batch["x_first"], batch["x_second"], batch["share"])
             target = mix(batch["target_first"], batch["target_second"], batch["share"])
-            x, target, first, second = map(self._windows, (x, target, batch["fold_first"], batch["fold_second"]))
-            use = fold_use(self.heads.n_folds, first, second)
-            loss = loss + self.mixed_weight * squared_error(self.heads(x), target, use)
+            x, target, first, second = own(x, target, batch["fold_first"], batch["fold_second"])
+            loss = loss + self.mixed_weight * squared_error(heads(x), target, fold_use(heads.n_folds, first, second))
         if "share_view" in batch:
             view = mix(batch["x_own"], batch["x_other"], batch["share_view"])
-            x, view, own, other = map(self._windows, (batch["x_own"], view, batch["fold_own"], batch["fold_other"]))
-            use = fold_use(self.heads.n_folds, own, other)
+            x, view, first, second = own(batch["x_own"], view, batch["fold_own"], batch["fold_other"])
+            use = fold_use(heads.n_folds, first, second)
             with torch.no_grad():
-                clean = self.heads(x) / self.temperature.to(x)
-            loss = loss + self.consistency_weight * consistency(clean, self.heads(view), use, self.consistency_above)
+                clean = heads(x) / learner.temperature.to(x)
+            loss = loss + self.consistency_weight * consistency(clean, heads(view), use, self.consistency_above)
         return loss
-
-    def _windows(self, rows: Tensor) -> Tensor:
-        assert self.heads is not None
-        return windows(rows, self.heads.n_folds, self.fold_share)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Follow the weights with their moving average, or keep the best of them, if asked to."""
-        if self.averaged is not None and self.heads is not None:
-            self.averaged.update_parameters(self.heads)
-        if self.best is not None and self.heads is not None and (batch_idx + 1) % CHECK_EVERY == 0:
-            held_out = self.trainer.datamodule.held_out()  # type: ignore[attr-defined]
-            self.best.offer(self.heads, *(t.to(self.device) for t in held_out))
+        look = self.keep_best != "none" and (batch_idx + 1) % CHECK_EVERY == 0
+        held_out = [t.to(self.device) for t in self.trainer.datamodule.held_out()] if look else []  # type: ignore[attr-defined]
+        for learner in self.learners:
+            learner.follow()  # type: ignore[operator]
+            if look:
+                learner.offer(*held_out)  # type: ignore[operator]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Nesterov momentum or Adam, with an L2 penalty on the weights alone."""
-        assert self.heads is not None
-        groups = [
-            {"params": list(self.heads.weights), "weight_decay": self.weight_decay / self.heads.n_classes},
-            {"params": list(self.heads.biases), "weight_decay": 0.0},
-        ]
+        """Nesterov momentum or Adam, with an L2 penalty on the weights alone; two groups a bank, weights and biases."""
+        groups: list[dict[str, Any]] = []
+        for learner in self.learners:
+            heads: FoldHeads = learner.heads  # type: ignore[assignment]
+            groups.append({"params": list(heads.weights), "weight_decay": self.weight_decay / heads.n_classes})
+            groups.append({"params": list(heads.biases), "weight_decay": 0.0})
         if self.optimizer == "adam":
             return torch.optim.Adam(groups, lr=self.lr, betas=(0.9, 0.99))
         return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the step size: rounds differ in length, which the Trainer knows only once one has begun."""
-        if self.schedule == "sqrt":
-            factor = math.sqrt(self.trainer.datamodule.rows_a_step)  # type: ignore[attr-defined]
-        else:
-            factor = 1.0 - batch_idx / self.trainer.num_training_batches
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        falling = 1.0 - batch_idx / self.trainer.num_training_batches
+        factor = math.sqrt(data.rows_a_step) if self.schedule == "sqrt" else falling
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * factor
             if self.optimizer == "momentum":
-                data = self.trainer.datamodule  # type: ignore[attr-defined]
-                for group in optimizer.param_groups:
-                    group["lr"] /= data.curvature
-                optimizer.param_groups[0]["weight_decay"] = self.weight_decay / data.rows_learned
+                weights, biases = optimizer.param_groups[::2], optimizer.param_groups[1::2]
+                for own, bias, curvature in zip(weights, biases, data.curvatures, strict=True):
+                    own["lr"] = bias["lr"] = self.lr * factor / curvature
+                    own["weight_decay"] = self.weight_decay / data.rows_learned
 
-    @torch.no_grad()
     def calibrate(self, x: Tensor, fold: Tensor, label: Tensor) -> float:
-        """Fit the temperature on prototypes ``x`` (P, d), each through the head of its own ``fold``; returns it.
+        """Fit the temperatures on prototypes ``x`` (P, d), each through the head of its own ``fold``.
 
-        Prototypes of fold -1 were learned from, and have no say. ``label`` as in ``fit_temperature``.
+        Returns the learner's own. Prototypes of fold -1 were learned from, so have no say. ``label`` as in ``fit_temperature``.
         """
+        released = self.calibration == "released"
+        if released and label.ndim == 2:
+            raise AnnotError("model.calibration released given, and classes without prototypes; set fitted, or give some.")
         held = fold >= 0
-        logits, label = self.predictor.out_of_fold(x[held].to(self.device), fold[held].to(self.device)).cpu(), label[held]
-        if self.calibration == "released":
-            if label.ndim == 2:
-                raise AnnotError("model.calibration released given, and classes without prototypes; set fitted, or give some.")
-            self.temperature.fill_(released_temperature(logits, label))
-        else:
-            self.temperature.fill_(fit_temperature(logits, label, self.temperature_prior))
-        return float(self.temperature)
+        for learner in self.learners:
+            learner.calibrate(x[held], fold[held], label[held], self.temperature_prior, released)  # type: ignore[operator]
+        return float(self.learner.temperature)
 
-    @torch.no_grad()
-    def log_probability(self, x: Tensor, fold: Tensor) -> Tensor:
-        """Calibrated log p(y | x) (B, K) in float32 on the CPU, out of fold; rows of fold -1 get the mean of all heads."""
-        x, fold, heads = x.to(self.device), fold.to(self.device), self.predictor
-        if self.average_folds:
-            fold = torch.full_like(fold, -1)
-        logits = heads.out_of_fold(x, fold).float()
-        out = (logits / float(self.temperature)).log_softmax(-1)
-        rows = (fold < 0).nonzero()[:, 0]
-        if len(rows):
-            each = (heads(x[rows]).float() / float(self.temperature)).log_softmax(-1)
-            out[rows] = each.logsumexp(0) - math.log(heads.n_folds)
-        return out.cpu()
+    def log_probability(self, x: Tensor, fold: Tensor, bank: int = 0) -> Tensor:
+        """Calibrated log p(y | x) (B, K) by the learner of ``bank``, in float32 on the CPU, out of fold.
+
+        Rows of fold -1 get the mean of all heads.
+        """
+        learner: BankLearner = self.learners[bank]  # type: ignore[assignment]
+        return learner.log_probability(x, torch.full_like(fold, -1) if self.average_folds else fold)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Out-of-fold loss and ECE of the prototypes."""
@@ -286,18 +270,28 @@ class MixMatchModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the heads that the checkpoint holds, or say how they differ from those that the data needs."""
         state = checkpoint["state_dict"]
-        weights = [state[key] for key in sorted(state) if key.startswith("heads.weights.")]
+        weights: dict[str, list[Tensor]] = {}
+        for key in sorted(state):
+            if match := _WEIGHTS.fullmatch(key):
+                weights.setdefault(match[1], []).append(state[key])
         if not weights:
             raise AnnotError(
-                "this checkpoint holds no annotation learner (no heads.weights in it); give one of this project's runs."
+                "this checkpoint holds no annotation learner (no learners.0.heads in it); give one of this project's runs."
             )
-        shape = (weights[0].shape[0], weights[0].shape[1], weights[-1].shape[2])
-        if self.heads is None:
+        layers = [weights[number] for number in sorted(weights, key=int)]
+        shape = (layers[0][0].shape[0], [own[0].shape[1] for own in layers], layers[0][-1].shape[2])
+        if not self.learners:
             self.build(*shape)
-        own = (self.heads.n_folds, self.heads.weights[0].shape[1], self.heads.n_classes)  # type: ignore[union-attr]
-        if own != tuple(shape):
+        heads: list[FoldHeads] = [learner.heads for learner in self.learners]  # type: ignore[misc]
+        own = (heads[0].n_folds, [h.weights[0].shape[1] for h in heads], heads[0].n_classes)
+        if own != shape:
             raise AnnotError(
-                f"the checkpoint's learner has {shape[0]} folds, {shape[1]} features and {shape[2]} classes; this "
-                f"configuration needs {own[0]}, {own[1]} and {own[2]}. Use the configuration that the run was started with, or "
-                "another output_dir."
+                f"the checkpoint's learner has {shape[0]} folds, {_listed(shape[1])} features and {shape[2]} classes; this "
+                f"configuration needs {own[0]}, {_listed(own[1])} and {own[2]}. Use the configuration that the run was started "
+                "with, or another output_dir."
             )
+
+
+def _listed(widths: Sequence[int]) -> str:
+    """Features of each bank."""
+    return " + ".join(map(str, widths))

@@ -11,10 +11,15 @@ CACHED_ELEMENTS = 1 << 27  # values of (rows, K) float32 that are kept: 512 MiB;
 
 
 class Predictions:
-    """Callable: rows (n,) -> log p(y | x) (n, K), for ``features`` (N, d) with their ``folds`` (N,)."""
+    """Callable: rows (n,) -> log p(y | x) (n, K), for ``features`` (N, d) with their ``folds`` (N,).
 
-    def __init__(self, learner: Learner, features: Tensor, folds: Tensor, cached_elements: int = CACHED_ELEMENTS) -> None:
-        self._learner, self._features, self._folds = learner, features, folds
+    ``options`` go to the learner's ``log_probability``.
+    """
+
+    def __init__(
+        self, learner: Learner, features: Tensor, folds: Tensor, cached_elements: int = CACHED_ELEMENTS, **options: int
+    ) -> None:
+        self._learner, self._features, self._folds, self._options = learner, features, folds, options
         self._most = cached_elements
         self._cache: Tensor | None = None
         self.renew()
@@ -34,4 +39,4 @@ class Predictions:
         return torch.cat([self(rows).argmax(1) for rows in torch.split(torch.arange(len(self._features)), chunk)])
 
     def _compute(self, rows: Tensor) -> Tensor:
-        return self._learner.log_probability(self._features[rows], self._folds[rows])
+        return self._learner.log_probability(self._features[rows], self._folds[rows], **self._options)

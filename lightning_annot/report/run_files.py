@@ -15,7 +15,7 @@ import pandas as pd
 from lightning_annot.types import AnnotError
 
 LABEL_COLUMNS = ("task", "label", "confidence", "risk", "n_annotations", "status")
-_NAMES = {"labels.csv": ("task", "label", "status"), "workers.csv": ("worker",)}
+_NAMES = {"labels.csv": ("task", "label", "status"), "workers.csv": ("worker",), "machines.csv": ("machine",)}
 
 Thumbnails = dict[str, str]
 """Item id -> JPEG as base64 text."""
@@ -25,13 +25,14 @@ Thumbnails = dict[str, str]
 class RunFiles:
     """A run as its files tell it.
 
-    ``labels`` has the columns of ``LABEL_COLUMNS``; ``workers`` and ``rounds`` are empty frames where the file is
+    ``labels`` has the columns of ``LABEL_COLUMNS``; ``workers``, ``machines`` and ``rounds`` are empty frames where the file is
     absent, and ``pooled`` (K, K; row = true class, column = answer) is None without ``confusions.npz``.
     """
 
     directory: Path
     labels: pd.DataFrame
     workers: pd.DataFrame
+    machines: pd.DataFrame
     rounds: pd.DataFrame
     pooled: np.ndarray | None
     classes: list[str]
@@ -80,6 +81,7 @@ def read_run(run_dir: str | os.PathLike[str]) -> RunFiles:
         directory=directory,
         labels=labels,
         workers=_read_csv(directory / "workers.csv"),
+        machines=_read_csv(directory / "machines.csv"),
         rounds=_read_csv(directory / "rounds.csv"),
         pooled=pooled,
         classes=classes or list(summary.get("classes", ())) or sorted(labels["label"].unique()),

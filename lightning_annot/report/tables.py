@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_annot.annotations.formats import write_table
 from lightning_annot.crowd.em import EMResult
+from lightning_annot.crowd.machines import Machine
 from lightning_annot.crowd.risk import Decision
 from lightning_annot.types import Annotations
 
@@ -59,16 +60,29 @@ def worker_table(names: Sequence[str], n_annotations: Tensor, result: EMResult, 
     The mean is sum_y pi_y w_j[y, y] with ``class_share`` pi (K,); the interval is that of a beta distribution with the mean and
     variance which the Dirichlet posteriors of the rows give.
     """
-    total = result.row_totals().double()
-    diagonal = result.diagonal().double()
-    pi = class_share.double()
+    given = {"worker": list(names), "n_annotations": n_annotations.numpy()}
+    return pd.DataFrame(given | _accuracy(result.row_totals(), result.diagonal(), class_share)).round(6)
+
+
+def machine_table(machines: Sequence[Machine], weights: Tensor, class_share: Tensor) -> pd.DataFrame:
+    """Weight of each machine worker, and how often it sees the right class, as in ``worker_table``.
+
+    ``weights`` (1 + M,): the learner's first.
+    """
+    given = {"machine": [machine.name for machine in machines], "weight": weights[1:].numpy()}
+    counts = torch.stack([machine.counts for machine in machines])
+    confusion = torch.stack([machine.confusion for machine in machines])
+    return pd.DataFrame(given | _accuracy(counts.sum(2), confusion.diagonal(dim1=1, dim2=2), class_share)).round(6)
+
+
+def _accuracy(total: Tensor, diagonal: Tensor, class_share: Tensor) -> dict[str, np.ndarray]:
+    """Columns of (n,) workers with ``diagonal`` (n, K) confusions whose rows were learned from ``total`` (n, K) answers."""
+    total, diagonal, pi = total.double(), diagonal.double(), class_share.double()
     mean = diagonal @ pi
     variance = (diagonal * (1 - diagonal) / (total + 1)) @ pi.square()
     size = (mean * (1 - mean) / variance.clamp(min=1e-12) - 1).clamp(min=1e-3)
     a, b = (mean * size).numpy(), ((1 - mean) * size).numpy()
-    frame = pd.DataFrame({"worker": list(names), "n_annotations": n_annotations.numpy(), "accuracy_mean": mean.numpy()})
-    frame["accuracy_low"], frame["accuracy_high"] = beta.ppf(0.05, a, b), beta.ppf(0.95, a, b)
-    return frame.round(6)
+    return {"accuracy_mean": mean.numpy(), "accuracy_low": beta.ppf(0.05, a, b), "accuracy_high": beta.ppf(0.95, a, b)}
 
 
 def with_barred(frame: pd.DataFrame, barred: Tensor, answers: Annotations, posterior: Tensor) -> pd.DataFrame:
@@ -89,8 +103,13 @@ def with_barred(frame: pd.DataFrame, barred: Tensor, answers: Annotations, poste
     return frame
 
 
-def write_confusions(path: Path, names: Sequence[str], classes: Sequence[str], result: EMResult) -> None:
-    """``confusions.npz``: ``workers``, ``classes``, ``pooled`` (K, K), ``diagonal`` (W, K), ``confusions`` if they fit."""
+def write_confusions(
+    path: Path, names: Sequence[str], classes: Sequence[str], result: EMResult, machines: Sequence[Machine] = ()
+) -> None:
+    """``confusions.npz``: ``workers``, ``classes``, ``pooled`` (K, K), ``diagonal`` (W, K), ``confusions`` if they fit.
+
+    Where there are machine workers, their names are ``machines`` (M,), and their confusions ``machine_confusions`` (M, K, K).
+    """
     arrays = {
         "workers": np.asarray(names, dtype=str),
         "classes": np.asarray(classes, dtype=str),
@@ -99,6 +118,9 @@ def write_confusions(path: Path, names: Sequence[str], classes: Sequence[str], r
     }
     if len(names) * len(classes) ** 2 <= DENSE_CONFUSIONS:
         arrays["confusions"] = result.confusions()[: len(names)].numpy()
+    if machines:
+        arrays["machines"] = np.asarray([machine.name for machine in machines], dtype=str)
+        arrays["machine_confusions"] = torch.stack([machine.confusion for machine in machines]).numpy()
     scratch = path.with_suffix(".tmp.npz")
     np.savez(scratch, **arrays)  # type: ignore[arg-type]
     os.replace(scratch, path)
