@@ -19,7 +19,8 @@ from lightning_annot.backbones.adapt_settings import Method, StartSettings
 from lightning_annot.backbones.knn_probe import leave_one_out_knn
 from lightning_annot.backbones.ssl_data import Inputs
 from lightning_annot.backbones.ssl_objectives import make_objective
-from lightning_annot.backbones.timm_models import BackboneSpec, Transform, build_backbone
+from lightning_annot.backbones.timm_models import BackboneSpec, build_backbone
+from lightning_annot.backbones.transforms import Transform
 from lightning_annot.types import AnnotError
 
 

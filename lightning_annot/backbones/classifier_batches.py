@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from lightning_annot.backbones.timm_models import Transform
+from lightning_annot.backbones.transforms import Transform
 from lightning_annot.types import AnnotError, ImageSource
 
 Step = tuple[int, list[int]]

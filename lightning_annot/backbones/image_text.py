@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lightning_annot.backbones.transforms import Transform
 from lightning_annot.types import AnnotError
-
-if TYPE_CHECKING:
-    from lightning_annot.backbones.timm_models import BackboneSpec, Transform
 
 PREFIX = "open_clip:"
 """How the names of these models begin in our settings."""
@@ -36,9 +34,9 @@ def check_image_text(name: str, weights: str) -> None:
         )
 
 
-def build_image_side(spec: BackboneSpec) -> tuple[nn.Module, Transform]:
+def build_image_side(name: str, weights: str, image_size: int | None, seed: int) -> tuple[nn.Module, Transform]:
     """The image side in eval mode, giving embeddings (B, D), and the transform of an image to its input (3, H, W)."""
-    model, transform = _create(spec.name, spec.weights, spec.image_size, spec.seed)
+    model, transform = _create(name, weights, image_size, seed)
     return _ImageSide(model.visual).eval().requires_grad_(False), transform
 
 
@@ -53,7 +51,7 @@ def text_embeddings(
     tokens = _library().get_tokenizer(name.removeprefix(PREFIX))
     with torch.inference_mode():
         each = [normalize(model.encode_text(tokens([text.format(name) for name in classes])), dim=1) for text in prompts]
-    return normalize(torch.stack(each).mean(0), dim=1).clone(), float(model.logit_scale.exp())
+    return normalize(torch.stack(each).mean(0), dim=1).clone(), model.logit_scale.exp().item()
 
 
 class _ImageSide(nn.Module):

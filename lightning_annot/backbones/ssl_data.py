@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from lightning_annot.backbones.adapt_settings import ViewSettings
-from lightning_annot.backbones.timm_models import Transform
+from lightning_annot.backbones.transforms import Transform
 from lightning_annot.types import AnnotError, ImageSource
 
 Place = tuple[int, int]

@@ -27,7 +27,8 @@ from rich.text import Text
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_annot.backbones.timm_models import BackboneSpec, Transform, build_backbone, weights_digest
+from lightning_annot.backbones.timm_models import BackboneSpec, build_backbone, weights_digest
+from lightning_annot.backbones.transforms import Transform
 from lightning_annot.data.features import FeatureBank
 from lightning_annot.data.images import first_few
 from lightning_annot.data.ranks import ALONE, Ranks

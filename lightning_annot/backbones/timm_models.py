@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 import timm
 import torch
-from PIL.Image import Image
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from timm.models import load_checkpoint
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_annot.backbones import small_resnet  # noqa: F401  timm knows it from here on
 from lightning_annot.backbones.adapted import backbone_weights
 from lightning_annot.backbones.efficientnet_names import to_timm_names
 from lightning_annot.backbones.image_text import PREFIX, build_image_side, check_image_text
+from lightning_annot.backbones.transforms import Transform
 from lightning_annot.backbones.weight_files import checkpoint_path
 from lightning_annot.data.images import first_few
 from lightning_annot.types import AnnotError
-
-Transform = Callable[[Image], Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class BackboneSpec:
 def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, Transform]:
     """The model in eval mode, giving pooled features (B, D), and the transform of an image to its input (3, H, W)."""
     if spec.name.startswith(PREFIX):
-        return build_image_side(spec)
+        return build_image_side(spec.name, spec.weights, spec.image_size, spec.seed)
     model = _create(spec)
     if spec.weights not in ("pretrained", "random"):
         _load_local(model, checkpoint_path(spec.weights))

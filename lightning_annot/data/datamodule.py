@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.backbones.image_text import PREFIX
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.classes import Subset, read_classes
@@ -82,6 +83,8 @@ class AnnotationDataModule(LightningDataModule):
                 "data.adapt given, which needs images and a backbone; leave data.features out, and name a backbone, such as "
                 "data.backbone.name small_resnet with data.backbone.weights random."
             )
+        if adapt is not None and (backbone.name or "").startswith(PREFIX):
+            raise AnnotError(f"data.adapt adapts timm's models, and {backbone.name} is none; leave data.adapt out.")
         if banks and unlabelled_extra is not None:
             raise AnnotError("data.banks given with data.unlabelled_extra, whose items have no such features; leave one out.")
         for bank in banks or ():
