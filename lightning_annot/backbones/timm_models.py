@@ -68,7 +68,7 @@ def build_backbone(spec: BackboneSpec) -> tuple[nn.Module, Transform]:
         return build_image_side(spec.name, spec.weights, spec.image_size, spec.seed)
     model = _create(spec)
     if spec.weights not in ("pretrained", "random"):
-        _load_local(model, checkpoint_path(spec.weights))
+        load_weights(model, spec.weights)
     data_config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     if spec.image_size is not None:
         size = (spec.image_size, spec.image_size)
@@ -99,13 +99,14 @@ def _create(spec: BackboneSpec) -> nn.Module:
             ) from error
 
 
-def _load_local(model: nn.Module, path: str) -> None:
-    """Load a state dict, bare or below ``state_dict`` or ``model``; what the backbone lacks (a classifier) is left out.
+def load_weights(model: nn.Module, weights: str) -> None:
+    """Load the state dict of a file or package, bare or below ``state_dict`` or ``model``; what the model lacks is left out.
     Names that EfficientNet-Lite has elsewhere become timm's.
 
     A checkpoint that lacks any weight of the backbone is refused: layers left random would give features that look
     right.
     """
+    path = checkpoint_path(weights)
     try:
         result = load_checkpoint(
             model, path, strict=False, filter_fn=lambda state, model: to_timm_names(backbone_weights(state, model), model)
