@@ -31,6 +31,7 @@ DOCUMENTS = (
     "docs/adaptation.md",
     "docs/classifier.md",
     "docs/features.md",
+    "docs/machines.md",
     "CHANGELOG.md",
     "checkpoints/README.md",
 )
@@ -38,6 +39,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
 FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+MACHINES = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
 QUICK = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--data.batches.steps", "5"]
 TINY_BACKBONE = ["--data.backbone.name", "resnet10t", "--data.backbone.weights", "random", "--data.backbone.image_size", "32"]
 PER_ROUND = 10
@@ -65,7 +67,7 @@ def in_comments(config: Path) -> str:
     return "\n".join(line[4:] for line in config.read_text().splitlines() if line.startswith("#   "))
 
 
-SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh"))) + [
+SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh") + blocks(MACHINES, "sh"))) + [
     c for path in CONFIGS for c in commands(in_comments(path))
 ]
 FITS = [c for c in SHOWN if c[0] == "fit"]
