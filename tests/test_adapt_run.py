@@ -35,7 +35,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("few")
     pd.DataFrame({"task": range(120)}).to_csv(folder / "items.csv", index=False)
     return {
-        "config": CONFIGS / "small.yaml", "trainer.enable_progress_bar": False, "trainer.max_epochs": 2,
+        "config": CONFIGS / "digits.yaml", "trainer.enable_progress_bar": False, "trainer.max_epochs": 2,
         "data.items": folder / "items.csv", "data.id_pattern": "%s", "data.prototypes_per_class": 3,
         "data.backbone.image_size": 8, "data.backbone.cache_dir": folder / "features",
         "data.adapt.epochs": 6, "data.adapt.batch_size": 32, "data.adapt.num_workers": 0,

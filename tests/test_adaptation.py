@@ -208,12 +208,6 @@ def test_two_processes(settings: dict[str, Any], tmp_path: Path) -> None:
     assert checkpoint(tmp_path)["global_step"] == 2  # of 120 images, 32 a process
 
 
-def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "lightly.loss", None)
-    with pytest.raises(AnnotError, match=r"needs the library lightly .*pip install 'lightning-annot\[adapt\]'"):
-        SelfSupervisedModule()
-
-
 def test_thawing_on_several_devices_is_refused() -> None:
     class Two:
         world_size = 2

@@ -104,12 +104,15 @@ def people(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 def test_digits_config(tmp_path: Path) -> None:
-    result = call("fit", {"trainer.max_epochs": 3, "annotation.output_dir": tmp_path}, f"--config={CONFIGS / 'digits.yaml'}")
+    short = {"trainer.max_epochs": 3, "data.batches.steps": 30, "data.adapt.epochs": 1}
+    cache = {"data.backbone.cache_dir": tmp_path / "features"}
+    run = tmp_path / "run"
+    result = call("fit", {**short, **cache, "annotation.output_dir": run}, f"--config={CONFIGS / 'digits.yaml'}")
     assert result.status == 0, result.err
-    table = check_run(tmp_path, n_classes=10, n_prototypes=100, truth=True)
+    table = check_run(run, n_classes=10, n_prototypes=100, truth=True)
     assert table["annotations"].tolist() == [0, 50, 100]
-    assert table["accuracy"].min() > 0.85
-    assert {path.name for path in tmp_path.iterdir()} == {*FILES, "thumbnails.json", "simulated_workers.npz"}
+    assert table["accuracy"].min() > 0.5  # one epoch of thirty
+    assert {path.name for path in run.iterdir()} == {*FILES, "thumbnails.json", "simulated_workers.npz", "adapted"}
     said = result.out + result.err
     assert "the last allowed round is done" in said
     assert "report.html" in said
