@@ -15,6 +15,7 @@ import torch
 from cli_runs import CONFIGS, arguments, assert_equal_runs, call, fit, start
 from cli_runs import run as run_alone
 from made_up_images import fill
+from offline_wandb import go_offline, logger_settings, read_offline
 
 from lightning_annot.backbones.adapt_run import adapt
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
@@ -113,19 +114,25 @@ def test_trained_learner_labels_other_images(settings: dict[str, Any], whole: Pa
     assert "backbone.pt does not exist; run fit first" in result.err
 
 
-def test_records_hold_both_stages(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    given = f"{{project: annotation, save_dir: {tmp_path}, offline: true}}"
-    logger = f"{{class_path: pytorch_lightning.loggers.WandbLogger, init_args: {given}}}"
-    fit({**settings, "trainer.logger": logger, "data.adapt.epochs": 2}, tmp_path / "run")
-    import wandb
-
-    wandb.finish()
-    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    for name in ("train_loss", "val_knn", "spread", "temperature", "warmup", "mean_risk", "finished_fraction"):
-        assert name.encode() in record.read_bytes(), name
+def test_records_hold_all_stages(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hyper-parameters and curves of adaptation, extraction and annotation in one offline run of Weights & Biases."""
+    go_offline(monkeypatch, tmp_path)
+    cache = {"data.backbone.cache_dir": tmp_path / "features"}
+    run = fit({**settings, **cache, "data.adapt.epochs": 2, **logger_settings(tmp_path)}, tmp_path / "run")
+    told = read_offline(tmp_path)
+    adapting = pd.read_csv(run / "adapted" / "logs" / "version_0" / "metrics.csv").groupby("epoch").first()
+    for name in ("train_loss", "val_knn", "spread"):
+        assert told.curve(name) == pytest.approx(adapting[name].tolist(), rel=1e-4), name
+    assert (told.config["method"], told.config["lr"]) == ("vicreg", 3e-3)
+    assert told.config["data"]["init_args"]["adapt"]["views"]["rotate"] == 10
+    extraction = told.config["extraction"]
+    assert extraction.pop("images_per_second") == pytest.approx(120 / extraction.pop("seconds"))
+    assert extraction == {
+        "backbone": "small_resnet", "weights": str(run / "adapted" / "backbone.pt"), "image_size": 8, "width": 128,
+        "images": 120, "computed": 120, "unreadable": 0,
+    }  # fmt: skip
+    assert told.curve("mean_risk") == pytest.approx(pd.read_csv(run / "rounds.csv")["mean_risk"].tolist(), abs=1e-5)
+    assert told.config["annotation"]["sampling"]["per_round"] == 20
 
 
 def test_other_settings_or_images_are_refused(settings: dict[str, Any], whole: Path) -> None:

@@ -41,6 +41,7 @@ class Loaded:
     """``features`` (N, D) of items ``ids``, with their images if any; ``labels`` is the truth where known.
 
     ``unreadable`` and ``dropped`` name what the source has besides: images that could not be read, items outside the subset.
+    ``extraction`` says what a backbone did, where one did anything.
     """
 
     ids: tuple[str, ...]
@@ -49,6 +50,7 @@ class Loaded:
     labels: Mapping[str, str] | None
     unreadable: tuple[str, ...] = ()
     dropped: frozenset[str] = frozenset()
+    extraction: Mapping[str, str | int | float] | None = None
 
 
 def load_items(
@@ -139,7 +141,7 @@ def _from_images(
         lost = set(found.unreadable)
         source = source.subset([row for row, name in enumerate(source.ids) if name not in lost])
         truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped)
+    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, found.told)
 
 
 def load_images(
