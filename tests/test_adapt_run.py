@@ -19,6 +19,7 @@ from offline_wandb import go_offline, logger_settings, read_offline
 
 from lightning_annot.backbones.adapt_run import adapt
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.loading import BackboneSettings
 from lightning_annot.data.sources import digits_source, folder_source
@@ -181,6 +182,21 @@ def test_patience_and_frozen_layers(tmp_path: Path) -> None:
     frozen = torch.load(path, weights_only=True)["state_dict"]["stem.conv.weight"]
     other = adapt(source, label, START, SHORT, tmp_path / "other", device="cpu")
     assert not torch.equal(torch.load(other, weights_only=True)["state_dict"]["stem.conv.weight"], frozen)
+
+
+def test_views_get_a_core_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(SelfSupervisedModule, "on_train_start", lambda self: seen.append(torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for processes in (0, 1, 4):
+            settings = replace(SHORT, num_workers=processes)
+            adapt(digits_source().subset(range(40)), None, START, settings, tmp_path / str(processes), device="cpu")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [3, 2, 1]
 
 
 def test_global_generators_are_left_alone(tmp_path: Path) -> None:
