@@ -4,10 +4,11 @@
     python scripts/bench_adaptation.py --data cifar10n --items 1000 --seeds 101 --set data.adapt.epochs=5
     python scripts/bench_adaptation.py --features adapted --seeds 101 102 103 --set data.adapt.method=byol --csv byol.csv
 
-``pixels`` are those of configs/digits.yaml, ``random`` is the network of configs/small.yaml as it starts, ``adapted`` that
-network after it has seen the images. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or ../shared/data) are
-labelled by simulated workers of the Dog group. Each run is the command line in a process of its own. Prints JSON: one entry a
-run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null where there is none.
+``random`` is the network of configs/digits.yaml as it starts, ``adapted`` that network after it has seen the images, and
+``pixels`` are the digits without a network. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or
+../shared/data) are labelled by simulated workers of the Dog group. Each run is the command line in a process of its own.
+Prints JSON: one entry a run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null
+where there is none.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.progress import track
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("ANNOT_DATA", ROOT.parent / "shared" / "data"))
 FEATURES = ("pixels", "random", "adapted")
+END = ("annotations_per_item", "accuracy", "finished_fraction", "finished_precision", "ece")
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98)
 PHOTOGRAPHS = {
     "data.root": SHARED / "cifar10n" / "images.zip",
@@ -49,15 +51,16 @@ PHOTOGRAPHS = {
 
 def settings(data: str, features: str, items: int | None, folder: Path) -> list[str]:
     """Words of the command line; files that it needs go to ``folder``."""
-    words = ["--config", str(ROOT / "configs" / ("digits.yaml" if features == "pixels" else "small.yaml"))]
-    given: dict[str, Any] = {"data.backbone.cache_dir": folder / "features"} if features != "pixels" else {}
+    given: dict[str, Any] = {"data.backbone.cache_dir": folder / "features"}
     if data == "cifar10n":
         labels = pd.read_csv(SHARED / "cifar10n" / "true_labels.csv", dtype=str, nrows=items)
         labels.to_csv(folder / "labels.csv", index=False)
         given |= {**PHOTOGRAPHS, "data.labels": folder / "labels.csv"}
-    if features == "random":
+    if features != "adapted":
         given = {key: value for key, value in given.items() if not key.startswith("data.adapt")} | {"data.adapt": "null"}
-    return words + [f"--{key}={value}" for key, value in given.items()]
+    if features == "pixels":
+        given = {"data.adapt": "null", "data.backbone": "{name: null}"}
+    return ["--config", str(ROOT / "configs" / "digits.yaml"), *(f"--{key}={value}" for key, value in given.items())]
 
 
 def measure(data: str, features: str, seed: int, items: int | None, extra: list[str]) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
         knn = pd.concat(map(pd.read_csv, logged))["val_knn"].dropna() if logged else pd.Series(dtype=float)
     last = rounds.iloc[-1]
     reached = {f"to_{level * 100:.0f}": _first(rounds, level) for level in LEVELS}
-    end = {name: float(last[name]) for name in ("annotations_per_item", "accuracy", "finished_fraction", "ece")}
+    end = {name: float(last[name]) for name in END}
     probe = {"val_knn": float(knn.iloc[-1]) if len(knn) else None, "first_accuracy": float(rounds["accuracy"].iloc[0])}
     return {"data": data, "features": features, "seed": seed, **reached, **end, **probe, "seconds": seconds}
 

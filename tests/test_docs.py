@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from cli_runs import PIXELS, arguments
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -98,7 +99,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "classify.sh").chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["fit", "--config", "configs/digits.yaml", *QUICK, "--data.batches.steps", "60"]) == 0
+        assert main(["fit", "--config", "configs/digits.yaml", *arguments(PIXELS), *QUICK, "--data.batches.steps", "60"]) == 0
         assert main([*FOLDER, *QUICK, *TINY_BACKBONE, "--annotation.sampling.per_round", str(PER_ROUND)]) == 0
     return folder
 

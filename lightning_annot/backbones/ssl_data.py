@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightly.transforms.simclr_transform import SimCLRTransform
 from PIL import Image
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
@@ -37,8 +38,6 @@ class Inputs:
 
 def two_views(settings: ViewSettings, inputs: Inputs) -> Callable[[Image.Image], list[Tensor]]:
     """SimCLR's transform (Chen et al., ICML 2020, Appendix A): an image to two views (3, size, size)."""
-    from lightly.transforms.simclr_transform import SimCLRTransform
-
     return SimCLRTransform(  # type: ignore[return-value]  # of an image it makes tensors
         input_size=inputs.size,
         cj_prob=0.8 if settings.jitter else 0.0,
@@ -78,7 +77,7 @@ class ViewPairs(Dataset[list[Tensor]]):
     def _views(self, epoch: int, row: int) -> list[Tensor]:
         image = self._image(row)
         for_torch, for_numpy, for_python = np.random.SeedSequence([self.seed, epoch, row]).generate_state(3).tolist()
-        torch.manual_seed(for_torch)
+        torch.default_generator.manual_seed(for_torch)  # torch.manual_seed keeps a stack trace for each kind of GPU
         np.random.seed(for_numpy)  # noqa: NPY002  lightly draws from it
         random.seed(for_python)
         return self.transform(image)

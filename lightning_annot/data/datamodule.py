@@ -119,6 +119,9 @@ class AnnotationDataModule(LightningDataModule):
             self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
             None if stage == "predict" else subset, self._ranks(),
         )  # fmt: skip
+        if self.trainer is not None and self.loaded.extraction is not None:
+            for logger in self.trainer.loggers:  # which write in the first process alone
+                logger.log_hyperparams({"extraction": dict(self.loaded.extraction)})
         if self.unlabelled_extra is not None:
             bank = self.unlabelled_extra.endswith(".npy")
             root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
