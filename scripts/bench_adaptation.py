@@ -8,6 +8,7 @@
 network after it has seen the images. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or ../shared/data) are
 labelled by simulated workers of the Dog group. Each run is the command line in a process of its own. Prints JSON: one entry a
 run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null where there is none.
+``cpu_seconds`` is a run's processor time, with that of the processes that make views.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -68,11 +70,11 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
             extra = [word for word in extra if not word.startswith("--data.adapt")]
         words = [*settings(data, features, items, folder), "--seed_everything", str(seed), *extra]
         command = [sys.executable, "-m", "lightning_annot", "fit", *words, "--annotation.output_dir", str(run)]
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), _cpu_seconds()
         done = subprocess.run(
             [*command, "--trainer.enable_progress_bar", "false"], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        seconds = time.perf_counter() - begun
+        cost = {"seconds": time.perf_counter() - begun, "cpu_seconds": _cpu_seconds() - used}
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
         rounds = pd.read_csv(run / "rounds.csv")
@@ -82,7 +84,13 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
     reached = {f"to_{level * 100:.0f}": _first(rounds, level) for level in LEVELS}
     end = {name: float(last[name]) for name in ("annotations_per_item", "accuracy", "finished_fraction", "ece")}
     probe = {"val_knn": float(knn.iloc[-1]) if len(knn) else None, "first_accuracy": float(rounds["accuracy"].iloc[0])}
-    return {"data": data, "features": features, "seed": seed, **reached, **end, **probe, "seconds": seconds}
+    return {"data": data, "features": features, "seed": seed, **reached, **end, **probe, **cost}
+
+
+def _cpu_seconds() -> float:
+    """Seconds of processor time of all processes that were started here and have ended, with those that they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _first(rounds: pd.DataFrame, level: float) -> float | None:

@@ -22,6 +22,7 @@ def test_kinds_of_features_are_measured(
     assert runs["random"]["val_knn"] is None
     assert 0 < runs["adapted"]["val_knn"] < 1
     assert runs["random"]["to_98"] is None
+    assert all(run["cpu_seconds"] > 1 for run in runs.values())
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 2
 
 
