@@ -171,7 +171,7 @@ def _trainable(spec: BackboneSpec) -> tuple[nn.Module, Transform, Inputs]:
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     size = spec.image_size or min(config["input_size"][1:])
     # Convolutions of a CPU take two thirds of the time by it; in mixed precision they need it on a GPU too.
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     return model.requires_grad_(True).train(), transform, Inputs(size, tuple(config["mean"]), tuple(config["std"]))
 
 

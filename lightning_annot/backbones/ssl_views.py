@@ -33,7 +33,7 @@ def make_views(images: Sequence[Image.Image], draws: NDArray[np.float64], settin
     shaped = [_shape(images[i], draw, settings, size) for i, draw in zip(of, flat[:, :_SHAPES].tolist(), strict=True)]
     views = torch.from_numpy(np.stack(shaped)).permute(0, 3, 1, 2).contiguous().float() / 255
     views = recolour(views, torch.from_numpy(flat[:, _SHAPES:]).float(), settings.jitter, settings.grey)
-    return views.unflatten(0, draws.shape[:2])
+    return views.view(*draws.shape[:2], *views.shape[1:])
 
 
 def _shape(image: Image.Image, draw: list[float], settings: ViewSettings, size: int) -> NDArray[np.uint8]:
@@ -91,7 +91,7 @@ def turn_hue(views: Tensor, turn: Tensor) -> Tensor:
     """
     value, least = views.amax(1, keepdim=True), views.amin(1, keepdim=True)
     chroma = value - least
-    red, green, blue = (views / torch.where(chroma > 0, chroma, 1)).split(1, dim=1)
+    red, green, blue = (views / torch.where(chroma > 0, chroma, 1)).chunk(3, dim=1)
     hue = torch.where(views[:, :1] == value, green - blue, 4 + red - green)
     hue = torch.where((views[:, 1:2] == value) & (views[:, :1] < value), 2 + blue - red, hue)
     k = (torch.tensor([5.0, 3.0, 1.0])[:, None, None] + hue + 6 * turn) % 6
