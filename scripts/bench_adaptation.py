@@ -8,7 +8,8 @@
 ``pixels`` are the digits without a network. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or
 ../shared/data) are labelled by simulated workers of the Dog group. Each run is the command line in a process of its own.
 Prints JSON: one entry a run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null
-where there is none.
+where there is none. ``cpu_seconds`` is a run's processor time,
+with that of the processes that make views.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -35,9 +37,12 @@ PHOTOGRAPHS = {
     "data.root": SHARED / "cifar10n" / "images.zip",
     "data.id_pattern": "%05d.jpg",
     "data.backbone.image_size": 32,
+    "data.adapt.method": "simclr",
+    "data.adapt.epochs": 40,
     "data.adapt.batch_size": 256,
-    "data.adapt.views": "{crop: 0.25, flip: 0.5, rotate: 0.0, jitter: 0.5, grey: 0.2}",
-    "data.projection": "{dim: null, kernel: 0}",
+    "data.adapt.precision": "bf16-mixed",
+    "data.adapt.views": "{crop: 0.2, flip: 0.5, rotate: 0.0, jitter: 0.5, grey: 0.2}",
+    "data.projection": "{dim: null, kernel: 1000}",
     "annotation.workers": "lightning_annot.workers.amt.AMTWorkers",
     "annotation.workers.workers_file": SHARED / "amt_imagenet100" / "group_workers.json",
     "annotation.workers.groups_file": SHARED / "amt_imagenet100" / "groups.txt",
@@ -71,11 +76,11 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
             extra = [word for word in extra if not word.startswith("--data.adapt")]
         words = [*settings(data, features, items, folder), "--seed_everything", str(seed), *extra]
         command = [sys.executable, "-m", "lightning_annot", "fit", *words, "--annotation.output_dir", str(run)]
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), _cpu_seconds()
         done = subprocess.run(
             [*command, "--trainer.enable_progress_bar", "false"], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        seconds = time.perf_counter() - begun
+        cost = {"seconds": time.perf_counter() - begun, "cpu_seconds": _cpu_seconds() - used}
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
         rounds = pd.read_csv(run / "rounds.csv")
@@ -85,7 +90,13 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
     reached = {f"to_{level * 100:.0f}": _first(rounds, level) for level in LEVELS}
     end = {name: float(last[name]) for name in END}
     probe = {"val_knn": float(knn.iloc[-1]) if len(knn) else None, "first_accuracy": float(rounds["accuracy"].iloc[0])}
-    return {"data": data, "features": features, "seed": seed, **reached, **end, **probe, "seconds": seconds}
+    return {"data": data, "features": features, "seed": seed, **reached, **end, **probe, **cost}
+
+
+def _cpu_seconds() -> float:
+    """Seconds of processor time of all processes that were started here and have ended, with those that they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _first(rounds: pd.DataFrame, level: float) -> float | None:

@@ -23,6 +23,7 @@ def test_kinds_of_features_are_measured(
     assert 0 < runs["adapted"]["val_knn"] < 1
     assert runs["random"]["to_98"] is None
     assert runs["pixels"]["first_accuracy"] > runs["random"]["first_accuracy"]
+    assert all(run["cpu_seconds"] > 1 for run in runs.values())
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 3
 
 

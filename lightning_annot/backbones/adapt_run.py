@@ -20,7 +20,7 @@ from torch import Tensor
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.freezing import FreezeLayers
-from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes, two_views
+from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
 from lightning_annot.types import AnnotError, ImageSource
 
 ADAPTED = "backbone.pt"
@@ -58,7 +58,7 @@ def adapt(
         torch.manual_seed(seed)
         module = SelfSupervisedModule(start, settings.method, settings.lr, seed=seed)
         kept = KeptImages(source, 2 * module.inputs.size, num_workers)
-        pairs = ViewPairs(kept, two_views(settings.views, module.inputs), seed, skip)
+        pairs = ViewPairs(kept, settings.views, module.inputs, seed, skip)
         loader = pair_loader(pairs, settings.batch_size, num_workers)
         probe = None if label is None else probe_loader(source, label, module.transform)
         more = [FreezeLayers(list(settings.freeze))] if settings.freeze else []
