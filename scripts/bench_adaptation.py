@@ -8,8 +8,7 @@
 ``pixels`` are the digits without a network. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or
 ../shared/data) are labelled by simulated workers of the Dog group. Each run is the command line in a process of its own.
 Prints JSON: one entry a run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null
-where there is none. ``cpu_seconds`` is a run's processor time,
-with that of the processes that make views.
+where there is none. ``cpu_seconds`` is a run's processor time, with that of the processes that make views.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from lightning_annot.backbones.image_text import text_embeddings
-from lightning_annot.backbones.timm_features import BackboneSpec, build_backbone
+from lightning_annot.backbones.timm_features import BackboneSpec, build_backbone, extract
 from lightning_annot.backbones.zero_shot import class_scores
+from lightning_annot.data.sources import folder_source
 from lightning_annot.types import AnnotError
 
 open_clip = pytest.importorskip("open_clip")
@@ -68,6 +69,13 @@ def test_the_image_side_is_the_model_s(weights: Path) -> None:
     assert torch.equal(x[0], theirs(image))
     torch.testing.assert_close(model(x), whole.eval().encode_image(x))
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_extraction_tells_the_size_of_its_own_inputs(photos: Path, tmp_path: Path) -> None:
+    found = extract(
+        folder_source(photos, tmp_path), BackboneSpec(NAME, weights="random"), tmp_path, num_workers=0, progress=False
+    )
+    assert (found.told["backbone"], found.told["image_size"], found.told["width"]) == (NAME, 32, 32)
 
 
 def test_random_weights_are_drawn_by_the_seed() -> None:

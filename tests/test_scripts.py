@@ -131,3 +131,14 @@ def test_features_are_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert figures["accuracy"] == [1.0, 1.0]
     assert figures["accuracy_bank"] == [0.6667, 0.6667]  # nothing to see there: the larger class
     assert figures["difference"] == pytest.approx(0.3333, abs=1e-4)
+
+
+def test_a_foreign_classifier_scores_the_kinds() -> None:
+    script = load_script("make_banks")
+    features = np.random.default_rng(0).random((5, 1280), dtype=np.float32)
+    scores = script.names_scores(features)
+    assert scores.shape == (5, len(script.KINDS))
+    assert np.isfinite(scores).all()
+    taken = [number for spans in script.KINDS.values() for first, last in spans for number in range(first, last + 1)]
+    assert len(set(taken)) == len(taken)  # no class of ImageNet is of two kinds
+    assert max(taken) < 1000

@@ -50,7 +50,7 @@ def text_embeddings(
     model, _ = _create(name, weights, None, seed)
     tokens = _library().get_tokenizer(name.removeprefix(PREFIX))
     with torch.inference_mode():
-        each = [normalize(model.encode_text(tokens([text.format(name) for name in classes])), dim=1) for text in prompts]
+        each = [normalize(model.encode_text(tokens([text.replace("{}", name) for name in classes])), dim=1) for text in prompts]
     return normalize(torch.stack(each).mean(0), dim=1).clone(), model.logit_scale.exp().item()
 
 

@@ -35,7 +35,7 @@ from torch import Tensor
 from lightning_annot.crowd.em import LogPrior
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering
 
-LIKELIEST = 2.0  # weight of a machine
+MOST_WEIGHT = 2.0  # of the learner, and of each machine
 SCALE = 0.3  # standard deviation of the weights around the geometric mean
 ITERATIONS, TOLERANCE = 200, 1e-5
 
@@ -55,7 +55,7 @@ class Machine:
 
     def evidence(self, rows: Tensor) -> Tensor:
         """log p(what it says | y) up to a constant, of items ``rows`` (n,), (n, K)."""
-        return (self.log_answer(rows).exp() @ self.confusion.T.to(torch.float32)).clamp(min=1e-30).log()
+        return (self.log_answer(rows).exp() @ self.confusion.T).clamp(min=1e-30).log()
 
 
 def fit_confusion(log_belief: Tensor, log_answer: Tensor, pseudo_counts: Tensor) -> Tensor:
@@ -79,11 +79,11 @@ def fit_confusion(log_belief: Tensor, log_answer: Tensor, pseudo_counts: Tensor)
 
 def leave_one_out(machine: Machine, rows: Tensor, label: Tensor) -> Tensor:
     """Evidence (P, K) about prototypes ``rows`` (P,) of classes ``label`` (P,), each by the confusion without it."""
-    answer, counts = machine.log_answer(rows).exp(), machine.counts.float()
-    seen = answer * machine.confusion.float()[label]
+    answer, confusion = machine.log_answer(rows).exp(), machine.confusion
+    seen = answer * confusion[label]
     seen = seen / seen.sum(1, keepdim=True)  # what the prototype adds to the row of its class
-    out = answer @ machine.confusion.T.float()
-    rest = (counts[label] - seen).clamp(min=1e-6)
+    out = answer @ confusion.T
+    rest = (machine.counts[label] - seen).clamp(min=1e-6)
     out[torch.arange(len(rows)), label] = (answer * rest).sum(1) / rest.sum(1)
     return out.clamp(min=1e-30).log()
 
@@ -139,5 +139,5 @@ def fit_weights(fresh: FreshAnswers, tempering: Tempering) -> Tensor:
         slope = torch.einsum("nk,nmk->m", a * learned, parts)
         return float(away.square().sum() / (2.0 * SCALE**2) - gain.sum()), (away / SCALE**2 - slope).numpy()
 
-    found = minimize(objective, centre.numpy(), jac=True, method="L-BFGS-B", bounds=[(0.0, LIKELIEST)] * len(centre))
+    found = minimize(objective, centre.numpy(), jac=True, method="L-BFGS-B", bounds=[(0.0, MOST_WEIGHT)] * len(centre))
     return torch.from_numpy(found.x).float()

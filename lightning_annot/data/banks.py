@@ -92,8 +92,8 @@ def load_banks(
         elif bank.prompts:
             from lightning_annot.backbones.zero_shot import class_scores
 
-            assert bank.backbone is not None
             backbone = bank.backbone
+            assert backbone is not None
             assert backbone.name is not None
             features = _features(bank, loaded, seed, ranks)
             scores[bank.machine] = class_scores(features, backbone.name, backbone.weights, bank.prompts, names, seed)
@@ -121,7 +121,7 @@ def _chosen(rows: np.ndarray, path: str, loaded: Loaded) -> np.ndarray:
     """The rows of a file that are items of this run."""
     if len(rows) != loaded.n_listed:
         raise AnnotError(f"{path} has {len(rows)} rows, and there are {loaded.n_listed} items; row i is item i.")
-    return rows if loaded.rows is None else rows[np.asarray(loaded.rows)]
+    return rows if loaded.rows is None else rows[loaded.rows]
 
 
 def _scores(path: str, loaded: Loaded, n_classes: int) -> Tensor:

@@ -224,8 +224,8 @@ class AnnotationDataModule(LightningDataModule):
     def held_out(self) -> tuple[Tensor, Tensor, Tensor]:
         """Prototypes that some head has not learned from: features (P, d), folds (P,), clean classes (P,)."""
         features, folds = self.projected()
-        rows = self._held_out_rows()
-        return features[rows], folds[rows], self.table.prototype[rows]
+        rows, label = self.held_out_labels()
+        return features[rows], folds[rows], label
 
     def held_out_labels(self) -> tuple[Tensor, Tensor]:
         """Rows (P,) of those prototypes, and their clean classes (P,)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.data.ranks import ALONE, Ranks
@@ -52,7 +53,7 @@ class Loaded:
     labels: Mapping[str, str] | None
     unreadable: tuple[str, ...] = ()
     dropped: frozenset[str] = frozenset()
-    rows: tuple[int, ...] | None = None
+    rows: NDArray[np.int64] | None = None
     extraction: Mapping[str, str | int | float] | None = None
 
     @property
@@ -101,12 +102,13 @@ def _from_bank(
             f"{features} has {len(bank)} rows, and data.labels or data.items names {len(ids)} items; row i is item i."
         )
     dropped: frozenset[str] = frozenset()
-    rows: list[int] | None = None
+    rows = None
     if subset is not None:
-        rows, truth = subset.choose(ids, truth)
+        chosen, truth = subset.choose(ids, truth)
+        rows = np.asarray(chosen)
         bank, ids, dropped = bank[rows], list(truth), frozenset(ids).difference(truth)
     source = None if root is None else _mapped(_open(root, backbone), ids, id_pattern)
-    return Loaded(tuple(ids), bank, source, truth, dropped=dropped, rows=None if rows is None else tuple(rows))
+    return Loaded(tuple(ids), bank, source, truth, dropped=dropped, rows=rows)
 
 
 def _from_images(
@@ -120,7 +122,7 @@ def _from_images(
     ranks: Ranks,
 ) -> Loaded:
     source, truth, dropped, chosen = _chosen(root, truth, listed, id_pattern, backbone, subset)
-    kept = None if chosen is None else np.asarray(chosen)
+    rows = None if chosen is None else np.asarray(chosen)
     if backbone.name is None:
         if root != DIGITS:
             raise AnnotError(
@@ -130,19 +132,15 @@ def _from_images(
         from lightning_annot.data.sources import digits_features
 
         digits = digits_features()
-        return Loaded(tuple(source.ids), digits if kept is None else digits[kept], source, truth, (), dropped, _rows(kept))
+        return Loaded(tuple(source.ids), digits if rows is None else digits[rows], source, truth, (), dropped, rows)
     found = extract_features(source, backbone, seed, ranks)
     if found.unreadable:
         lost = set(found.unreadable)
         readable = [row for row, name in enumerate(source.ids) if name not in lost]
-        kept = np.asarray(readable) if kept is None else kept[readable]
+        rows = np.asarray(readable) if rows is None else rows[readable]
         source = source.subset(readable)
         truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, _rows(kept), found.told)
-
-
-def _rows(kept: np.ndarray | None) -> tuple[int, ...] | None:
-    return None if kept is None else tuple(kept.tolist())
+    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, rows, found.told)
 
 
 def extract_features(source: Images, backbone: BackboneSettings, seed: int, ranks: Ranks = ALONE) -> FeatureSet:
