@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,80 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from cli_runs import CONFIGS, QUIET, ROOT, SHARED, SMALL, Bank, Settings, answers, call, fit, questions, rounds, run
-from offline_wandb import go_offline, logger_settings, read_offline
-from PIL import Image
-
-from lightning_annot.report.tables import ROUND_COLUMNS, TRUTH_COLUMNS
-
-FILES = {
-    "labels.csv", "workers.csv", "confusions.npz", "rounds.csv", "annotations.db", "report.html", "config.yaml",
-    "summary.json", "checkpoints", "logs", "posterior.npz",
-}  # fmt: skip
-LABEL_COLUMNS = ["task", "label", "confidence", "risk", "n_annotations", "status"]
-WORKER_COLUMNS = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
-QUICK = {**QUIET, "trainer.max_epochs": 3, "data.batches.steps": 30}
-TINY_BACKBONE = {
-    "data.backbone.name": "test_resnet.r160_in1k",
-    "data.backbone.weights": "random",
-    "data.backbone.image_size": 32,
-    "data.backbone.num_workers": 0,
-}
-needs_shared_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside the project")
-
-
-def check_run(run: Path, n_classes: int, n_prototypes: int, *, truth: bool) -> pd.DataFrame:
-    """The contract of DESIGN.md's "What a run leaves", and its ways of counting; returns ``rounds.csv``."""
-    assert {path.name for path in run.iterdir()} >= FILES
-    assert (run / "checkpoints" / "last.ckpt").is_file()
-    table = pd.read_csv(run / "rounds.csv")
-    assert list(table) == [*ROUND_COLUMNS, *(TRUTH_COLUMNS if truth else ())]
-    check_counts(run, table, n_prototypes)
-    check_people(run, n_classes)
-    assert "<html" in (run / "report.html").read_text()
-    return table
-
-
-def check_counts(run: Path, table: pd.DataFrame, n_prototypes: int) -> None:
-    """``labels.csv`` and ``rounds.csv`` agree with the log."""
-    labels, log = pd.read_csv(run / "labels.csv", dtype={"task": str}), answers(run)
-    assert list(labels) == LABEL_COLUMNS
-    assert set(labels["status"]) <= {"finished", "unfinished", "prototype"}
-    of_prototypes = labels["status"] == "prototype"
-    assert of_prototypes.sum() == n_prototypes
-    assert not set(questions(run)["item"]) & set(labels["task"][of_prototypes])
-    given = log.dropna(subset=["label"])["item"].value_counts().reindex(labels["task"], fill_value=0)
-    assert labels["n_annotations"].tolist() == given.tolist()
-    n = len(labels) - n_prototypes
-    assert table["round"].tolist() == list(range(len(table)))
-    assert table["annotations"].iloc[0] == 0
-    assert table["annotations"].iloc[-1] == len(log)
-    assert table["annotations_per_item"].tolist() == pytest.approx((table["annotations"] / n).tolist())
-    finished = (labels["status"] == "finished").sum()
-    assert table["finished_fraction"].iloc[-1] == pytest.approx(finished / n)
-    assert table["mean_risk"].iloc[-1] == pytest.approx(labels["risk"][~of_prototypes].mean(), abs=1e-5)
-    assert (labels["confidence"] + labels["risk"]).to_numpy() == pytest.approx(1.0, abs=2e-6)
-
-
-def check_people(run: Path, n_classes: int) -> None:
-    """``workers.csv`` and ``confusions.npz`` agree with the log and with each other."""
-    workers, log = pd.read_csv(run / "workers.csv"), answers(run)
-    assert list(workers) == WORKER_COLUMNS
-    given = log["worker"].value_counts().reindex(workers["worker"], fill_value=0)
-    assert workers["n_annotations"].tolist() == given.tolist()
-    assert given.sum() == len(log)
-    assert (workers["accuracy_low"] < workers["accuracy_mean"]).all()
-    assert (workers["accuracy_mean"] < workers["accuracy_high"]).all()
-    with np.load(run / "confusions.npz") as arrays:
-        assert arrays["workers"].tolist() == workers["worker"].tolist()
-        assert arrays["confusions"].shape == (len(workers), n_classes, n_classes)
-        assert arrays["confusions"].sum(2) == pytest.approx(1.0, abs=1e-5)
-        assert arrays["pooled"].sum(1) == pytest.approx(1.0, abs=1e-5)
-
-
-def run_config(name: str, settings: Settings, output: Path) -> Path:
-    """One shipped configuration."""
-    return fit(settings, output, f"--config={CONFIGS / name}")
+from cli_runs import CONFIGS, QUIET, ROOT, SHARED, SMALL, Bank, answers, call, fit, rounds, run
+from run_checks import (
+    FILES,
+    QUICK,
+    check_run,
+    needs_shared_data,
+    run_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -129,115 +62,6 @@ def test_config_of_the_shared_bank(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert table["annotations"].tolist() == [0, 200, 400]
     assert set(answers(run)["source"]) == {by}
     assert table["accuracy"].iloc[-1] > 0.6
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``photos/`` and ``new/`` with JPEGs that are red or green, ``prototypes.csv`` of the first six of ``photos/``."""
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for name, n in (("photos", 40), ("new", 6)):
-        (folder / name).mkdir()
-        for i in range(n):
-            pixels = rng.integers(0, 90, (32, 32, 3), dtype=np.uint8)
-            pixels[..., i % 2] += 160
-            Image.fromarray(pixels).save(folder / name / f"{i:02d}.jpg")
-    rows = [f"{i:02d}.jpg,{colour(f'{i:02d}.jpg')}\n" for i in range(6)]
-    (folder / "prototypes.csv").write_text("task,label\n" + "".join(rows))
-    return folder
-
-
-def colour(task: str) -> str:
-    """The class of an image of ``photos``."""
-    return "green" if int(Path(task).stem) % 2 else "red"
-
-
-@pytest.fixture(scope="module")
-def folder_settings(photos: Path) -> dict[str, Any]:
-    """The README's command for one's own images, with a tiny backbone."""
-    return {
-        **QUIET,
-        **TINY_BACKBONE,
-        "data.root": photos / "photos",
-        "data.classes": "[red,green]",
-        "data.prototypes": photos / "prototypes.csv",
-        "data.backbone.cache_dir": photos / "cache",
-        "data.batches.steps": 8,
-        "annotation.sampling.per_round": 5,
-        "annotation.threshold": 0.001,
-    }
-
-
-@pytest.fixture(scope="module")
-def folder_run(folder_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder configuration after two rounds of answers; the same command each time."""
-    run = tmp_path_factory.mktemp("folder")
-    for who in ("anna", "bert", None):
-        run_config("folder.yaml", folder_settings, run)
-        if who is not None:
-            asked = pd.read_csv(run / "questions.csv", dtype=str, keep_default_na=False)
-            rows = "".join(f"{task},{who},{colour(task)}\n" for task in asked["task"])
-            with open(run / "answers.csv", "a") as file:
-                file.write(("" if file.tell() else "task,worker,label\n") + rows)
-    return run
-
-
-def test_folder_config(folder_run: Path, photos: Path) -> None:
-    table = check_run(folder_run, n_classes=2, n_prototypes=6, truth=False)
-    assert table["annotations"].tolist() == [0, 5, 10]
-    assert set(answers(folder_run)["worker"]) == {"anna", "bert"}
-    assert json.loads((folder_run / "summary.json").read_text())["stop_reason"].startswith("waiting for the answers to 5")
-    labels = pd.read_csv(folder_run / "labels.csv")
-    assert (labels["label"] == labels["task"].map(colour))[labels["n_annotations"] > 0].all()
-    asked = pd.read_csv(folder_run / "questions.csv")
-    assert [Path(path).resolve() for path in asked["path"]] == [photos / "photos" / task for task in asked["task"]]
-
-
-def test_records_tell_what_was_extracted(
-    folder_settings: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go_offline(monkeypatch, tmp_path)
-    shutil.copytree(photos / "photos", tmp_path / "photos")
-    (tmp_path / "photos" / "39.jpg").write_bytes(b"broken")
-    more = {"data.root": tmp_path / "photos", "data.backbone.on_error": "skip", "data.backbone.cache_dir": tmp_path / "cache"}
-    run_config("folder.yaml", {**folder_settings, **more, **logger_settings(tmp_path)}, tmp_path / "run")
-    extraction = read_offline(tmp_path).config["extraction"]
-    assert extraction.pop("images_per_second") == pytest.approx(39 / extraction.pop("seconds"))
-    assert extraction == {
-        "backbone": "test_resnet.r160_in1k", "weights": "random", "image_size": 32, "width": 96,
-        "images": 39, "computed": 39, "unreadable": 1,
-    }  # fmt: skip
-
-
-def test_new_images_get_labels(folder_run: Path, folder_settings: dict[str, Any], photos: Path) -> None:
-    unknown = {key: value for key, value in folder_settings.items() if key not in ("data.classes", "data.prototypes")}
-    settings = {**unknown, "data.root": photos / "new", "annotation.output_dir": folder_run}
-    result = call("predict", settings, f"--config={CONFIGS / 'folder.yaml'}")
-    assert result.status == 0, result.err
-    table = pd.read_csv(folder_run / "predictions.csv")
-    assert list(table) == ["task", "label", "confidence"]
-    assert table["task"].tolist() == [f"{i:02d}.jpg" for i in range(6)]
-    assert table["label"].tolist() == ["red", "green"] * 3
-
-
-@needs_shared_data
-def test_zip_of_photographs_goes_through_to_labels(tmp_path: Path) -> None:
-    n = 1000  # of its 10,000: the others are left out because the labels do not name them
-    truth = pd.read_csv(SHARED / "cifar10n" / "true_labels.csv", dtype=str)[:n]
-    truth.to_csv(tmp_path / "truth.csv", index=False)
-    settings = {
-        **QUICK,
-        **TINY_BACKBONE,
-        "data.root": SHARED / "cifar10n" / "images.zip",
-        "data.labels": tmp_path / "truth.csv",
-        "data.id_pattern": "%05d.jpg",
-        "data.backbone.cache_dir": tmp_path / "cache",
-        "annotation.sampling.per_round": 50,
-    }
-    run = fit(settings, tmp_path / "run")
-    table = check_run(run, n_classes=10, n_prototypes=100, truth=True)
-    assert pd.read_csv(run / "labels.csv", dtype=str)["task"].tolist() == truth["task"].tolist()
-    assert table["accuracy"].iloc[-1] > 0.15  # random weights know little, yet more than chance
-    assert json.loads((run / "thumbnails.json").read_text())
 
 
 def test_without_truth_there_are_no_figures_of_it(people: dict[str, Any], tmp_path: Path) -> None:

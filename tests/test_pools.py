@@ -1,24 +1,18 @@
+"""Pools, and the batches that are drawn from them."""
+
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from sklearn.decomposition import PCA
-from sklearn.kernel_approximation import Nystroem
 from torch import Tensor
 
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
-from lightning_annot.data.datamodule import AnnotationDataModule
-from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.pools import OBJECTIVES, Pools, balanced_weights, draw, make_pools
-from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
 from lightning_annot.types import AnnotError
 
 
@@ -207,178 +201,3 @@ def test_fixed_rows() -> None:
 def test_batch_settings_are_checked(change: dict[str, float]) -> None:
     with pytest.raises(AnnotError, match=next(iter(change))):
         BatchSettings(**change)  # type: ignore[arg-type]
-
-
-def bank(n: int = 120, d: int = 10, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    features = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) * rng.uniform(0.1, 9.0, d) + rng.normal(size=d)
-    features[:, 3] = 7.0  # a constant column
-    return features.astype(np.float16)
-
-
-def test_projection_is_sklearns_pca() -> None:
-    features = bank()
-    got = fit_projection(features, ProjectionSettings(dim=4, neighbours=0), seed=0).apply(features, chunk=50).numpy()
-    x = features.astype(np.float64)
-    x = (x - x.mean(0)) / np.where(x.std(0) < 1e-6, 1.0, x.std(0))
-    want = PCA(4).fit_transform(x)
-    want /= np.sqrt((want**2).sum(1).mean())
-    want *= np.sign((want * got).sum(0))
-    np.testing.assert_allclose(got, want, atol=1e-4)
-    assert (got**2).sum(1).mean() == pytest.approx(1.0, abs=1e-4)
-
-
-@pytest.mark.parametrize("dim", [None, 10, 99])
-def test_projection_that_keeps_all_features_standardises_them(dim: int | None) -> None:
-    features = bank()
-    got = fit_projection(features, ProjectionSettings(dim=dim, neighbours=0), seed=0).apply(features).numpy()
-    x = features.astype(np.float64)
-    x = (x - x.mean(0)) / np.where(x.std(0) < 1e-6, 1.0, x.std(0))
-    np.testing.assert_allclose(got, x / 3.0, atol=1e-3)  # nine columns that vary
-
-
-def test_kernel_is_sklearns_nystroem_less_its_mean() -> None:
-    features = bank()
-    flat = fit_projection(features, ProjectionSettings(dim=4, neighbours=0), seed=0)
-    curved = fit_projection(features, ProjectionSettings(dim=4, kernel=20, gamma=0.7, neighbours=0), seed=0)
-    x = flat.apply(features).numpy()
-    want = Nystroem(gamma=0.7, n_components=20, random_state=0).fit_transform(x)
-    want = want - want.mean(0)
-    got = curved.apply(features).numpy()
-    np.testing.assert_allclose(got, want / np.sqrt((want**2).sum(1).mean()), atol=2e-3)
-    assert float((got**2).sum(1).mean()) == pytest.approx(1.0, abs=1e-3)
-
-
-def test_projection_is_fitted_on_few_rows_and_restored_from_its_state() -> None:
-    features = bank(500)
-    few = ProjectionSettings(dim=3, kernel=8, rows=50)
-    fitted = fit_projection(features, few, seed=1)
-    restored = Projection(**fitted.state())  # type: ignore[arg-type]
-    assert torch.equal(restored.apply(features), fitted.apply(features))
-    assert torch.equal(fit_projection(features, few, seed=1).apply(features), fitted.apply(features))
-    assert not torch.allclose(fit_projection(features, few, seed=2).apply(features), fitted.apply(features), atol=1e-3)
-    with pytest.raises(AnnotError, match="width 9 given; this run's learner takes 10"):
-        fitted.apply(features[:, :9])
-
-
-@pytest.mark.parametrize("change", [{"dim": 0}, {"kernel": -1}, {"gamma": 0.0}, {"rows": 1}])
-def test_projection_settings_are_checked(change: dict[str, int]) -> None:
-    with pytest.raises(AnnotError, match=next(iter(change))):
-        ProjectionSettings(**change)
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        ProjectionSettings(dim=None),
-        ProjectionSettings(dim=4),
-        ProjectionSettings(dim=128),
-        ProjectionSettings(dim=128, neighbours=0),
-        ProjectionSettings(dim=8, rows=5, neighbours=0),
-        ProjectionSettings(dim=4, kernel=30),
-        ProjectionSettings(dim=4, kernel=30, rows=12),
-        ProjectionSettings(kernel=1000),
-        ProjectionSettings(dim=4, neighbours=3),
-        ProjectionSettings(kernel=30, neighbours=3, rows=20),
-    ],
-)
-def test_width_is_known_before_the_projection(chosen: ProjectionSettings, tmp_path: Path) -> None:
-    np.save(tmp_path / "bank.npy", bank())
-    labels = pd.DataFrame({"task": range(120), "label": ["ab"[i % 2] for i in range(120)]})
-    labels.to_csv(tmp_path / "labels.csv", index=False)
-    data = AnnotationDataModule(
-        features=str(tmp_path / "bank.npy"), labels=str(tmp_path / "labels.csv"), projection=chosen, prototypes_per_class=2
-    )
-    data.setup("fit")
-    (before,) = data.widths
-    features, folds = data.projected()
-    assert before == data.widths[0] == features.shape[1]
-    assert len(features) == len(folds) == 120
-    restored = AnnotationDataModule(features=str(tmp_path / "bank.npy"), projection=chosen)
-    restored.load_state_dict(data.state_dict())
-    restored.setup("predict")
-    assert torch.equal(restored.projected()[0], features)
-
-
-IDS = [f"i{j}" for j in range(60)]
-TRUTH = {name: "abc"[j % 3] for j, name in enumerate(IDS)}
-
-
-def items(**change: object) -> ItemTable:
-    good: dict[str, object] = {
-        "ids": IDS, "classes": None, "truth": TRUTH, "prototypes": None, "prototypes_per_class": 6, "n_folds": 3, "seed": 0,
-    }  # fmt: skip
-    return build_items(**(good | change))  # type: ignore[arg-type]
-
-
-def test_prototypes_and_folds_are_stratified() -> None:
-    table = items()
-    assert table.truth is not None
-    assert table.drawn
-    assert table.classes == ("a", "b", "c")
-    assert torch.bincount(table.prototype[table.is_prototype]).tolist() == [6, 6, 6]
-    assert torch.equal(table.prototype[table.is_prototype], table.truth[table.is_prototype])
-    for k in range(3):
-        assert torch.bincount(table.fold[table.prototype == k], minlength=3).tolist() == [2, 2, 2]
-    assert int(torch.bincount(table.fold).min()) > 10
-
-
-def test_items_are_a_function_of_the_seed() -> None:
-    one, again, other = items(seed=1), items(seed=1), items(seed=2)
-    assert torch.equal(one.prototype, again.prototype)
-    assert torch.equal(one.fold, again.fold)
-    assert not torch.equal(one.prototype, other.prototype)
-    assert one.identity(1) == again.identity(1)
-    assert one.identity(1)["prototypes"] != other.identity(1)["prototypes"]
-    assert one.identity(1)["seed"] != one.identity(2)["seed"]
-    assert one.identity(1)["classes"] != items(classes=["c", "b", "a"], seed=1).identity(1)["classes"]
-
-
-def test_given_prototypes_and_class_order() -> None:
-    table = items(truth=None, prototypes={"i5": "x", "i9": "y", "i11": "y"}, classes=["y", "x"])
-    assert table.classes == ("y", "x")
-    assert table.truth is None
-    assert not table.drawn
-    assert table.is_prototype.nonzero()[:, 0].tolist() == [5, 9, 11]
-    assert table.prototype[[5, 9, 11]].tolist() == [1, 0, 0]
-
-
-def test_a_start_without_prototypes_is_asked_for() -> None:
-    none = items(prototypes_per_class=0)
-    assert not bool(none.is_prototype.any())
-    assert not none.drawn
-    assert torch.bincount(none.fold).tolist() == [20, 20, 20]
-    assert none.identity(0)["prototypes"].startswith("0 prototypes")
-    named = items(prototypes_per_class=0, truth=None, classes=["a", "b"])
-    assert torch.equal(named.fold, none.fold)
-    some = items(prototypes_per_class=0, prototypes={"i4": "b"})
-    assert some.prototype[some.is_prototype].tolist() == [1]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"ids": []}, "no items given"),
-        ({"ids": [*IDS, "i3", "i4", "i4"]}, r"3 duplicate item ids, such as \['i3', 'i4', 'i4'\]"),
-        ({"classes": ["a", "b", "a"]}, "names a class twice"),
-        ({"truth": None}, "no classes given"),
-        ({"truth": None, "classes": ["a", "b"]}, "no prototypes given"),
-        ({"classes": ["a"]}, "at least 2"),
-        ({"truth": dict.fromkeys(IDS, "a")}, "at least 2"),
-        ({"truth": TRUTH | {"z1": "a"}}, r"1 ids only in data.labels, such as \['z1'\]"),
-        ({"truth": {name: TRUTH[name] for name in IDS[2:]}}, r"2 items without a row there, such as \['i0', 'i1'\]"),
-        ({"classes": ["a", "b"]}, r"data.labels has labels outside the classes: \['c'\]"),
-        ({"prototypes": {"z1": "a"}}, r"1 ids only in data.prototypes, such as \['z1'\]"),
-        ({"prototypes": {"i1": "d"}, "classes": ["a", "b", "c"]}, r"data.prototypes has labels outside the classes: \['d'\]"),
-        ({"prototypes": {"i0": "a", "i1": "b"}}, r"1 classes without a prototype: \['c'\]"),
-        ({"classes": ["a", "b", "c", "d"]}, r"1 classes without a prototype: \['d'\]"),
-        ({"prototypes_per_class": -1}, "prototypes_per_class -1"),
-        ({"prototypes_per_class": 0, "holdout": "prototypes"}, "data.holdout prototypes with data.prototypes_per_class 0"),
-        ({"prototypes_per_class": 0, "truth": None}, "no classes given"),
-        ({"prototypes_per_class": 20}, "20 prototypes a class take all 60 items"),
-        ({"n_folds": 1}, "data.folds 1 given"),
-    ],
-)
-def test_items_are_checked(change: dict[str, object], message: str) -> None:
-    with pytest.raises(AnnotError, match=message):
-        items(**change)

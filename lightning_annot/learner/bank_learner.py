@@ -71,13 +71,12 @@ class BankLearner(nn.Module):
             self.best.offer(self.heads, self.columns(x), fold, label)
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, fold: Tensor, label: Tensor, prior_scale: float = 0.5, released: bool = False) -> float:
+    def calibrate(self, x: Tensor, fold: Tensor, label: Tensor, prior_scale: float = 0.5, released: bool = False) -> None:
         """Fit the temperature on rows ``x`` (P, all banks) of folds (P,) from 0 on; ``label`` as in ``fit_temperature``."""
         device = self.temperature.device
         logits = self.predictor.out_of_fold(self.columns(x).to(device), fold.to(device)).cpu()
         fitted = released_temperature(logits, label) if released else fit_temperature(logits, label, prior_scale)
         self.temperature.fill_(fitted)
-        return fitted
 
     @torch.no_grad()
     def log_probability(self, x: Tensor, fold: Tensor) -> Tensor:
