@@ -166,8 +166,7 @@ class AnnotationRound(Callback):
         self._belief.judge(self.facts, self._inference)
         row["seconds_infer"] = self._lap()
         self.rows.append(row)
-        money = self._terms.account(self.facts).spent if self._terms.pays else None
-        row |= round_figures(self._table, self.facts, self._inference, self.predictions, money)
+        row |= self._figures()
         self._next_round = round_ + 1
         self._conclude(trainer, round_)
         for logger in trainer.loggers:
@@ -188,6 +187,8 @@ class AnnotationRound(Callback):
         if trainer.is_global_zero and self.stop_reason is not None:
             finished = self._inference.finished[: len(self._table)]
             self._leftover = leftover(self._table, finished, self._experts, self._latest, self.workers, self.sampling)
+        if self.stop_reason is not None and len(facts.item) > row["annotations"]:  # imported since, as an expert's are
+            row |= self._figures()
         row["seconds_save"] = self._lap()
         if self.stop_reason is None:
             self.facts = self._shared_facts(trainer, round_ + 1)
@@ -216,6 +217,8 @@ class AnnotationRound(Callback):
         self._experts = asking.experts
         total = int((~self._table.is_prototype).sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
+        done = self._inference.finished[: len(self._table)] & ~self._table.is_prototype
+        finished[-1] = int(done.sum())  # the row does not know of what was imported since
         reason = asking.stop_reason(finished, last_round=trainer.max_epochs == round_ + 1)
         if reason is not None:
             return reason
@@ -232,6 +235,10 @@ class AnnotationRound(Callback):
         if len(now.item) > row["annotations"]:  # what the last training has not seen
             return None
         return why_not(self._terms, now, too_dear)
+
+    def _figures(self) -> dict[str, float]:
+        money = self._terms.account(self.facts).spent if self._terms.pays else None
+        return round_figures(self._table, self.facts, self._inference, self.predictions, money)
 
     def _basis(self, facts: Facts, log_prior: LogPrior) -> Basis:
         features, _ = self._data.projected()

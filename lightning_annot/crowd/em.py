@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
-from lightning_annot.crowd.priors import Prior, rescale_rows
+from lightning_annot.crowd.priors import Prior, rescale_rows, with_experts
 from lightning_annot.crowd.strength import TYPICAL, learn_strength
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.types import Annotations, AnnotError
@@ -163,6 +163,7 @@ def run_tiered_em(
     n_workers: int,
     *,
     strength: float | None = None,
+    expert: Tensor | None = None,
     **options: object,
 ) -> EMResult:
     """Two tiers (after Branson et al. 2017): first one confusion for all workers, then one each, shrunk to the first.
@@ -170,14 +171,20 @@ def run_tiered_em(
     ``pseudo_counts`` (K, K) is the prior of the pooled confusion; the workers' prior is the pooled confusion times
     ``strength`` pseudo-counts a row, held fixed within the second EM, so that its objective stays one function. Without a
     ``strength`` it is learned from the counts of a first E step, in which everybody has the pooled confusion.
+    Workers who are ``expert`` (W,) bool stand apart: they share one confusion in the first EM, have the prior of
+    ``with_experts`` in the second, and say nothing of the others' strength.
     """
-    everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
-    pooled = run_em(everybody, log_prior, pseudo_counts, 1, **options)  # type: ignore[arg-type]
-    mean = rescale_rows(pooled.pooled_confusion(), 1.0)
+    expert = torch.zeros(n_workers, dtype=torch.bool) if expert is None else expert
+    apart = expert[annotations.worker]
+    tiers = torch.tensor([False, True][: 1 + int(expert.any())])
+    everybody = Annotations(annotations.item, apart.long(), annotations.label)
+    pooled = run_em(everybody, log_prior, with_experts(pseudo_counts, tiers), len(tiers), **options)  # type: ignore[arg-type]
+    mean = rescale_rows(pooled.confusions()[0], 1.0)
     if strength is None:
-        first = run_em(annotations, log_prior, mean * TYPICAL, n_workers, **(options | {"max_iterations": 1}))  # type: ignore[arg-type]
+        crowd = Annotations(annotations.item[~apart], annotations.worker[~apart], annotations.label[~apart])
+        first = run_em(crowd, log_prior, mean * TYPICAL, n_workers, **(options | {"max_iterations": 1}))  # type: ignore[arg-type]
         strength = learn_strength(first.incidence, first.counts, mean)
-    prior = mean * strength
+    prior = with_experts(mean * strength, expert)
     return run_em(annotations, log_prior, prior, n_workers, **options)  # type: ignore[arg-type]
 
 

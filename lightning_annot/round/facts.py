@@ -22,8 +22,9 @@ class Facts:
     (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
     ``gold_worker``, ``gold_label`` (-1 for a skip). ``extra_paid`` counts gold and audit answers.
 
-    Of all kinds together: who gave the paid answers (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where
-    unknown); and who is asked the open questions, ``owed_worker`` (-1 for anyone).
+    ``experts``: names of those whose answers were imported as an expert's. Of all kinds together: who gave the paid answers
+    (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where unknown); and who is asked the open questions,
+    ``owed_worker`` (-1 for anyone).
     """
 
     workers: tuple[str, ...]
@@ -40,6 +41,7 @@ class Facts:
     paid_worker: Tensor = field(default_factory=_no_rows)
     paid_seconds: Tensor = field(default_factory=_no_rows)
     owed_worker: Tensor = field(default_factory=_no_rows)
+    experts: frozenset[str] = frozenset()
 
     def annotations(self) -> Annotations:
         """The labels given, without skips."""
