@@ -74,9 +74,10 @@ def into_log(path: Path, log: AnnotationLog, given: Records, labels: pd.DataFram
     check_members(path, answers["label"][~answers["skip"]], classes, "classes")
     prototypes = labels.loc[labels["status"] == "prototype", "task"]
     gold = (answers["kind"] == "gold") & answers["task"].isin(prototypes)
-    before = log.answers(kind="gold")
+    before, pair = log.answers(), pd.MultiIndex.from_frame(answers[["task", "worker"]])
     known = pd.MultiIndex.from_frame(before[["item", "worker"]])
-    fresh = ~(gold.to_numpy() & pd.MultiIndex.from_frame(answers[["task", "worker"]]).isin(known))
+    # What is left is told apart by the log itself, which knows of ordinary answers alone.
+    fresh = ~(pair.isin(known[before["kind"] == "gold"]) | (gold.to_numpy() & pair.isin(known)))
     kind = np.where(gold, "gold", "annotation")[fresh]
     columns = (answers[name][fresh] for name in ("task", "worker", "label", "seconds"))
     return log.record(

@@ -76,7 +76,8 @@ def write_label_studio(
     """Tasks to import into Label Studio, with their annotations and, from ``predictions``, a pre-annotation with a score.
 
     ``predictions`` has task, label and confidence. ``address``: what to write as ``data.image``, by task; the task itself where
-    it says nothing. A worker whose name is a number becomes a user id, others an object with their name as ``email``.
+    it says nothing. A gold answer is ``ground_truth`` unless it is known to be wrong. A worker whose name is a number
+    becomes a user id, others an object with their name as ``email``.
     """
     address, guesses = address or {}, {}
     if predictions is not None:
@@ -84,7 +85,8 @@ def write_label_studio(
         guesses = {task: _prediction(label, score) for task, label, score in zip(*columns, strict=True)}
     answers: dict[str, list[dict[str, Any]]] = {task: [] for task in guesses}
     for number, row in enumerate(given.answers.to_dict("records"), start=1):
-        answers.setdefault(row["task"], []).append(_annotation(number, row))
+        is_truth = row["kind"] == "gold" and given.truth.get(row["task"], row["label"]) == row["label"]
+        answers.setdefault(row["task"], []).append(_annotation(number, row, is_truth))
     tasks = [
         {
             "id": number,
@@ -97,7 +99,7 @@ def write_label_studio(
     write_text(path, json.dumps(tasks, ensure_ascii=False, indent=1))
 
 
-def _annotation(number: int, row: Mapping[Any, Any]) -> dict[str, Any]:
+def _annotation(number: int, row: Mapping[Any, Any], is_truth: bool) -> dict[str, Any]:
     worker = str(row["worker"])
     is_id = worker.isascii() and worker.isdigit() and str(int(worker)) == worker
     given = {
@@ -105,7 +107,7 @@ def _annotation(number: int, row: Mapping[Any, Any]) -> dict[str, Any]:
         "completed_by": int(worker) if is_id else {"email": worker},
         "result": [] if row["skip"] else _result(row["label"]),
         "was_cancelled": bool(row["skip"]),
-        "ground_truth": row["kind"] == "gold",
+        "ground_truth": is_truth,
         "lead_time": None if pd.isna(row["seconds"]) else float(row["seconds"]),
     }
     if "answered_at" in row:
