@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,8 @@ class AnnotationRound(Callback):
     def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:
         """Rank 0 reads the log; everybody gets the same facts, and computes all else from them."""
         facts = self._ledger.facts(before_round) if self._ledger is not None else None
-        return trainer.strategy.broadcast(facts)  # type: ignore[return-value]
+        shared: Facts = trainer.strategy.broadcast(facts)  # type: ignore[assignment]
+        return replace(shared, experts=shared.experts | {*self.crowd.experts})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the report and say what was reached."""

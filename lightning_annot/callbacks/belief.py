@@ -17,7 +17,7 @@ from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.learner.machine_panel import MachinePanel
 from lightning_annot.recalibration import Recalibration, fresh_answers
 from lightning_annot.round.facts import Facts
-from lightning_annot.round.inference import Inference, who_is_expert
+from lightning_annot.round.inference import Inference
 from lightning_annot.round.settings import CrowdSettings
 
 Known = tuple[Tensor, Tensor]
@@ -55,7 +55,7 @@ class Belief:
             return
         believed = ~self.is_barred(facts.workers)
         conduct = judge_workers(answers, inference.posterior, inference.crowd, self.tempering, believed)
-        judged = ~who_is_expert(facts, self._settings)
+        judged = ~facts.is_expert()
         verdicts = (conduct.spammer & judged).tolist(), (conduct.adversary & judged).tolist()
         found = zip(facts.workers, *verdicts, strict=True)
         self.barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lightning_annot.annotations.formats import EXPERT as SOURCE
 from lightning_annot.annotations.formats import EXPERT_LABEL
 from lightning_annot.crowd.priors import EXPERT_ACCURACY
 
 COLUMNS = ("task", "label", "confidence", "risk", "n_annotations", "gain", "probable", "answers", "reason", EXPERT_LABEL)
 
+DOUBT = "an expert has seen it, and doubt remains"
 WAITS = "waits for an answer"
 CAPPED = "asked as often as allowed"
 NOBODY = "nobody is left to ask"
@@ -68,7 +70,9 @@ def unfinished_items(
     left = labels.iloc[row]
     task, leftover = left["task"], summary.get("leftover", {})
     n_asked = task.map(answers["item"].value_counts()).fillna(0).to_numpy(np.int64)
+    seen = answers.loc[answers["source"] == SOURCE, "item"] if "source" in answers else []
     conditions = {
+        DOUBT: task.isin(seen),
         WAITS: task.isin(questions["item"]),
         CAPPED: n_asked >= (summary.get("cap") or np.inf),
         NOBODY: task.isin(leftover.get("nobody", [])),

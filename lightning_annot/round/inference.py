@@ -13,7 +13,7 @@ from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, resc
 from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import gold_accuracy, reduce_accuracy
 from lightning_annot.crowd.tempering import Tempering
-from lightning_annot.round.facts import Basis, Facts
+from lightning_annot.round.facts import Basis
 from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.types import Annotations
 
@@ -57,11 +57,6 @@ def infer(
     return Inference(posterior, decision, decision.risk < threshold, result)
 
 
-def who_is_expert(facts: Facts, crowd: CrowdSettings) -> Tensor:
-    """Which workers are hardly ever wrong, by the facts or by the settings, (W,) bool."""
-    return torch.tensor([name in facts.experts or name in crowd.experts for name in facts.workers], dtype=torch.bool)
-
-
 def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, tempering: Tempering = PLAIN) -> EMResult:
     """The workers' confusions by EM under the prior that the settings name; arguments as in ``infer``.
 
@@ -71,7 +66,7 @@ def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, 
     facts, log_prior, n_classes = basis.facts, basis.log_prior, basis.n_classes
     n_workers = max(1, len(facts.workers))
     annotations = facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
-    expert = who_is_expert(facts, crowd) if facts.workers else torch.zeros(1, dtype=torch.bool)
+    expert = facts.is_expert() if facts.workers else torch.zeros(1, dtype=torch.bool)
     strength = 10.0 if crowd.strength is None else crowd.strength
     base = homogeneous_prior(n_classes, crowd.accuracy, strength)
     options: dict[str, Any] = {
@@ -96,7 +91,7 @@ def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, 
         crowd_ = Annotations(annotations.item[ours], torch.zeros_like(annotations.worker[ours]), annotations.label[ours])
         pooled = run_em(crowd_, log_prior, base, 1, **options)
         base = diagonal_prior(reduce_accuracy(pooled.diagonal(), crowd.prior), strength)
-    return run_em(annotations, log_prior, with_experts(base, expert), n_workers, **options)
+    return run_em(annotations, log_prior, with_experts(base, expert), n_workers, expert=expert, **options)
 
 
 def _with_prototypes(basis: Basis) -> Basis:
