@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_annot.certificate.command import certify
 from lightning_annot.exchange.command import export_command, import_command
+from lightning_annot.exchange.confusion_study import confusions_command
 from lightning_annot.exchange.handover import unfinished_command
 from lightning_annot.types import AnnotError
 
@@ -21,6 +22,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot import DIR FILE        put answers into the run, in any of the formats that --help lists
   lightning-annot export DIR FILE        write answers, labels or open questions; by default CSV: task,worker,label
   lightning-annot unfinished DIR FILE    write the unfinished items for experts, best gain first, and why
+  lightning-annot confusions DIR --out FILE   count who takes what for what in the gold answers, for simulated workers
   lightning-annot export-model CKPT --out FILE   write a trained classifier as ONNX, TorchScript or pt2
   lightning-annot certify DIR            draw an audit for an expert, and bound the error of the finished labels by it
 
@@ -77,6 +79,7 @@ _COMMANDS = {
     "export": export_command,
     "export-model": _export_model,
     "unfinished": unfinished_command,
+    "confusions": confusions_command,
     "certify": certify,
 }
 

@@ -32,14 +32,23 @@ def count_confusions(answers: pd.DataFrame, truth: Mapping[str, str], classes: S
     return [str(name) for name in who], np.bincount(cell, minlength=len(who) * k * k).reshape(-1, k, k)
 
 
-def write_group_workers(path: Path, classes: Sequence[str], names: Sequence[str], groups: Mapping[str, np.ndarray]) -> None:
-    """``classes`` (K) are ids, ``names`` (K) what people call them; ``groups``: counts (people, K, K) by group."""
+def write_group_workers(
+    path: Path,
+    classes: Sequence[str],
+    names: Sequence[str],
+    groups: Mapping[str, np.ndarray],
+    workers: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """``classes`` (K) are ids, ``names`` (K) what people call them; ``groups``: counts (people, K, K) by group, and
+    ``workers``, who these are.
+    """
     total = sum((counts.sum(0) for counts in groups.values()), np.zeros((len(classes),) * 2, dtype=np.int64))
     data = {
         IDS: list(classes),
         NAMES: list(names),
         GROUPS: {group: counts.astype(int).tolist() for group, counts in groups.items()},
         TOTAL: total.astype(int).tolist(),
+        **({} if workers is None else {"workers": {group: list(who) for group, who in workers.items()}}),
     }
     write_text(path, json.dumps(data, ensure_ascii=False))
 
