@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -31,13 +32,17 @@ TRAINER_DEFAULTS = {
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved configuration of ``fit`` to the run's folder; the newest counts, an equal one changes nothing."""
+    """Writes the resolved configuration of ``fit`` to the run's folder, where the newest counts, and to its loggers."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Rank 0 alone, after the round callback has claimed the folder."""
+        """Rank 0 alone, after the round callback has claimed the folder; an equal file stays as it is."""
         if stage != "fit":
             return
         text = self.parser.dump(self.config, skip_none=False)
+        given = yaml.safe_load(text)
+        given["annotation"].pop("log_url")  # may hold a password, and loggers may send what they are given
+        for logger in trainer.loggers:
+            logger.log_hyperparams(given)
         path = Path(self.config["annotation"]["output_dir"]) / "config.yaml"
         if not path.is_file() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,12 @@
     python scripts/bench_adaptation.py --data cifar10n --items 1000 --seeds 101 --set data.adapt.epochs=5
     python scripts/bench_adaptation.py --features adapted --seeds 101 102 103 --set data.adapt.method=byol --csv byol.csv
 
-``pixels`` are those of configs/digits.yaml, ``random`` is the network of configs/small.yaml as it starts, ``adapted`` that
-network after it has seen the images. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or ../shared/data) are
-labelled by simulated workers of the Dog group. Each run is the command line in a process of its own. Prints JSON: one entry a
-run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null where there is none.
+``random`` is the network of configs/digits.yaml as it starts, ``adapted`` that network after it has seen the images, and
+``pixels`` are the digits without a network. CIFAR-10 photographs (``cifar10n/images.zip`` below $ANNOT_DATA or
+../shared/data) are labelled by simulated workers of the Dog group. Each run is the command line in a process of its own.
+Prints JSON: one entry a run, then mean and standard deviation. ``to_97`` is the first row of rounds.csv at or above 97%; null
+where there is none. ``cpu_seconds`` is a run's processor time,
+with that of the processes that make views.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,14 +31,18 @@ from rich.progress import track
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("ANNOT_DATA", ROOT.parent / "shared" / "data"))
 FEATURES = ("pixels", "random", "adapted")
+END = ("annotations_per_item", "accuracy", "finished_fraction", "finished_precision", "ece")
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98)
 PHOTOGRAPHS = {
     "data.root": SHARED / "cifar10n" / "images.zip",
     "data.id_pattern": "%05d.jpg",
     "data.backbone.image_size": 32,
+    "data.adapt.method": "simclr",
+    "data.adapt.epochs": 40,
     "data.adapt.batch_size": 256,
-    "data.adapt.views": "{crop: 0.25, flip: 0.5, rotate: 0.0, jitter: 0.5, grey: 0.2}",
-    "data.projection": "{dim: null, kernel: 0}",
+    "data.adapt.precision": "bf16-mixed",
+    "data.adapt.views": "{crop: 0.2, flip: 0.5, rotate: 0.0, jitter: 0.5, grey: 0.2}",
+    "data.projection": "{dim: null, kernel: 1000}",
     "annotation.workers": "lightning_annot.workers.amt.AMTWorkers",
     "annotation.workers.workers_file": SHARED / "amt_imagenet100" / "group_workers.json",
     "annotation.workers.groups_file": SHARED / "amt_imagenet100" / "groups.txt",
@@ -49,15 +56,16 @@ PHOTOGRAPHS = {
 
 def settings(data: str, features: str, items: int | None, folder: Path) -> list[str]:
     """Words of the command line; files that it needs go to ``folder``."""
-    words = ["--config", str(ROOT / "configs" / ("digits.yaml" if features == "pixels" else "small.yaml"))]
-    given: dict[str, Any] = {"data.backbone.cache_dir": folder / "features"} if features != "pixels" else {}
+    given: dict[str, Any] = {"data.backbone.cache_dir": folder / "features"}
     if data == "cifar10n":
         labels = pd.read_csv(SHARED / "cifar10n" / "true_labels.csv", dtype=str, nrows=items)
         labels.to_csv(folder / "labels.csv", index=False)
         given |= {**PHOTOGRAPHS, "data.labels": folder / "labels.csv"}
-    if features == "random":
+    if features != "adapted":
         given = {key: value for key, value in given.items() if not key.startswith("data.adapt")} | {"data.adapt": "null"}
-    return words + [f"--{key}={value}" for key, value in given.items()]
+    if features == "pixels":
+        given = {"data.adapt": "null", "data.backbone": "{name: null}"}
+    return ["--config", str(ROOT / "configs" / "digits.yaml"), *(f"--{key}={value}" for key, value in given.items())]
 
 
 def measure(data: str, features: str, seed: int, items: int | None, extra: list[str]) -> dict[str, Any]:
@@ -68,11 +76,11 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
             extra = [word for word in extra if not word.startswith("--data.adapt")]
         words = [*settings(data, features, items, folder), "--seed_everything", str(seed), *extra]
         command = [sys.executable, "-m", "lightning_annot", "fit", *words, "--annotation.output_dir", str(run)]
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), _cpu_seconds()
         done = subprocess.run(
             [*command, "--trainer.enable_progress_bar", "false"], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        seconds = time.perf_counter() - begun
+        cost = {"seconds": time.perf_counter() - begun, "cpu_seconds": _cpu_seconds() - used}
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
         rounds = pd.read_csv(run / "rounds.csv")
@@ -80,9 +88,15 @@ def measure(data: str, features: str, seed: int, items: int | None, extra: list[
         knn = pd.concat(map(pd.read_csv, logged))["val_knn"].dropna() if logged else pd.Series(dtype=float)
     last = rounds.iloc[-1]
     reached = {f"to_{level * 100:.0f}": _first(rounds, level) for level in LEVELS}
-    end = {name: float(last[name]) for name in ("annotations_per_item", "accuracy", "finished_fraction", "ece")}
+    end = {name: float(last[name]) for name in END}
     probe = {"val_knn": float(knn.iloc[-1]) if len(knn) else None, "first_accuracy": float(rounds["accuracy"].iloc[0])}
-    return {"data": data, "features": features, "seed": seed, **reached, **end, **probe, "seconds": seconds}
+    return {"data": data, "features": features, "seed": seed, **reached, **end, **probe, **cost}
+
+
+def _cpu_seconds() -> float:
+    """Seconds of processor time of all processes that were started here and have ended, with those that they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _first(rounds: pd.DataFrame, level: float) -> float | None:

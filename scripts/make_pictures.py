@@ -1,6 +1,6 @@
 """The README's pictures from a real run of configs/digits.yaml, into docs/pictures.
 
-    python scripts/make_pictures.py                        # runs first, about half a minute on 2 cores
+    python scripts/make_pictures.py                        # runs first, about a minute and a half on 2 cores
     python scripts/make_pictures.py --run checkpoints/digits   # draws a run that is there already
 
 The report's picture needs Chromium or Chrome; without one the picture that is there stays as it is, and a line says so.

@@ -36,6 +36,8 @@ SMALL = {
     "annotation.threshold": 1e-4,  # else the learner finishes most items before there are questions for three rounds
 }
 
+PIXELS = {"data.adapt": None, "data.backbone": "{name: null}"}  # configs/digits.yaml without what takes its time
+
 Settings = Mapping[str, Any]
 
 _SERVER = multiprocessing.get_context("forkserver")

@@ -15,9 +15,11 @@ import torch
 from cli_runs import CONFIGS, arguments, assert_equal_runs, call, fit, start
 from cli_runs import run as run_alone
 from made_up_images import fill
+from offline_wandb import go_offline, logger_settings, read_offline
 
 from lightning_annot.backbones.adapt_run import adapt
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.loading import BackboneSettings
 from lightning_annot.data.sources import digits_source, folder_source
@@ -35,7 +37,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("few")
     pd.DataFrame({"task": range(120)}).to_csv(folder / "items.csv", index=False)
     return {
-        "config": CONFIGS / "small.yaml", "trainer.enable_progress_bar": False, "trainer.max_epochs": 2,
+        "config": CONFIGS / "digits.yaml", "trainer.enable_progress_bar": False, "trainer.max_epochs": 2,
         "data.items": folder / "items.csv", "data.id_pattern": "%s", "data.prototypes_per_class": 3,
         "data.backbone.image_size": 8, "data.backbone.cache_dir": folder / "features",
         "data.adapt.epochs": 6, "data.adapt.batch_size": 32, "data.adapt.num_workers": 0,
@@ -113,19 +115,25 @@ def test_trained_learner_labels_other_images(settings: dict[str, Any], whole: Pa
     assert "backbone.pt does not exist; run fit first" in result.err
 
 
-def test_records_hold_both_stages(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    given = f"{{project: annotation, save_dir: {tmp_path}, offline: true}}"
-    logger = f"{{class_path: pytorch_lightning.loggers.WandbLogger, init_args: {given}}}"
-    fit({**settings, "trainer.logger": logger, "data.adapt.epochs": 2}, tmp_path / "run")
-    import wandb
-
-    wandb.finish()
-    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    for name in ("train_loss", "val_knn", "spread", "temperature", "warmup", "mean_risk", "finished_fraction"):
-        assert name.encode() in record.read_bytes(), name
+def test_records_hold_all_stages(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hyper-parameters and curves of adaptation, extraction and annotation in one offline run of Weights & Biases."""
+    go_offline(monkeypatch, tmp_path)
+    cache = {"data.backbone.cache_dir": tmp_path / "features"}
+    run = fit({**settings, **cache, "data.adapt.epochs": 2, **logger_settings(tmp_path)}, tmp_path / "run")
+    told = read_offline(tmp_path)
+    adapting = pd.read_csv(run / "adapted" / "logs" / "version_0" / "metrics.csv").groupby("epoch").first()
+    for name in ("train_loss", "val_knn", "spread"):
+        assert told.curve(name) == pytest.approx(adapting[name].tolist(), rel=1e-4), name
+    assert (told.config["method"], told.config["lr"]) == ("vicreg", 3e-3)
+    assert told.config["data"]["init_args"]["adapt"]["views"]["rotate"] == 10
+    extraction = told.config["extraction"]
+    assert extraction.pop("images_per_second") == pytest.approx(120 / extraction.pop("seconds"))
+    assert extraction == {
+        "backbone": "small_resnet", "weights": str(run / "adapted" / "backbone.pt"), "image_size": 8, "width": 128,
+        "images": 120, "computed": 120, "unreadable": 0,
+    }  # fmt: skip
+    assert told.curve("mean_risk") == pytest.approx(pd.read_csv(run / "rounds.csv")["mean_risk"].tolist(), abs=1e-5)
+    assert told.config["annotation"]["sampling"]["per_round"] == 20
 
 
 def test_other_settings_or_images_are_refused(settings: dict[str, Any], whole: Path) -> None:
@@ -174,6 +182,21 @@ def test_patience_and_frozen_layers(tmp_path: Path) -> None:
     frozen = torch.load(path, weights_only=True)["state_dict"]["stem.conv.weight"]
     other = adapt(source, label, START, SHORT, tmp_path / "other", device="cpu")
     assert not torch.equal(torch.load(other, weights_only=True)["state_dict"]["stem.conv.weight"], frozen)
+
+
+def test_views_get_a_core_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(SelfSupervisedModule, "on_train_start", lambda self: seen.append(torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for processes in (0, 1, 4):
+            settings = replace(SHORT, num_workers=processes)
+            adapt(digits_source().subset(range(40)), None, START, settings, tmp_path / str(processes), device="cpu")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [3, 2, 1]
 
 
 def test_global_generators_are_left_alone(tmp_path: Path) -> None:

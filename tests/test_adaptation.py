@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from cli_runs import arguments, assert_equal_weights, call, checkpoint, fit, start
+from cli_runs import CONFIGS, arguments, assert_equal_weights, call, checkpoint, fit, start
 from cli_runs import run as run_alone
+from offline_wandb import go_offline, logger_settings, read_offline
 
 from lightning_annot.backbones.adapt_settings import StartSettings
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
@@ -23,6 +24,7 @@ from lightning_annot.types import AnnotError
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
+CONFIG = f"--config={CONFIGS / 'adapt.yaml'}"
 STOP = "{class_path: EarlyStopping, init_args: {monitor: val_knn, mode: max, patience: 1, min_delta: 2}}"
 FREEZE = "{class_path: lightning_annot.backbones.freezing.FreezeLayers, init_args: {layers: [stem, stages.0], until: 2}}"
 TORCH_OWN = "{class_path: pytorch_lightning.callbacks.BackboneFinetuning, init_args: {unfreeze_backbone_at_epoch: 1}}"
@@ -73,6 +75,19 @@ def test_methods_and_what_they_leave(settings: dict[str, Any], tmp_path: Path, m
     assert all(torch.equal(loaded[name], value) for name, value in weights(run).items())
     start = build_backbone(BackboneSpec("small_resnet", "random", 8))[0].state_dict()
     assert not torch.equal(loaded["stem.conv.weight"], start["stem.conv.weight"])
+
+
+def test_records_are_those_of_the_csv(settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hyper-parameters and curves in an offline run of Weights & Biases, by the shipped configuration."""
+    shipped = {key: value for key, value in settings.items() if key not in ("model", "data")}
+    logged = metrics(fit(shipped, tmp_path / "csv", CONFIG))
+    go_offline(monkeypatch, tmp_path)
+    fit({**shipped, **logger_settings(tmp_path)}, tmp_path / "wandb_run", CONFIG)
+    told = read_offline(tmp_path)
+    for name in ("train_loss", "spread", "lr", "val_knn"):
+        assert told.curve(name) == pytest.approx(logged[name].tolist(), rel=1e-4), name
+    assert (told.config["method"], told.config["hidden"]) == ("vicreg", 32)
+    assert told.config["data"]["init_args"]["views"]["rotate"] == 10
 
 
 def test_plain_lines_count_epochs(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -206,12 +221,6 @@ def test_two_processes(settings: dict[str, Any], tmp_path: Path) -> None:
     assert logged["val_knn"].between(0, 1).all()  # of 30 prototypes, which both processes have seen
     assert ((logged["val_knn"] * 30) % 1).abs().max() < 1e-4
     assert checkpoint(tmp_path)["global_step"] == 2  # of 120 images, 32 a process
-
-
-def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "lightly.loss", None)
-    with pytest.raises(AnnotError, match=r"needs the library lightly .*pip install 'lightning-annot\[adapt\]'"):
-        SelfSupervisedModule()
 
 
 def test_thawing_on_several_devices_is_refused() -> None:

@@ -83,7 +83,7 @@ def test_bounds_are_in_order(given_: Counts, confidence: float) -> None:
     anytime, single = float(anytime_upper(n, k, size, confidence)), float(hypergeometric_upper(n, k, size, confidence))
     most = (size - n + k) / size
     assert k / size <= single <= most
-    assert (k / n if n else 0) <= anytime + 1e-12 or n == size
+    assert max(k / size, k / n - 1 / size if n else 0) <= anytime + 1e-12  # shares are whole items: of 11, not a tenth
     assert anytime <= most
     if n == size:
         assert anytime == single == k / size

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from cli_runs import CONFIGS, Bank, Result, assert_equal_weights, call, checkpoint, fit, start
+from offline_wandb import go_offline, logger_settings, read_offline
 from test_scripts import load_script, told
 
 from lightning_annot.backbones.classifier import ClassifierModule
@@ -73,6 +74,20 @@ def test_it_learns_the_labels_of_a_run(trained: Path) -> None:
     table = pd.read_csv(trained / "logs" / "version_0" / "metrics.csv")
     assert {"train_loss", "lr", "val_loss", "val_accuracy", "val_ece"} <= set(table)
     assert table["train_loss"].dropna().iloc[-1] < table["train_loss"].dropna().iloc[0]
+
+
+def test_records_are_those_of_the_csv(
+    settings: dict[str, Any], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hyper-parameters and curves in an offline run of Weights & Biases."""
+    go_offline(monkeypatch, tmp_path)
+    fit({**settings, **logger_settings(tmp_path)}, tmp_path / "run", CONFIG)
+    told = read_offline(tmp_path)
+    table = pd.read_csv(trained / "logs" / "version_0" / "metrics.csv")
+    for name in ("train_loss", "lr", "val_loss", "val_accuracy", "val_ece"):
+        assert told.curve(name) == pytest.approx(table[name].dropna().tolist(), rel=1e-4), name
+    assert told.config["model"]["class_path"].endswith("ClassifierModule")
+    assert (told.config["model"]["init_args"]["lr"], told.config["data"]["init_args"]["batch_size"]) == (0.02, 32)
 
 
 def test_prototypes_validate_and_are_not_learned(settings: dict[str, Any], run: Path, bank: Bank) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from cli_runs import PIXELS, arguments
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -34,6 +35,7 @@ DOCUMENTS = (
     "docs/classifier.md",
     "docs/features.md",
     "docs/formats.md",
+    "docs/machines.md",
     "CHANGELOG.md",
     "checkpoints/README.md",
 )
@@ -42,6 +44,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
 FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 FORMAT_PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+MACHINES = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
 QUICK = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--data.batches.steps", "5"]
 TINY_BACKBONE = ["--data.backbone.name", "resnet10t", "--data.backbone.weights", "random", "--data.backbone.image_size", "32"]
 PER_ROUND = 10
@@ -69,7 +72,7 @@ def in_comments(config: Path) -> str:
     return "\n".join(line[4:] for line in config.read_text().splitlines() if line.startswith("#   "))
 
 
-SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh"))) + [
+SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh") + blocks(MACHINES, "sh"))) + [
     c for path in CONFIGS for c in commands(in_comments(path))
 ]
 FITS = [c for c in SHOWN if c[0] == "fit"]
@@ -100,7 +103,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "classify.sh").chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["fit", "--config", "configs/digits.yaml", *QUICK, "--data.batches.steps", "60"]) == 0
+        assert main(["fit", "--config", "configs/digits.yaml", *arguments(PIXELS), *QUICK, "--data.batches.steps", "60"]) == 0
         assert main([*FOLDER, *QUICK, *TINY_BACKBONE, "--annotation.sampling.per_round", str(PER_ROUND)]) == 0
     return folder
 

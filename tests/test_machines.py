@@ -254,3 +254,12 @@ def test_two_machines_need_two_names(bank: Bank, scores: Path, tmp_path: Path) -
     assert "leave one out" in call("fit", {**extra, "annotation.output_dir": tmp_path / "run"}).err
     with pytest.raises(AnnotError, match="has no learners for them"):
         MachinePanel(object(), torch.zeros(1, 1), torch.zeros(1), ["m"], {})  # type: ignore[arg-type]
+
+
+def test_machines_are_judged_by_answers_where_there_are_no_prototypes(bank: Bank, scores: Path, tmp_path: Path) -> None:
+    words = banks({"scores": scores, "machine": "words"})
+    chosen = bank.settings(**{"data.banks": words, "data.prototypes_per_class": 0, "trainer.max_epochs": 5})
+    run = fit(chosen, tmp_path / "run")
+    machine = pd.read_csv(run / "machines.csv").iloc[0]
+    assert machine["accuracy_low"] < 0.85
+    assert rounds(run)["accuracy"].iloc[-1] > 0.8

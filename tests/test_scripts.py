@@ -93,8 +93,8 @@ def test_a_small_round_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_configurations_are_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "digits --seeds 1 --set trainer.max_epochs=2 data.batches.steps=20"
-    monkeypatch.setattr("sys.argv", ["measure.py", *words.split()])
+    words = "digits --seeds 1 --set trainer.max_epochs=2 data.batches.steps=20 data.adapt=null"
+    monkeypatch.setattr("sys.argv", ["measure.py", *words.split(), "data.backbone={name: null}"])
     load_script("measure").main()
     figures = told(capsys.readouterr().out)
     assert [run["seed"] for run in figures["runs"]] == [1]

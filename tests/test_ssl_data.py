@@ -22,7 +22,6 @@ from lightning_annot.backbones.ssl_data import (
     pair_loader,
     probe_loader,
     reading_processes,
-    two_views,
 )
 from lightning_annot.data.sources import digits_source, folder_source
 from lightning_annot.types import AnnotError
@@ -32,7 +31,7 @@ ALL = ViewSettings(crop=0.4, flip=0.5, rotate=20, jitter=0.5, grey=0.2, blur=0.5
 
 
 def pairs(n: int = 12, seed: int = 0) -> ViewPairs:
-    return ViewPairs(digits_source().subset(range(n)), two_views(ALL, INPUTS), seed)
+    return ViewPairs(digits_source().subset(range(n)), ALL, INPUTS, seed)
 
 
 def test_views_depend_on_seed_epoch_and_row_alone() -> None:
@@ -113,10 +112,10 @@ def test_unreadable_images(tmp_path: Path, most_bytes: int) -> None:
     (tmp_path / "b.png").write_bytes(b"broken")
     source = folder_source(tmp_path)
     kept = KeptImages(source, 8, most_bytes=most_bytes)
-    transform = two_views(ViewSettings(crop=1.0, flip=0.0, jitter=0.0, grey=0.0), INPUTS)
+    plain = ViewSettings(crop=1.0, flip=0.0, jitter=0.0, grey=0.0)
     with pytest.raises(AnnotError, match=r"b\.png cannot be read .*on_error: skip"):
-        ViewPairs(kept, transform, 0)[0, 1]
-    instead = ViewPairs(kept, transform, 0, skip=True)
+        ViewPairs(kept, plain, INPUTS, 0)[0, 1]
+    instead = ViewPairs(kept, plain, INPUTS, 0, skip=True)
     assert torch.equal(torch.stack(instead[0, 1]), torch.stack(instead[0, 2]))  # plain red: crops are alike
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.freezing import FreezeLayers
-from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes, two_views
+from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
 from lightning_annot.types import AnnotError, ImageSource
 
 ADAPTED = "backbone.pt"
@@ -52,12 +53,12 @@ def adapt(
         return done
     if settings.patience is not None and label is None:
         raise AnnotError("adapt.patience given, which goes by the prototypes, and there are none; leave it out.")
-    with isolate_rng():
+    num_workers = reading_processes(len(source.ids), settings.num_workers)
+    with isolate_rng(), _threads_beside(num_workers):
         torch.manual_seed(seed)
         module = SelfSupervisedModule(start, settings.method, settings.lr, seed=seed)
-        num_workers = reading_processes(len(source.ids), settings.num_workers)
         kept = KeptImages(source, 2 * module.inputs.size, num_workers)
-        pairs = ViewPairs(kept, two_views(settings.views, module.inputs), seed, skip)
+        pairs = ViewPairs(kept, settings.views, module.inputs, seed, skip)
         loader = pair_loader(pairs, settings.batch_size, num_workers)
         probe = None if label is None else probe_loader(source, label, module.transform)
         more = [FreezeLayers(list(settings.freeze))] if settings.freeze else []
@@ -75,6 +76,17 @@ def required(folder: Path) -> Path:
     if not (folder / ADAPTED).is_file():
         raise AnnotError(f"{folder / ADAPTED} does not exist; run fit first, or name the run's annotation.output_dir.")
     return folder / ADAPTED
+
+
+@contextmanager
+def _threads_beside(processes: int) -> Iterator[None]:
+    """Leave a core to each of ``processes``: torch's threads wait for each other, and spin on while one has no core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before - processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trainer(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from lightning_annot.backbones.adapt_settings import ViewSettings
+from lightning_annot.backbones.ssl_views import DRAWS, make_views
 from lightning_annot.backbones.transforms import Transform
 from lightning_annot.types import AnnotError, ImageSource
 
@@ -35,34 +34,17 @@ class Inputs:
     std: tuple[float, ...]
 
 
-def two_views(settings: ViewSettings, inputs: Inputs) -> Callable[[Image.Image], list[Tensor]]:
-    """SimCLR's transform (Chen et al., ICML 2020, Appendix A): an image to two views (3, size, size)."""
-    from lightly.transforms.simclr_transform import SimCLRTransform
-
-    return SimCLRTransform(  # type: ignore[return-value]  # of an image it makes tensors
-        input_size=inputs.size,
-        cj_prob=0.8 if settings.jitter else 0.0,
-        cj_strength=settings.jitter,
-        min_scale=settings.crop,
-        random_gray_scale=settings.grey,
-        gaussian_blur=settings.blur,
-        hf_prob=settings.flip,
-        rr_prob=1.0 if settings.rotate else 0.0,
-        rr_degrees=settings.rotate,
-        normalize={"mean": list(inputs.mean), "std": list(inputs.std)},
-    )
-
-
 class ViewPairs(Dataset[list[Tensor]]):
-    """Two views of a source's image by ``Place``, a function of (``seed``, epoch, row) alone.
+    """Two views of a source's image by ``Place``, as a backbone takes them: a function of (``seed``, epoch, row) alone.
 
     With ``skip`` the next readable image stands in for one that is not; else it is an AnnotError.
     """
 
     def __init__(
-        self, source: KeptImages | ImageSource, transform: Callable[[Image.Image], list[Tensor]], seed: int, skip: bool = False
+        self, source: KeptImages | ImageSource, settings: ViewSettings, inputs: Inputs, seed: int, skip: bool = False
     ) -> None:
-        self.source, self.transform, self.seed, self.skip = source, transform, seed, skip
+        self.source, self.settings, self.inputs, self.seed, self.skip = source, settings, inputs, seed, skip
+        self._mean, self._std = (torch.tensor(part)[:, None, None] for part in (inputs.mean, inputs.std))
 
     def __len__(self) -> int:
         return len(self.source.ids)
@@ -71,17 +53,11 @@ class ViewPairs(Dataset[list[Tensor]]):
         return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[Place]) -> list[list[Tensor]]:
-        """A batch at once; the global generators, which the transforms draw from, stay as they were."""
-        with isolate_rng(include_cuda=False):
-            return [self._views(*place) for place in places]
-
-    def _views(self, epoch: int, row: int) -> list[Tensor]:
-        image = self._image(row)
-        for_torch, for_numpy, for_python = np.random.SeedSequence([self.seed, epoch, row]).generate_state(3).tolist()
-        torch.manual_seed(for_torch)
-        np.random.seed(for_numpy)  # noqa: NPY002  lightly draws from it
-        random.seed(for_python)
-        return self.transform(image)
+        """A batch at once."""
+        images = [self._image(row) for _, row in places]
+        draws = np.stack([np.random.default_rng([self.seed, epoch, row]).random((2, DRAWS)) for epoch, row in places])
+        views = (make_views(images, draws, self.settings, self.inputs.size) - self._mean) / self._std
+        return [list(pair) for pair in views]
 
     def _image(self, row: int) -> Image.Image:
         n = len(self)

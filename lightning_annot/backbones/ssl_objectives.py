@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 
+from lightly.loss import NegativeCosineSimilarity, NTXentLoss, VICRegLoss
+from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead, SimCLRProjectionHead, VICRegProjectionHead
+from lightly.models.utils import update_momentum
+from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -51,9 +55,6 @@ class BYOL(Objective):
     """
 
     def __init__(self, backbone: nn.Module, width: int, hidden: int, output: int, momentum: float) -> None:
-        from lightly.loss import NegativeCosineSimilarity
-        from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
-
         super().__init__()
         self.head = BYOLProjectionHead(width, hidden, output)
         self.predictor = BYOLPredictionHead(output, hidden, output)
@@ -70,9 +71,6 @@ class BYOL(Objective):
 
     @override
     def after_step(self, backbone: nn.Module, progress: float) -> None:
-        from lightly.models.utils import update_momentum
-        from lightly.utils.scheduler import cosine_schedule
-
         keep = cosine_schedule(round(progress * 1_000_000), 1_000_000, self.momentum, 1.0)
         update_momentum(backbone, self.teacher, keep)
         update_momentum(self.head, self.teacher_head, keep)
@@ -85,11 +83,6 @@ def make_objective(
 
     ``vicreg``: Bardes et al., ICLR 2022. ``simclr``: Chen et al., ICML 2020, with ``temperature``. ``byol``: with ``momentum``.
     """
-    try:
-        from lightly.loss import NTXentLoss, VICRegLoss
-        from lightly.models.modules.heads import SimCLRProjectionHead, VICRegProjectionHead
-    except ImportError as error:
-        raise AnnotError(f"adaptation needs the library lightly ({error}); pip install 'lightning-annot[adapt]'.") from error
     if method == "vicreg":
         return Projected(VICRegProjectionHead(width, hidden, output, num_layers=2), VICRegLoss())
     if method == "simclr":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,17 +38,22 @@ from lightning_annot.types import AnnotError, ImageSource
 __all__ = ["BackboneSpec", "FeatureSet", "build_backbone", "extract"]
 
 OnError = Literal["raise", "skip"]
+Told = Mapping[str, "str | int | float"]
 
 _SMALL = 512  # images; below this, starting worker processes takes longer than they save
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """``features`` (N, D) float16 of the images ``ids`` (N); ``unreadable`` are the ids that were left out."""
+    """``features`` (N, D) float16 of the images ``ids`` (N); ``unreadable`` are the ids that were left out.
+
+    ``told``: what was done with what, as plain values for a run's records.
+    """
 
     features: NDArray[np.float16]
     ids: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
+    told: Told = field(default_factory=dict)
 
 
 class _Batch(NamedTuple):  # a tuple, so that the loader pins its images
@@ -99,10 +105,27 @@ def extract(
                 task = bar.add_task(f"features, 1 of {ranks.size} processes" if ranks.size > 1 else "features", total=len(rows))
                 _fill(_placed(model, target, amp), loader, writer, on_error, amp, bar, task)
     ranks.wait()
-    done = int(bank.contains([digests[row] for row in missing]).sum())
+    done, seconds = int(bank.contains([digests[row] for row in missing]).sum()), time.monotonic() - start
     if progress and done:
-        _say_speed(done, time.monotonic() - start, ranks.size)
-    return _read(bank, source.ids, digests)
+        _say_speed(done, seconds, ranks.size)
+    found = _read(bank, source.ids, digests)
+    size = spec.image_size or min(resolve_model_data_config(model)["input_size"][1:])  # type: ignore[no-untyped-call]
+    return replace(found, told=_told(found, spec, size, done, seconds))
+
+
+def _told(found: FeatureSet, spec: BackboneSpec, size: int, computed: int, seconds: float) -> Told:
+    """``computed`` images took ``seconds``; the other features were in the bank."""
+    return {
+        "backbone": spec.name,
+        "weights": spec.weights,
+        "image_size": size,
+        "images": len(found.ids),
+        "width": int(found.features.shape[1]),
+        "unreadable": len(found.unreadable),
+        "computed": computed,
+        "seconds": seconds,
+        "images_per_second": computed / max(seconds, 1e-9),
+    }
 
 
 def _read(bank: FeatureBank, ids: Sequence[str], digests: Sequence[str]) -> FeatureSet:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lightning_annot.backbones.adapt_settings import ViewSettings
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
-from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes, two_views
+from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.loading import BackboneSettings
 from lightning_annot.types import AnnotError, ImageSource
@@ -66,7 +66,7 @@ class UnlabelledDataModule(LightningDataModule):
         self.transform = model.transform
         self._reading = reading_processes(len(self.source.ids), self.num_workers)
         kept = KeptImages(self.source, 2 * model.inputs.size, self._reading)
-        self.pairs = ViewPairs(kept, two_views(self.views, model.inputs), self.seed, self.skip)
+        self.pairs = ViewPairs(kept, self.views, model.inputs, self.seed, self.skip)
 
     @override
     def train_dataloader(self) -> DataLoader[list[Tensor]]:

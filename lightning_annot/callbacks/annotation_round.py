@@ -14,28 +14,26 @@ from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.callbacks.asking import Asking, Terms, why_not
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
+from lightning_annot.callbacks.inferring import Inferring
 from lightning_annot.callbacks.leftover import leftover
 from lightning_annot.callbacks.opening import open_ledger
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
     class_accuracy,
     load_cost,
-    load_oracle,
     load_prices,
     progress,
     round_figures,
     truth_metrics,
 )
-from lightning_annot.crowd.em import LogPrior
 from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
-from lightning_annot.learner.machine_panel import MachinePanel
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
 from lightning_annot.round.choice import round_generator
-from lightning_annot.round.facts import Basis, Facts
-from lightning_annot.round.inference import Inference, fit_crowd, infer
+from lightning_annot.round.facts import Facts
+from lightning_annot.round.inference import Inference
 from lightning_annot.round.settings import CrowdSettings, SamplingSettings
 from lightning_annot.sampling.price import PriceSettings
 from lightning_annot.sampling.stopping import StopSettings
@@ -44,8 +42,6 @@ from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import StructuredWorkers
 
 CALIBRATION_DRAW = 1 << 21  # plus the round: the draw of the answered items to calibrate on
-
-MACHINE_DRAW = 1 << 22  # plus the answers: the draw of the answered items to judge machines by
 
 
 class AnnotationRound(Callback):
@@ -107,7 +103,6 @@ class AnnotationRound(Callback):
         self._experts = torch.empty(0, dtype=torch.int64)
         self._leftover: dict[str, list[str]] = {}
         self._ledger: Ledger | None = None
-        self._true_confusions: torch.Tensor | None = None
         self._known: tuple[torch.Tensor, torch.Tensor] | None = None
         self._annotation_log: AnnotationLog | None = None
 
@@ -135,9 +130,9 @@ class AnnotationRound(Callback):
         self._clock, self.stop_reason, self._leftover = time.perf_counter(), None, {}
         self.facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
         if self._next_round == 0:
-            self._set_pools(self._infer())
+            self._set_pools(self._inferring.infer(self.facts))
             return
-        self._inference = self._infer()
+        self._inference = self._inferring.infer(self.facts)
         self._belief.judge(self.facts, self._inference)
         self._conclude(trainer, self._next_round - 1)
 
@@ -158,12 +153,11 @@ class AnnotationRound(Callback):
         features, folds = self._data.projected()
         rows, label = self._known if self._known is not None else prototypes(self._table)
         pl_module.calibrate(features[rows], folds[rows], label)  # type: ignore[operator]
-        self.predictions.renew()
-        self._machines.renew()
+        self._inferring.renew()
         row["seconds_predict"] = self._lap()
         self._stage(trainer, "inferring")
         self._before = self._belief.state_dict()
-        self._inference = self._infer()
+        self._inference = self._inferring.infer(self.facts)
         self._belief.judge(self.facts, self._inference)
         row["seconds_infer"] = self._lap()
         self.rows.append(row)
@@ -198,7 +192,7 @@ class AnnotationRound(Callback):
         del self._inference
         if self.stop_reason is None:
             self._stage(trainer, "inferring")
-            self._set_pools(self._infer())
+            self._set_pools(self._inferring.infer(self.facts))
         trainer.should_stop = self.stop_reason is not None
         row["seconds_infer"] += self._lap()
         if trainer.is_global_zero:
@@ -213,8 +207,7 @@ class AnnotationRound(Callback):
             self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
             return None
         barred = self._belief.is_barred(facts.workers)
-        basis = self._basis(facts, self._belief.with_prior(self.predictions))
-        asking = Asking(self._terms, self._data, round_, basis, self._inference, barred)
+        asking = Asking(self._terms, self._data, round_, self._inferring.basis(facts), self._inference, barred)
         self._experts = asking.experts
         total = int((~self._table.is_prototype).sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
@@ -241,36 +234,15 @@ class AnnotationRound(Callback):
         money = self._terms.account(self.facts).spent if self._terms.pays else None
         return round_figures(self._table, self.facts, self._inference, self.predictions, money)
 
-    def _basis(self, facts: Facts, log_prior: LogPrior) -> Basis:
-        features, _ = self._data.projected()
-        return Basis(facts, log_prior, self._table.prototype, len(features), len(self._table.classes))
+    def _listen(self, learner: Any) -> None:
+        """Believe what this ``learner`` says."""
+        folder = self.folder.path
+        self._inferring = Inferring(learner, self._data, self._belief, self.crowd, self.threshold, self._cost, folder)
 
-    def _listen(self, pl_module: LightningModule) -> None:
-        """Take the probabilities of the learner, and of the machines beside it."""
-        features, folds = self._data.projected()
-        further, learner = self._data.further, pl_module
-        self.predictions = Predictions(learner, features, folds)  # type: ignore[arg-type]
-        self._machines = MachinePanel(learner, features, folds, list(further.machines), further.scores)  # type: ignore[arg-type]
-
-    def _infer(self) -> Inference:
-        facts, oracle = self._belief.trusted(self.facts), self._oracle()
-        if len(self._machines):
-            # Machines are judged by people alone, whom the learner has judged: never by each other.
-            alone = fit_crowd(self._basis(facts, self.predictions), self.crowd, oracle, self._belief.tempering)
-            generator = round_generator(self._data.seed, MACHINE_DRAW + len(facts.item))
-            known = known_by_answers(self._table, *answer_evidence(alone, generator))
-            self._belief.hear(self._machines, known, self._data.held_out_labels(), self.predictions)
-        basis = self._basis(facts, self._belief.with_prior(self.predictions))
-        return infer(basis, self.crowd, self.threshold, self._cost, oracle, self._belief.tempering)
-
-    def _oracle(self) -> torch.Tensor | None:
-        """True confusions of the workers, where the settings ask for them; read once all workers are known."""
-        if self.crowd.oracle is None or not self.facts.workers:
-            return None
-        if self._true_confusions is None or len(self._true_confusions) != len(self.facts.workers):
-            path = self.folder.path / self.crowd.oracle
-            self._true_confusions = load_oracle(path, self.facts.workers, self._table.classes)
-        return self._true_confusions
+    @property
+    def predictions(self) -> Predictions:
+        """The learner's own probabilities of the last round."""
+        return self._inferring.predictions
 
     def _set_pools(self, inference: Inference) -> None:
         n = len(self._table)
@@ -311,7 +283,7 @@ class AnnotationRound(Callback):
             return
         self._listen(pl_module)
         self.facts = self._shared_facts(trainer, 1 << 31)
-        inference = self._infer()
+        inference = self._inferring.infer(self.facts)
         n = len(self._table)
         metrics = truth_metrics(inference, self._table, self.predictions.label()[:n])
         pl_module.log_dict({f"label_{name}": value for name, value in metrics.items()}, rank_zero_only=True)

@@ -12,19 +12,18 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_annot.annotations.formats import read_labels
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
 from lightning_annot.backbones.image_text import PREFIX
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
-from lightning_annot.data.classes import Subset, read_classes
-from lightning_annot.data.items import ItemTable, build_items
+from lightning_annot.data.items import ItemTable
 from lightning_annot.data.loading import BackboneSettings, Loaded, load_images, load_items
+from lightning_annot.data.owner import Owner
 from lightning_annot.data.pools import Pools, make_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings
 from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.data.view import FeatureView
-from lightning_annot.types import OTHER, AnnotError, ImageSource
+from lightning_annot.types import AnnotError, ImageSource
 
 
 class AnnotationDataModule(LightningDataModule):
@@ -91,11 +90,9 @@ class AnnotationDataModule(LightningDataModule):
             bank.check()
         self.adapt, self.output_dir, self.bank_settings = adapt, output_dir, tuple(banks or ())
         self.root, self.features, self.labels, self.items = root, features, labels, items
-        self.prototypes, self.id_pattern = prototypes, id_pattern
-        self.class_setting, self.distractors = classes, distractors
+        self.id_pattern, self.n_folds, self.holdout = id_pattern, folds, holdout
+        self.owner = Owner(classes, distractors, prototypes, prototypes_per_class, folds, holdout, seed)
         self.classes: list[str] | None = None
-        self._readable: dict[str, str] = {}
-        self.prototypes_per_class, self.n_folds, self.holdout = prototypes_per_class, folds, holdout
         self.unlabelled_extra, self.backbone = unlabelled_extra, backbone
         self.projection_settings, self.batches, self.seed = projection, batches, seed
         self.loaded: Loaded | None = None
@@ -114,11 +111,15 @@ class AnnotationDataModule(LightningDataModule):
             return
         if self.adapt is not None:
             self.backbone = replace(self.backbone, weights=str(self._adapted(stage == "fit")))
-        subset = self._read_classes()
+        classes = self.owner.task_classes()
+        self.classes = None if classes.ids is None else list(classes.ids)
         self.loaded = load_items(
             self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
-            None if stage == "predict" else subset, self._ranks(),
+            None if stage == "predict" else classes.subset, self._ranks(),
         )  # fmt: skip
+        if self.trainer is not None and self.loaded.extraction is not None:
+            for logger in self.trainer.loggers:  # which write in the first process alone
+                logger.log_hyperparams({"extraction": dict(self.loaded.extraction)})
         if self.unlabelled_extra is not None:
             bank = self.unlabelled_extra.endswith(".npy")
             root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
@@ -129,7 +130,7 @@ class AnnotationDataModule(LightningDataModule):
                     f"{self.loaded.features.shape[1]}. Both need the same backbone."
                 )
         if stage != "predict":
-            self._table = self._build_table(self.loaded)
+            self._table = self.owner.table(self.loaded, classes, self.labels is not None)
         names = None if self._table is None else self._table.names
         self.further = load_banks(self.bank_settings, self.loaded, names, self.seed, self._ranks())
 
@@ -140,11 +141,11 @@ class AnnotationDataModule(LightningDataModule):
 
     def images(self) -> tuple[ImageSource, Tensor | None]:
         """Images of all items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None if there are none."""
-        found = load_images(self.root, self.labels, self.items, self.id_pattern, self.backbone, self._read_classes())
+        classes = self.owner.task_classes()
+        found = load_images(self.root, self.labels, self.items, self.id_pattern, self.backbone, classes.subset)
         assert found.source is not None
-        known = self.prototypes is not None or (found.labels and self.prototypes_per_class > 0)
-        label = self._build_table(found).prototype if known else None
-        return found.source, label
+        known = self.owner.knows_some(found)
+        return found.source, self.owner.table(found, classes, self.labels is not None).prototype if known else None
 
     def _adapted(self, make: bool) -> Path:
         """The adapted backbone's file; unless ``make``, it must be there, whatever images these are."""
@@ -174,52 +175,6 @@ class AnnotationDataModule(LightningDataModule):
                 raise AnnotError(f"another process of this run has stopped; its own message says why ({error})") from error
 
         return Ranks(trainer.global_rank, trainer.world_size, trainer.num_devices, wait)
-
-    def _read_classes(self) -> Subset | None:
-        """Take the classes, with ``OTHER`` where there are distractors, and say which items are theirs; None: all."""
-        if self.class_setting is None:
-            if self.distractors is not None:
-                raise AnnotError(
-                    f"data.distractors {self.distractors} given without data.classes; name the classes that are no distractors."
-                )
-            return None
-        given = read_classes(self.class_setting)
-        self._readable = dict(zip(given.ids, given.names, strict=True))
-        self.classes = list(given.ids)
-        if self.distractors is None:
-            return None
-        subset = Subset(given.ids, self.distractors, self.seed)
-        self.classes += [OTHER] if self.distractors else []
-        return subset
-
-    def _build_table(self, loaded: Loaded) -> ItemTable:
-        truth, prototypes = loaded.labels, None
-        if self.prototypes is not None:
-            frame = read_labels(self.prototypes)
-            prototypes = self._kept_prototypes(dict(zip(frame["task"], frame["label"], strict=True)), loaded)
-        elif truth is not None and self.labels is None and len(truth) < len(loaded.ids):
-            truth, prototypes = None, truth  # a manifest that labels some of its images names the prototypes
-        return build_items(
-            loaded.ids,
-            self.classes,
-            truth,
-            prototypes,
-            prototypes_per_class=self.prototypes_per_class,
-            n_folds=self.n_folds,
-            seed=self.seed,
-            holdout=self.holdout,
-            readable=self._readable,
-        )
-
-    def _kept_prototypes(self, given: dict[str, str], loaded: Loaded) -> dict[str, str]:
-        """The owner's labels without those of items that were left out; distractors are ``OTHER``, whatever they are."""
-        truth = loaded.labels or {}
-        known = set(self.classes or ())
-        return {
-            task: OTHER if self.distractors and label not in known and truth.get(task) == OTHER else label
-            for task, label in given.items()
-            if task not in loaded.dropped
-        }
 
     @property
     def table(self) -> ItemTable:

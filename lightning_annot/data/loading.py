@@ -43,6 +43,7 @@ class Loaded:
 
     ``unreadable`` and ``dropped`` name what the source has besides: images that could not be read, items outside the subset.
     The items are ``rows`` (N,) of the ``n_listed`` that there were before these were left out; None: all of them.
+    ``extraction`` says what a backbone did, where one did anything.
     """
 
     ids: tuple[str, ...]
@@ -52,6 +53,7 @@ class Loaded:
     unreadable: tuple[str, ...] = ()
     dropped: frozenset[str] = frozenset()
     rows: tuple[int, ...] | None = None
+    extraction: Mapping[str, str | int | float] | None = None
 
     @property
     def n_listed(self) -> int:
@@ -136,7 +138,7 @@ def _from_images(
         kept = np.asarray(readable) if kept is None else kept[readable]
         source = source.subset(readable)
         truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, _rows(kept))
+    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, _rows(kept), found.told)
 
 
 def _rows(kept: np.ndarray | None) -> tuple[int, ...] | None:

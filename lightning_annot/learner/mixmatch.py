@@ -62,7 +62,8 @@ def fold_use(n_folds: int, *folds: Tensor) -> Tensor:
 def windows(rows: Tensor, n_folds: int, share: float) -> Tensor:
     """Overlapping windows (F, m, ...) of a batch ``rows`` (B, ...), one a fold, m = ``share`` of B; views of one array.
 
-    A batch is drawn row by row, so each window is a smaller batch drawn alike; together they use all rows.
+    A batch is drawn row by row, so each window is a smaller batch drawn alike; together they use all rows
+    of a batch that is not tiny (F^2 rows suffice, at a ``share`` of 2 / F or more).
     """
     n = len(rows)
     if n_folds == 1 or share >= 1.0 or n < n_folds:

@@ -1,0 +1,80 @@
+"""From the facts and the learner's probabilities, those of machine workers beside them, to what is believed of every item."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lightning_annot.callbacks.belief import Belief
+from lightning_annot.callbacks.calibration_rows import known_by_answers
+from lightning_annot.callbacks.run_folder import load_oracle
+from lightning_annot.crowd.em import LogPrior
+from lightning_annot.crowd.evidence import answer_evidence
+from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.learner.machine_panel import MachinePanel
+from lightning_annot.learner.predictions import Predictions
+from lightning_annot.round.choice import round_generator
+from lightning_annot.round.facts import Basis, Facts
+from lightning_annot.round.inference import Inference, fit_crowd, infer
+from lightning_annot.round.settings import CrowdSettings
+from lightning_annot.types import Learner
+
+MACHINE_DRAW = 1 << 22  # plus the answers: the draw of the answered items to judge machines by
+
+
+class Inferring:
+    """``predictions`` of the ``learner``, and inference by them under the settings of a run whose files are in ``folder``.
+
+    ``threshold`` and ``cost`` (K, K) or None as in ``infer``.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: AnnotationDataModule,
+        belief: Belief,
+        crowd: CrowdSettings,
+        threshold: float,
+        cost: torch.Tensor | None,
+        folder: Path,
+    ) -> None:
+        features, folds = data.projected()
+        self._data, self._belief, self._crowd, self._folder = data, belief, crowd, folder
+        self._threshold, self._cost, self._n_rows = threshold, cost, len(features)
+        self.predictions = Predictions(learner, features, folds)
+        self._machines = MachinePanel(learner, features, folds, list(data.further.machines), data.further.scores)
+        self._true_confusions: torch.Tensor | None = None
+
+    def renew(self) -> None:
+        """Predict again, after training."""
+        self.predictions.renew()
+        self._machines.renew()
+
+    def basis(self, facts: Facts) -> Basis:
+        """What a round with these ``facts`` is a function of."""
+        return self._basis(facts, self._belief.with_prior(self.predictions))
+
+    def infer(self, facts: Facts) -> Inference:
+        """What is believed after ``facts``, of all workers who are trusted."""
+        oracle, facts = self._oracle(facts), self._belief.trusted(facts)
+        if len(self._machines):
+            # Machines are judged by people and prototypes, never by the learner or by each other.
+            alone = fit_crowd(self._basis(facts, self.predictions), self._crowd, oracle, self._belief.tempering)
+            generator = round_generator(self._data.seed, MACHINE_DRAW + len(facts.item))
+            known = known_by_answers(self._data.table, *answer_evidence(alone, generator))
+            self._belief.hear(self._machines, known, self._data.held_out_labels(), self.predictions)
+        return infer(self.basis(facts), self._crowd, self._threshold, self._cost, oracle, self._belief.tempering)
+
+    def _basis(self, facts: Facts, log_prior: LogPrior) -> Basis:
+        table = self._data.table
+        return Basis(facts, log_prior, table.prototype, self._n_rows, len(table.classes))
+
+    def _oracle(self, facts: Facts) -> torch.Tensor | None:
+        """True confusions of the workers, where the settings ask for them; read once all workers are known."""
+        if self._crowd.oracle is None or not facts.workers:
+            return None
+        if self._true_confusions is None or len(self._true_confusions) != len(facts.workers):
+            path = self._folder / self._crowd.oracle
+            self._true_confusions = load_oracle(path, facts.workers, self._data.table.classes)
+        return self._true_confusions
