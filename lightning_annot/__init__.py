@@ -17,6 +17,7 @@ _HOMES = {
     "Annotations": "lightning_annot.types",
     "AnnotError": "lightning_annot.types",
     "MixMatchModule": "lightning_annot.learner.module",
+    "SoftLabels": "lightning_annot.data.soft_labels",
     "run_em": "lightning_annot.crowd.em",
     "run_tiered_em": "lightning_annot.crowd.em",
 }

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning_annot.certificate.command import certify
+from lightning_annot.exchange.command import export_command, import_command
+from lightning_annot.exchange.confusion_study import confusions_command
+from lightning_annot.exchange.handover import unfinished_command
 from lightning_annot.types import AnnotError
-
-if TYPE_CHECKING:
-    from lightning_annot.annotations.log import AnnotationLog
 
 USAGE = """lightning-annot: label image sets with as few human answers as possible
 
@@ -20,8 +19,10 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot test --config FILE     compare the run's labels with the truth, where data.labels has it
   lightning-annot predict --config FILE  label the images of --data.root or --data.features with the run's learner
   lightning-annot report DIR             write DIR/report.html anew
-  lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
-  lightning-annot unfinished DIR FILE    write the unfinished items for experts, riskiest first, and why
+  lightning-annot import DIR FILE        put answers into the run, in any of the formats that --help lists
+  lightning-annot export DIR FILE        write answers, labels or open questions; by default CSV: task,worker,label
+  lightning-annot unfinished DIR FILE    write the unfinished items for experts, best gain first, and why
+  lightning-annot confusions DIR --out FILE   count who takes what for what in the gold answers, for simulated workers
   lightning-annot export-model CKPT --out FILE   write a trained classifier as ONNX, TorchScript or pt2
   lightning-annot certify DIR            draw an audit for an expert, and bound the error of the finished labels by it
 
@@ -66,53 +67,6 @@ def _report(args: list[str]) -> int:
     return 0
 
 
-def _export(args: list[str]) -> int:
-    parser = argparse.ArgumentParser("lightning-annot export", description="Write all answers as CSV: task,worker,label.")
-    parser.add_argument("dir", type=Path, help="folder of a run")
-    parser.add_argument("file", type=Path, help="CSV to write")
-    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
-    given = parser.parse_args(args)
-    from lightning_annot.annotations.formats import write_answers
-
-    with _open_log(given.dir, given.url) as log:
-        write_answers(log, given.file)
-    print(given.file)
-    return 0
-
-
-def _unfinished(args: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "lightning-annot unfinished",
-        description="Write the items that a run left unfinished, riskiest first, and why each is there: "
-        "task,label,confidence,risk,n_annotations,reason.",
-    )
-    parser.add_argument("dir", type=Path, help="folder of a run")
-    parser.add_argument("file", type=Path, help="CSV to write")
-    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
-    given = parser.parse_args(args)
-    from lightning_annot.annotations.formats import write_table
-    from lightning_annot.report.run_files import read_run
-    from lightning_annot.report.unfinished import unfinished_items
-
-    run = read_run(given.dir)
-    with _open_log(given.dir, given.url) as log:
-        questions, answers = log.questions(open_only=True, kind="annotation"), log.answers(kind="annotation")
-    left = unfinished_items(run.labels, questions, answers, run.summary)
-    write_table(given.file, left)
-    print(f"{given.file}: {len(left)} items")
-    return 0
-
-
-def _open_log(directory: Path, url: str | None) -> AnnotationLog:
-    """The log of a run, which must exist."""
-    from lightning_annot.annotations.log import AnnotationLog
-
-    path = directory / "annotations.db"
-    if url is None and not path.is_file():
-        raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
-    return AnnotationLog(url or path)
-
-
 def _export_model(args: list[str]) -> int:
     from lightning_annot.backbones.export import command
 
@@ -121,9 +75,11 @@ def _export_model(args: list[str]) -> int:
 
 _COMMANDS = {
     "report": _report,
-    "export": _export,
+    "import": import_command,
+    "export": export_command,
     "export-model": _export_model,
-    "unfinished": _unfinished,
+    "unfinished": unfinished_command,
+    "confusions": confusions_command,
     "certify": certify,
 }
 

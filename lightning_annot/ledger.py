@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_annot.annotations.formats import IMPORT_ROUND
+from lightning_annot.annotations.formats import EXPERT, IMPORT_ROUND
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.round.facts import Facts
 from lightning_annot.types import KINDS, AnnotError, Kind, Question, Task
@@ -33,6 +33,7 @@ class Ledger:
         self._known = {name: j for j, name in enumerate(self._names)}
         self._last_id = 0
         self._columns = np.empty((5, 0), dtype=np.int64)  # item, worker, label, round, kind as a row of KINDS
+        self._experts: set[str] = set()
         self._seconds = np.empty(0)  # of the same answers, 0 where unknown
         answered = self._read()
         workers.remember(zip(answered["item"], answered["worker"], strict=True))
@@ -63,6 +64,7 @@ class Ledger:
             self.workers,
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
             extra_paid=int((now & ~use).sum()),
+            experts=frozenset(self._experts),
         )
 
     def holds_back(self) -> bool:
@@ -112,6 +114,7 @@ class Ledger:
         rows = self._log.answers(after_id=self._last_id)
         if len(rows):
             self._last_id = int(rows["id"].iloc[-1])
+            self._experts |= {*rows.loc[rows["source"] == EXPERT, "worker"]}
             item = self._codes(self._items, rows["item"], "item")
             given = rows["label"].notna().to_numpy()
             label = np.full(len(rows), -1, dtype=np.int64)

@@ -173,13 +173,16 @@ def test_the_unfinished_are_left_for_experts(finished: Path, tmp_path: Path) -> 
         pd.read_csv(tmp_path / "left.csv", dtype={"task": str}),
         pd.read_csv(finished / "labels.csv", dtype={"task": str}),
     )
-    assert list(table) == ["task", "label", "confidence", "risk", "n_annotations", "reason"]
+    columns = ["task", "label", "confidence", "risk", "n_annotations", "gain", "probable", "answers", "reason", "expert_label"]
+    assert list(table) == columns
     ended = "the run ended first: the last allowed round is done (trainer.max_epochs)"
     assert set(table["reason"]) <= {"never asked", ended}
     assert ((table["reason"] == ended) == table["task"].isin(answers(finished)["item"])).all()
     assert set(table["task"]) == set(labels.query("status == 'unfinished'")["task"])
     assert len(table) > 0
-    assert table["risk"].is_monotonic_decreasing
+    assert table["gain"].is_monotonic_decreasing
+    assert table["expert_label"].isna().all()
+    assert all(cell.startswith(f"{label} ") for cell, label in zip(table["probable"], table["label"], strict=True))
     assert table["risk"].min() >= SMALL["annotation.threshold"]
 
 

@@ -20,6 +20,8 @@ from sklearn.datasets import load_digits
 from lightning_annot.__main__ import main
 from lightning_annot.certificate.command import certify_parser
 from lightning_annot.cli import AnnotationCLI, run
+from lightning_annot.exchange.command import export_parser, import_parser
+from lightning_annot.exchange.formats import FORMATS
 from lightning_annot.presets import expand
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # pytest has arguments of its own
@@ -32,6 +34,7 @@ DOCUMENTS = (
     "docs/adaptation.md",
     "docs/classifier.md",
     "docs/features.md",
+    "docs/formats.md",
     "docs/machines.md",
     "CHANGELOG.md",
     "checkpoints/README.md",
@@ -40,6 +43,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
 FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+FORMAT_PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 MACHINES = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
 QUICK = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--data.batches.steps", "5"]
 TINY_BACKBONE = ["--data.backbone.name", "resnet10t", "--data.backbone.weights", "random", "--data.backbone.image_size", "32"]
@@ -288,3 +292,18 @@ def test_files_of_a_run_are_told(desk: Path) -> None:
     told = set(re.findall(r"^\| `([a-z_]+\.(?:csv|html|npz|db|yaml|json))` \|", README, flags=re.M))
     assert made - {"predictions.csv"} <= told
     assert told <= made
+
+
+def test_formats_are_told(tmp_path: Path) -> None:
+    """Every command of the page parses, and its tables have every format and option."""
+    parsers = {"import": import_parser(), "export": export_parser()}
+    shown = [args for args in commands("\n".join(blocks(FORMAT_PAGE, "sh"))) if args[0] in parsers]
+    assert len(shown) > 4
+    assert all(parsers[args[0]].parse_args(args[1:]).dir == Path("checkpoints/pets") for args in shown)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([a-z ]*)\| ([a-z ]*)\|", FORMAT_PAGE, flags=re.M)
+    assert {name for name, _, _ in rows} == set(FORMATS)
+    for name, comes, goes in rows:
+        assert bool(comes.strip()) == bool(FORMATS[name].read)
+        assert bool(goes.strip()) == bool(FORMATS[name].write)
+    options = {word for parser in parsers.values() for word in re.findall(r"--[a-z-]+", parser.format_help())} - {"--help"}
+    assert not [word for word in options if f"`{word}" not in FORMAT_PAGE and f" {word} " not in FORMAT_PAGE]

@@ -29,6 +29,7 @@ ALLOWED = {
     "ledger": PURE | {"workers"},
     "report": PURE,
     "certificate": {"types", "annotations", "report"},
+    "exchange": {"types", "annotations", "data", "report"},
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report"},
     "presets": {"types"},
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},

@@ -169,6 +169,8 @@ def reason(settings: StopSettings | None = None, **change: object) -> str | None
     [
         (None, {"finished_history": [0, 10]}, "every item is finished"),
         (None, {"n_candidates": 0}, "as many answers as it may get"),
+        (None, {"n_candidates": 0, "n_in_doubt": 3}, "experts have seen all that is left: 3 items are in doubt"),
+        (None, {"finished_history": [0, 10], "n_in_doubt": 0}, "every item is finished"),
         (StopSettings(budget=0.4), {}, r"budget of 0\.4 annotations per item is spent"),
         (StopSettings(budget=0.4), {"n_annotations": 5}, "budget"),
         (None, {"last_round": True}, "max_epochs"),

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from test_live import Live, live  # noqa: F401
 from test_sampling import distributions, seeded, slow_gain
 
-from lightning_annot.report.unfinished import unfinished_items
+from lightning_annot.report.unfinished import COLUMNS, Belief, unfinished_items
 from lightning_annot.sampling.items import expected_error_reduction
 from lightning_annot.sampling.value import deserted, pair_error_reduction, worth_asking
 
@@ -98,6 +99,8 @@ def test_reasons_in_their_order() -> None:
     tasks = ["waits", "capped", "nobody", "expert", "never", "ended", "done", "given"]
     labels = pd.DataFrame({"task": tasks, "label": "x", "confidence": 0.5, "n_annotations": 1})
     labels["risk"] = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.0, 0.9]
+    right = 1.0 - labels["risk"].to_numpy()
+    belief = Belief(["x", "y"], np.array([[0, 1]] * 8), np.stack([right, 1 - right], axis=1))
     labels["status"] = ["unfinished"] * 6 + ["finished", "prototype"]
     asked = pd.DataFrame({"item": [*["waits"] * 3, *["capped"] * 3, *["nobody"] * 2, "expert", "ended", "done"]})
     summary = {
@@ -105,7 +108,7 @@ def test_reasons_in_their_order() -> None:
         "stop_reason": "no money",
         "leftover": {"nobody": ["capped", "waits", "nobody"], "expert": ["nobody", "expert"]},
     }
-    found = unfinished_items(labels, pd.DataFrame({"item": ["waits"]}), asked, summary)
+    found = unfinished_items(labels, belief, pd.DataFrame({"item": ["waits"]}), asked, summary)
     assert found["task"].tolist() == ["ended", "never", "expert", "nobody", "capped", "waits"]
     assert found["reason"].tolist() == [
         "the run ended first: no money",
@@ -115,12 +118,14 @@ def test_reasons_in_their_order() -> None:
         "asked as often as allowed",
         "waits for an answer",
     ]
-    going_on = unfinished_items(labels, pd.DataFrame({"item": ["waits"]}), asked, {}).set_index("task")["reason"]
+    going_on = unfinished_items(labels, belief, pd.DataFrame({"item": ["waits"]}), asked, {}).set_index("task")["reason"]
     assert going_on["ended"] == going_on["capped"] == "the run has not ended"
     assert going_on["waits"] == "waits for an answer"
-    nothing = unfinished_items(labels[6:], pd.DataFrame({"item": []}), asked, summary)
+    nothing = unfinished_items(
+        labels[6:], Belief(["x", "y"], belief.top[6:], belief.probability[6:]), pd.DataFrame({"item": []}), asked, summary
+    )
     assert nothing.empty
-    assert list(nothing) == ["task", "label", "confidence", "risk", "n_annotations", "reason"]
+    assert list(nothing) == list(COLUMNS)
 
 
 def reasons(run: Path, file: Path) -> pd.Series:

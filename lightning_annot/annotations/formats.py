@@ -14,6 +14,8 @@ from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
 
 IMPORT_ROUND = -1  # known before round 0
+EXPERT_LABEL = "expert_label"  # the column that an expert fills
+EXPERT = "expert"  # source of the answers of whoever was imported as an expert
 _OLD_NAMES = {"performer": "worker"}  # crowd-kit before 1.0
 _SHOWN = 5
 
@@ -59,7 +61,7 @@ def read_table(
 
     Raises AnnotError for a file that cannot be read, a missing or repeated column, and rows that do not fit the header.
     """
-    header, rows, lines = _read_rows(path)
+    header, rows, lines = read_rows(path)
     names = [(old_names or {}).get(name, name) if name not in required else name for name in header]
     missing = [name for name in required if name not in names]
     if missing:
@@ -117,9 +119,13 @@ def import_answers(
 
 
 def check_none(path: Path, bad: pd.Series, problem: str, remedy: str) -> None:
-    """Raise AnnotError that names the first few of the ``bad`` values by line, unless there are none."""
+    """Raise AnnotError that names the first few of the ``bad`` values by line, unless there are none.
+
+    Where the index has a name, that is the word for a line.
+    """
     if len(bad):
-        shown = ", ".join(f"line {line}: {value!r}" for line, value in bad.head(_SHOWN).items())
+        word = bad.index.name or "line"
+        shown = ", ".join(f"{word} {line}: {value!r}" for line, value in bad.head(_SHOWN).items())
         more = ", ..." if len(bad) > _SHOWN else ""
         raise AnnotError(f"{path}: {len(bad)} rows {problem} ({shown}{more}); {remedy}")
 
@@ -153,7 +159,7 @@ def _check_filled(path: Path, values: pd.Series) -> None:
     check_none(path, empty, f"have no {values.name}", "fill them or remove them")
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Header, rows as wide as the header, and the line each row ends on; blank lines are left out."""
     rows: list[list[str]] = []
     lines: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,7 @@ class AnnotationRound(Callback):
         self._belief.judge(self.facts, self._inference)
         row["seconds_infer"] = self._lap()
         self.rows.append(row)
-        money = self._terms.account(self.facts).spent if self._terms.pays else None
-        row |= round_figures(self._table, self.facts, self._inference, self.predictions, money)
+        row |= self._figures()
         self._next_round = round_ + 1
         self._conclude(trainer, round_)
         for logger in trainer.loggers:
@@ -182,6 +182,8 @@ class AnnotationRound(Callback):
         if trainer.is_global_zero and self.stop_reason is not None:
             finished = self._inference.finished[: len(self._table)]
             self._leftover = leftover(self._table, finished, self._experts, self._latest, self.workers, self.sampling)
+        if self.stop_reason is not None and len(facts.item) > row["annotations"]:  # imported since, as an expert's are
+            row |= self._figures()
         row["seconds_save"] = self._lap()
         if self.stop_reason is None:
             self.facts = self._shared_facts(trainer, round_ + 1)
@@ -209,6 +211,8 @@ class AnnotationRound(Callback):
         self._experts = asking.experts
         total = int((~self._table.is_prototype).sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
+        done = self._inference.finished[: len(self._table)] & ~self._table.is_prototype
+        finished[-1] = int(done.sum())  # the row does not know of what was imported since
         reason = asking.stop_reason(finished, last_round=trainer.max_epochs == round_ + 1)
         if reason is not None:
             return reason
@@ -225,6 +229,10 @@ class AnnotationRound(Callback):
         if len(now.item) > row["annotations"]:  # what the last training has not seen
             return None
         return why_not(self._terms, now, too_dear)
+
+    def _figures(self) -> dict[str, float]:
+        money = self._terms.account(self.facts).spent if self._terms.pays else None
+        return round_figures(self._table, self.facts, self._inference, self.predictions, money)
 
     def _listen(self, learner: Any) -> None:
         """Believe what this ``learner`` says."""
@@ -249,7 +257,8 @@ class AnnotationRound(Callback):
     def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:
         """Rank 0 reads the log; everybody gets the same facts, and computes all else from them."""
         facts = self._ledger.facts(before_round) if self._ledger is not None else None
-        return trainer.strategy.broadcast(facts)  # type: ignore[return-value]
+        shared: Facts = trainer.strategy.broadcast(facts)  # type: ignore[assignment]
+        return replace(shared, experts=shared.experts | {*self.crowd.experts})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the report and say what was reached."""

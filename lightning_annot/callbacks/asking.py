@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from lightning_annot.callbacks.purchase import Questions, commit, first_gold
@@ -69,7 +70,7 @@ class Asking:
             terms.stopping, finished_history=finished, n_items=self._n_items, n_annotations=len(facts.item),
             n_candidates=len(self.among), n_open=len(facts.open_item), last_round=last_round,
             hit_size=1 if terms.sampling.refill else terms.sampling.hit_size, n_withdrawn=len(self.experts),
-            spent=self.account.spent, cheapest=self.account.cheapest(len(terms.workers.names())),
+            n_in_doubt=self._in_doubt(), spent=self.account.spent, cheapest=self.account.cheapest(len(terms.workers.names())),
         )  # fmt: skip
 
     def choose(self) -> Questions:
@@ -91,6 +92,13 @@ class Asking:
         terms, account = self._terms, self.account
         gold = first_gold(self._round, terms.gold, self._data.table, terms.workers, self._data.seed)
         return commit(ledger, self._round, chosen, gold, account, terms.stopping.money_left(account.spent + account.owed))
+
+    def _in_doubt(self) -> int:
+        """Unfinished items, if experts have seen all of them, else 0."""
+        open_ = ~self._inference.finished[: len(self._basis.prototype)] & (self._basis.prototype < 0)
+        seen = torch.zeros_like(open_)
+        seen[self._basis.facts.expert_items()] = True
+        return int(open_.sum()) if bool(seen[open_].all()) else 0
 
     @property
     def _n_items(self) -> int:

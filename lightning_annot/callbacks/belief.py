@@ -47,13 +47,17 @@ class Belief:
         return facts.without(self.is_barred(facts.workers))
 
     def judge(self, facts: Facts, inference: Inference) -> None:
-        """Find out who answers without looking, from the answers so far of everybody."""
+        """Find out who answers without looking, from the answers so far of everybody; an expert, who is asked what others get
+        wrong, is above that.
+        """
         answers = facts.annotations()
         if not self._settings.exclude or self._settings.prior != "tiered" or not len(answers):
             return
         believed = ~self.is_barred(facts.workers)
         conduct = judge_workers(answers, inference.posterior, inference.crowd, self.tempering, believed)
-        found = zip(facts.workers, conduct.spammer.tolist(), conduct.adversary.tolist(), strict=True)
+        judged = ~facts.is_expert()
+        verdicts = (conduct.spammer & judged).tolist(), (conduct.adversary & judged).tolist()
+        found = zip(facts.workers, *verdicts, strict=True)
         self.barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
 
     @property

@@ -120,6 +120,7 @@ def _draw(session: _Session, given: argparse.Namespace) -> _Session:
     from lightning_annot.certificate import audit
     from lightning_annot.certificate.record import Stage, write_record
     from lightning_annot.certificate.sample import drawn_order
+    from lightning_annot.report.run_files import image_root
 
     known = audit.known_answers(session.log)
     digest, size = session.found.digest, len(session.found)
@@ -131,7 +132,7 @@ def _draw(session: _Session, given: argparse.Namespace) -> _Session:
     write_record(session.run.directory, record)  # before the questions: a stage that was begun is never forgotten
     audit.ask(session.log, drawn, int(session.run.last_round.get("round", 0)))
     if given.out is not None:
-        audit.write_audit(given.out, drawn, _root(session.run))
+        audit.write_audit(given.out, drawn, image_root(session.run))
         print(f"{given.out}: {len(drawn)} labels to audit")
     audit.commit(session.log, answers)
     return replace(session, record=record)
@@ -162,12 +163,3 @@ def _state(session: _Session, target: float | None, confidence: float) -> None:
     write_record(session.run.directory, replace(record, certificate=asdict(certificate)))
     whole = "finished labels" if session.below is None else f"labels with a risk below {session.below:g}"
     print("\n".join(describe(certificate, whole)))
-
-
-def _root(run: RunFiles) -> str | None:
-    """The folder of the images, where the run's settings name one."""
-    import yaml
-
-    data = (yaml.safe_load(run.config) or {}).get("data") or {}
-    root = (data.get("init_args") or data).get("root")
-    return root if isinstance(root, str) else None

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
-from lightning_annot.crowd.priors import Prior, rescale_rows
+from lightning_annot.crowd.priors import Prior, rescale_rows, with_experts
 from lightning_annot.crowd.strength import TYPICAL, learn_strength
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.types import Annotations, AnnotError
@@ -110,12 +110,16 @@ class EMResult:
         out[known] = mass / self.row_totals()[worker]
         return out.log()
 
-    def log_likelihood(self, chunk: Chunk) -> Tensor:
-        """log prod_j w_j[y, z_ij] of the chunk's items by class y, (n, K); needs no table of all pairs."""
+    def log_likelihood(self, chunk: Chunk, weight: Tensor | None = None) -> Tensor:
+        """log prod_j w_j[y, z_ij] of the chunk's items by class y, (n, K); needs no table of all pairs.
+
+        ``weight``: how often each annotation of the chunk counts; None: once.
+        """
         inc, pairs = self.incidence, chunk.pairs
         table = (self.counts[pairs] + self.prior.rows(inc.pair_worker[pairs], inc.pair_label[pairs])).log_()
         table -= self._log_totals[inc.pair_worker[pairs]]
-        return embedding_bag(torch.searchsorted(pairs, chunk.pair), table, chunk.item_offset, mode="sum")
+        at = torch.searchsorted(pairs, chunk.pair)
+        return embedding_bag(at, table, chunk.item_offset, mode="sum", per_sample_weights=weight)
 
 
 def run_em(
@@ -129,18 +133,22 @@ def run_em(
     tolerance: float = 1e-4,
     start: Tensor | None = None,
     tempering: Tempering = PLAIN,
+    expert: Tensor | None = None,
     chunk_elements: int = 1 << 21,
 ) -> EMResult:
     """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts``, (K, K) or (W, K, K).
 
     ``log_prior`` gives log p(y | x) by item row; it may compute its rows when asked, so no (N, K) array need exist. Stops when
     the objective gains no more than ``tolerance`` nats an annotation. ``start``: optional posterior (N, K) of a first M step.
+    Workers who are ``expert`` (W,) bool do not share the errors of others, so their answers are not tempered: each counts 1/b
+    times, in both steps.
     """
     _check(annotations, pseudo_counts, n_workers, m_step, max_iterations)
     if isinstance(log_prior, Tensor):
         log_prior = log_prior.__getitem__
     n_classes, prior = pseudo_counts.shape[-1], Prior(pseudo_counts)
-    inc = build_incidence(annotations, n_workers, n_classes, chunk_elements=chunk_elements)
+    weight = None if expert is None else _weight(annotations, expert, tempering, pseudo_counts.dtype)
+    inc = build_incidence(annotations, n_workers, n_classes, weight=weight, chunk_elements=chunk_elements)
     counts = pseudo_counts.new_zeros(len(inc.pair_worker), n_classes)
     if start is not None:
         for chunk in inc.chunks:
@@ -163,6 +171,7 @@ def run_tiered_em(
     n_workers: int,
     *,
     strength: float | None = None,
+    expert: Tensor | None = None,
     **options: object,
 ) -> EMResult:
     """Two tiers (after Branson et al. 2017): first one confusion for all workers, then one each, shrunk to the first.
@@ -170,15 +179,22 @@ def run_tiered_em(
     ``pseudo_counts`` (K, K) is the prior of the pooled confusion; the workers' prior is the pooled confusion times
     ``strength`` pseudo-counts a row, held fixed within the second EM, so that its objective stays one function. Without a
     ``strength`` it is learned from the counts of a first E step, in which everybody has the pooled confusion.
+    Workers who are ``expert`` (W,) bool stand apart, see ``run_em``: they share one confusion in the first EM, have the
+    prior of ``with_experts`` in the second, and say nothing of the others' strength.
     """
-    everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
-    pooled = run_em(everybody, log_prior, pseudo_counts, 1, **options)  # type: ignore[arg-type]
-    mean = rescale_rows(pooled.pooled_confusion(), 1.0)
+    expert = torch.zeros(n_workers, dtype=torch.bool) if expert is None else expert
+    apart = expert[annotations.worker]
+    tiers = torch.tensor([False, True][: 1 + int(expert.any())])
+    everybody = Annotations(annotations.item, apart.long(), annotations.label)
+    prior = with_experts(pseudo_counts, tiers)
+    pooled = run_em(everybody, log_prior, prior, len(tiers), expert=tiers, **options)  # type: ignore[arg-type]
+    mean = rescale_rows(pooled.confusions()[0], 1.0)
     if strength is None:
-        first = run_em(annotations, log_prior, mean * TYPICAL, n_workers, **(options | {"max_iterations": 1}))  # type: ignore[arg-type]
+        crowd = Annotations(annotations.item[~apart], annotations.worker[~apart], annotations.label[~apart])
+        first = run_em(crowd, log_prior, mean * TYPICAL, n_workers, **(options | {"max_iterations": 1}))  # type: ignore[arg-type]
         strength = learn_strength(first.incidence, first.counts, mean)
-    prior = mean * strength
-    return run_em(annotations, log_prior, prior, n_workers, **options)  # type: ignore[arg-type]
+    prior = with_experts(mean * strength, expert)
+    return run_em(annotations, log_prior, prior, n_workers, expert=expert, **options)  # type: ignore[arg-type]
 
 
 def write_posterior(
@@ -203,7 +219,7 @@ def write_posterior(
         out[start:stop] = unanswered.exp() if tempering.model[0] == 1.0 else (tempering.model[0] * unanswered).softmax(1)
     for chunk in inc.chunks:
         items = inc.items[chunk.start : chunk.stop]
-        joint, _ = _tempered(result.log_likelihood(chunk), log_prior(items), chunk, tempering)
+        joint, _ = _tempered(result.log_likelihood(chunk, chunk.weight), log_prior(items), chunk, tempering)
         out[items] = joint.softmax(1).to(out)
     return out
 
@@ -239,6 +255,15 @@ def _tempered(people: Tensor, model: Tensor, chunk: Chunk, tempering: Tempering)
         return people.add_(model), 1.0
     a, b = (e.to(people) for e in tempering.of(chunk.n_answers))
     return people.mul_(b).add_(model * a), 1.0 / b
+
+
+def _weight(annotations: Annotations, expert: Tensor, tempering: Tempering, dtype: torch.dtype) -> Tensor | None:
+    """How often each annotation (A,) counts: 1/b if it is an expert's, so that the exponent b leaves it as it is; else once."""
+    if tempering.is_plain or not bool(expert.any()):
+        return None
+    n_answers = torch.bincount(annotations.item)[annotations.item]
+    _, people = tempering.of(n_answers)
+    return torch.where(expert[annotations.worker], 1.0 / people[:, 0], 1.0).to(dtype)
 
 
 def _log_table(inc: Incidence, counts: Tensor, prior: Prior) -> tuple[Tensor, float]:

@@ -26,6 +26,8 @@ class Chunk:
     item: Tensor  # local item of each annotation, grouped by pair
     pair_offset: Tensor  # first annotation of each pair in ``pairs``
     pairs: Tensor  # the distinct pairs of the chunk
+    weight: Tensor | None  # how often each annotation counts, grouped by item; None: all once
+    pair_weight: Tensor | None  # the same, grouped by pair
 
     @property
     def n_answers(self) -> Tensor:
@@ -51,11 +53,13 @@ class Incidence:
 
     def item_sums(self, chunk: Chunk, table: Tensor) -> Tensor:
         """Sum the rows of ``table`` (P, K) over each item's annotations: (items of the chunk, K)."""
-        return embedding_bag(chunk.pair, table, chunk.item_offset, mode="sum")
+        return embedding_bag(chunk.pair, table, chunk.item_offset, mode="sum", per_sample_weights=chunk.weight)
 
     def add_pair_sums(self, chunk: Chunk, rows: Tensor, into: Tensor) -> None:
         """Add ``rows`` (items of the chunk, K) to ``into`` (P, K), once for each annotation."""
-        into.index_add_(0, chunk.pairs, embedding_bag(chunk.item, rows, chunk.pair_offset, mode="sum"))
+        weight = None if chunk.pair_weight is None else chunk.pair_weight.to(rows)
+        sums = embedding_bag(chunk.item, rows, chunk.pair_offset, mode="sum", per_sample_weights=weight)
+        into.index_add_(0, chunk.pairs, sums)
 
     def worker_sums(self, table: Tensor) -> Tensor:
         """Sum the rows of ``table`` (P, K) over each worker's pairs: (W, K)."""
@@ -63,8 +67,13 @@ class Incidence:
         return embedding_bag(index, table, self.worker_offset, mode="sum")
 
 
-def build_incidence(annotations: Annotations, n_workers: int, n_classes: int, *, chunk_elements: int = 1 << 21) -> Incidence:
-    """Sort the annotations once for all iterations; a chunk holds at most ``chunk_elements`` values of (items, K)."""
+def build_incidence(
+    annotations: Annotations, n_workers: int, n_classes: int, *, weight: Tensor | None = None, chunk_elements: int = 1 << 21
+) -> Incidence:
+    """Sort the annotations once for all iterations; a chunk holds at most ``chunk_elements`` values of (items, K).
+
+    ``weight`` (A,): how often each annotation counts in all sums; None: once.
+    """
     order = torch.argsort(annotations.item, stable=True)
     item, worker, label = (t[order] for t in (annotations.item, annotations.worker, annotations.label))
     items, local = torch.unique_consecutive(item, return_inverse=True)
@@ -79,11 +88,11 @@ def build_incidence(annotations: Annotations, n_workers: int, n_classes: int, *,
         pair_worker=pair_worker,
         pair_label=codes % n_classes,
         worker_offset=torch.searchsorted(pair_worker, workers),
-        chunks=tuple(_chunks(local, pair, len(items), rows)),
+        chunks=tuple(_chunks(local, pair, None if weight is None else weight[order], len(items), rows)),
     )
 
 
-def _chunks(local: Tensor, pair: Tensor, n: int, rows: int) -> Iterator[Chunk]:
+def _chunks(local: Tensor, pair: Tensor, weight: Tensor | None, n: int, rows: int) -> Iterator[Chunk]:
     bounds = torch.searchsorted(local, torch.arange(n + 1, device=local.device))
     for start in range(0, n, rows):
         stop = min(start + rows, n)
@@ -99,4 +108,6 @@ def _chunks(local: Tensor, pair: Tensor, n: int, rows: int) -> Iterator[Chunk]:
             item=(local[first:last] - start)[by_pair],
             pair_offset=torch.cumsum(counts, 0) - counts,
             pairs=pairs,
+            weight=None if weight is None else weight[first:last],
+            pair_weight=None if weight is None else weight[first:last][by_pair],
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_annot.types import AnnotError
 
 DENSE_PRIORS = 1 << 27  # entries of (W, K, K); above it workers cannot have priors of their own
+EXPERT_ACCURACY, EXPERT_STRENGTH = 0.98, 20.0  # of each row: .90 is two and a half standard deviations off, and can be learned
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,24 @@ def homogeneous_prior(
         raise AnnotError(f"prior strength {strength} given; it must be above 0 pseudo-counts.")
     alpha = torch.full((n_classes, n_classes), (1.0 - accuracy) / (n_classes - 1), dtype=dtype)
     return alpha.fill_diagonal_(accuracy) * strength
+
+
+def with_experts(counts: Tensor, expert: Tensor) -> Tensor:
+    """Pseudo-counts ``counts``, (K, K) or (W, K, K), where workers who are ``expert`` (W,) bool have a prior of their own.
+
+    They are right with ``EXPERT_ACCURACY`` in each class, and otherwise wrong evenly; rows sum to ``EXPERT_STRENGTH``. Without
+    an expert ``counts`` is returned as it is, else (W, K, K).
+    """
+    if not bool(expert.any()):
+        return counts
+    n_workers, n_classes = len(expert), counts.shape[-1]
+    if n_workers * n_classes**2 > DENSE_PRIORS:
+        raise AnnotError(
+            f"an expert among {n_workers} workers, with {n_classes} classes, needs a prior for each worker, which does not fit "
+            f"into memory; at most {DENSE_PRIORS // n_classes**2} workers are possible."
+        )
+    own = diagonal_prior(counts.new_full((n_classes,), EXPERT_ACCURACY), EXPERT_STRENGTH)
+    return torch.where(expert[:, None, None], own, counts)
 
 
 def rescale_rows(counts: Tensor, strength: float) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from lightning_annot.types import AnnotError
 
@@ -109,6 +110,13 @@ def headlines(run: RunFiles) -> list[Headline]:
         ("Rounds", f"{len(run.rounds):,}" if len(run.rounds) else "", "of training, inferring and asking"),
     ]
     return [Headline(name, value, note) for name, value, note in numbers if value]
+
+
+def image_root(run: RunFiles) -> str | None:
+    """The folder of the images, where the run's settings name one."""
+    data = (yaml.safe_load(run.config) or {}).get("data") or {}
+    root = (data.get("init_args") or data).get("root")
+    return root if isinstance(root, str) else None
 
 
 def percent(value: float | None) -> str:

@@ -27,10 +27,13 @@ def round_generator(seed: int, round_: int) -> torch.Generator:
 
 
 def open_to_questions(basis: Basis, inference: Inference, cap: int, capacity: Tensor | None) -> Tensor:
-    """Items that may be asked about once more, (n,): not those whose last question still waits for its answer."""
+    """Items that may be asked about once more, (n,): not those whose last question still waits for its answer, and not those
+    that an expert has seen.
+    """
     n = len(basis.prototype)
     done = inference.finished[:n] | (basis.prototype >= 0)
     done[basis.facts.open_item] = True
+    done[basis.facts.expert_items()] = True
     return candidates(done, basis.facts.asked(n), cap, capacity)
 
 

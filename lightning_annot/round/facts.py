@@ -22,8 +22,9 @@ class Facts:
     (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
     ``gold_worker``, ``gold_label`` (-1 for a skip). ``extra_paid`` counts gold and audit answers.
 
-    Of all kinds together: who gave the paid answers (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where
-    unknown); and who is asked the open questions, ``owed_worker`` (-1 for anyone).
+    ``experts``: names of workers who are hardly ever wrong. Of all kinds together: who gave the paid answers
+    (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where unknown); and who is asked the open questions,
+    ``owed_worker`` (-1 for anyone).
     """
 
     workers: tuple[str, ...]
@@ -40,6 +41,7 @@ class Facts:
     paid_worker: Tensor = field(default_factory=_no_rows)
     paid_seconds: Tensor = field(default_factory=_no_rows)
     owed_worker: Tensor = field(default_factory=_no_rows)
+    experts: frozenset[str] = frozenset()
 
     def annotations(self) -> Annotations:
         """The labels given, without skips."""
@@ -60,6 +62,14 @@ class Facts:
             torch.cat([own.worker, self.gold_worker[given]]),
             torch.cat([own.label, self.gold_label[given]]),
         )
+
+    def is_expert(self) -> Tensor:
+        """Which workers are experts, (W,) bool."""
+        return torch.tensor([name in self.experts for name in self.workers], dtype=torch.bool)
+
+    def expert_items(self) -> Tensor:
+        """Items (n,) that an expert answered or skipped; some may come more than once."""
+        return self.item[self.is_expert()[self.worker]]
 
     def asked_pairs(self) -> tuple[Tensor, Tensor]:
         """Items and workers (-1 for anyone) of all answers, skips and open questions, both (A + Q,)."""

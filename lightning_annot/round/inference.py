@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_annot.crowd.em import PLAIN, EMResult, run_em, run_tiered_em, write_posterior
-from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, rescale_rows
+from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, rescale_rows, with_experts
 from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import gold_accuracy, reduce_accuracy
 from lightning_annot.crowd.tempering import Tempering
@@ -60,12 +60,13 @@ def infer(
 def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, tempering: Tempering = PLAIN) -> EMResult:
     """The workers' confusions by EM under the prior that the settings name; arguments as in ``infer``.
 
-    Gold answers are evidence like all others, about items whose class is certain; but where they make the prior
-    (``estimate: gold``) they are in it already.
+    Experts have a prior of their own (crowd/priors.py). Gold answers are evidence like all others, about items whose class
+    is certain; but where they make the prior (``estimate: gold``) they are in it already.
     """
     facts, log_prior, n_classes = basis.facts, basis.log_prior, basis.n_classes
     n_workers = max(1, len(facts.workers))
     annotations = facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
+    expert = facts.is_expert() if facts.workers else torch.zeros(1, dtype=torch.bool)
     strength = 10.0 if crowd.strength is None else crowd.strength
     base = homogeneous_prior(n_classes, crowd.accuracy, strength)
     options: dict[str, Any] = {
@@ -83,12 +84,14 @@ def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, 
         gold = facts.gold(basis.prototype)
         base = diagonal_prior(gold_accuracy(gold, crowd.prior, n_workers, n_classes, crowd.accuracy), strength)
     elif len(annotations) and crowd.prior == "tiered":
-        return run_tiered_em(annotations, log_prior, ANCHOR * base, n_workers, strength=crowd.strength, **options)
+        options |= {"strength": crowd.strength, "expert": expert}
+        return run_tiered_em(annotations, log_prior, ANCHOR * base, n_workers, **options)
     elif len(annotations) and crowd.estimate == "em":
-        everybody = Annotations(annotations.item, torch.zeros_like(annotations.worker), annotations.label)
-        pooled = run_em(everybody, log_prior, base, 1, **options)
+        ours = ~expert[annotations.worker]
+        crowd_ = Annotations(annotations.item[ours], torch.zeros_like(annotations.worker[ours]), annotations.label[ours])
+        pooled = run_em(crowd_, log_prior, base, 1, **options)
         base = diagonal_prior(reduce_accuracy(pooled.diagonal(), crowd.prior), strength)
-    return run_em(annotations, log_prior, base, n_workers, **options)
+    return run_em(annotations, log_prior, with_experts(base, expert), n_workers, expert=expert, **options)
 
 
 def _with_prototypes(basis: Basis) -> Basis:

@@ -26,6 +26,7 @@ class CrowdSettings:
     ``exclude``: whoever answers without looking, or against the truth, is not asked again, and does not count (crowd/spam.py).
     ``strength``: pseudo-counts of a worker's confusion row; None: 10, and with tiered learned by marginal likelihood.
     ``accuracy``: what is believed of a worker before any answer.
+    ``experts``: names of workers who are hardly ever wrong, besides those whose answers were imported as an expert's.
     """
 
     prior: PriorKind = "tiered"
@@ -39,6 +40,7 @@ class CrowdSettings:
     tolerance: float = 1e-4
     estimate: Literal["fixed", "em", "gold"] = "fixed"
     oracle: str | None = None
+    experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:

@@ -56,6 +56,7 @@ def stop_reason(
     last_round: bool,
     hit_size: int = 1,
     n_withdrawn: int = 0,
+    n_in_doubt: int = 0,
     spent: float = 0.0,
     cheapest: float = 0.0,
 ) -> str | None:
@@ -63,10 +64,15 @@ def stop_reason(
 
     ``finished_history``: finished items of each round so far; ``n_candidates``: items that may still be asked; ``n_open``:
     questions that wait for an answer; ``hit_size``: items of one HIT; ``n_withdrawn``: items that
-    could be asked, but are better left to experts; ``spent``: money so far; ``cheapest``: least price of one more answer.
+    could be asked, but are better left to experts; ``n_in_doubt``: unfinished items, if experts have seen them all;
+    ``spent``: money so far; ``cheapest``: least price of one more answer.
     """
     if finished_history[-1] == n_items:
         return "every item is finished"
+    if n_in_doubt:
+        return (
+            f"experts have seen all that is left: {n_in_doubt} items are in doubt, where others contradict them or they skipped"
+        )
     if n_candidates == 0 and n_open == 0 and n_withdrawn:
         return f"an expert is the better buy for the {n_withdrawn} items that could still be asked (stopping.expert_price)"
     if n_candidates == 0 and n_open == 0:

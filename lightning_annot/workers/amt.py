@@ -19,7 +19,8 @@ class AMTWorkers(SimulatedWorkers):
     """Each worker mixes, in every group of classes, all people's counts with those of one person (Listing 1).
 
     ``workers_file``: JSON with ``imagenet100`` (class ids) and ``group_workers`` {group: (people, 100, 100) counts}.
-    ``groups_file``: six blocks of class ids, named dog, vertebrate, insect+fungus, objects, commodity, things in this order.
+    ``groups_file``: six blocks of class ids, named dog, vertebrate, insect+fungus, objects, commodity, things in this order;
+    None: all ids are one group, as in a study of one's own (``lightning-annot confusions``).
     The first K ids of ``group`` stand for the task's K classes, in order, unless the classes are such ids themselves.
     Where the last class is ``OTHER``, the ids of the file that stand for no class are merged into it.
     ``smooth``: share of the summed counts beside one person's (0.1 is the released 1 : 10). ``outside``: mass moved from inside
@@ -29,7 +30,7 @@ class AMTWorkers(SimulatedWorkers):
     def __init__(
         self,
         workers_file: str,
-        groups_file: str,
+        groups_file: str | None = None,
         group: str = "dog",
         n_workers: int = 50,
         smooth: float = 0.1,
@@ -66,22 +67,28 @@ class AMTWorkers(SimulatedWorkers):
 
     def _read(self) -> tuple[list[str], list[Matrix], list[list[str]]]:
         for path in (self.workers_file, self.groups_file):
-            if not Path(path).is_file():
+            if path is not None and not Path(path).is_file():
                 raise AnnotError(
                     f"{path} does not exist. It comes with the released code of the paper (AMT confusion study); give its path "
                     "as annotation.workers.init_args.workers_file or groups_file."
                 )
         data = json.loads(Path(self.workers_file).read_text())
+        ids = [str(name) for name in data["imagenet100"]]
+        people = [np.asarray(counts, dtype=float) for _, counts in sorted(data["group_workers"].items())]
+        unseen = np.flatnonzero(sum(counts.sum((0, 2)) for counts in people) == 0)
+        if len(unseen):
+            raise AnnotError(f"{self.workers_file} has no answer about {[ids[i] for i in unseen[:5]]}; each class needs some.")
+        if self.groups_file is None:
+            return ids, people, [ids]
         blocks = [block.split() for block in Path(self.groups_file).read_text().strip().split("\n\n")]
         if len(blocks) != len(GROUP_NAMES):
             raise AnnotError(f"{self.groups_file} has {len(blocks)} blocks of ids; {len(GROUP_NAMES)} are expected.")
-        people = [np.asarray(counts, dtype=float) for _, counts in sorted(data["group_workers"].items())]
-        return list(data["imagenet100"]), people, blocks
+        return ids, people, blocks
 
     def _chosen(self, classes: Sequence[str], ids: list[str], blocks: list[list[str]]) -> list[str]:
         if set(classes) <= set(ids):
             return list(classes)
-        members = blocks[GROUP_NAMES.index(self.group)]
+        members = blocks[0] if self.groups_file is None else blocks[GROUP_NAMES.index(self.group)]
         if len(classes) > len(members):
             raise AnnotError(
                 f"the task has {len(classes)} classes; group {self.group!r} has {len(members)}. Choose another group."

@@ -1,0 +1,44 @@
+"""``lightning-annot confusions``: what people answered to gold questions, as a file for simulated workers, and as pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lightning_annot.exchange.command import open_log
+from lightning_annot.types import AnnotError
+
+
+def confusions_command(args: list[str]) -> int:
+    """Write the counts and the pictures; returns 0, or raises AnnotError."""
+    parser = argparse.ArgumentParser(
+        "lightning-annot confusions",
+        description="Count what each worker answered to gold questions, by the prototypes' classes. FILE.json has the form of "
+        "the paper's confusion study, as AMTWorkers reads it (workers_file); FILE.png and FILE-people.png show it.",
+    )
+    parser.add_argument("dir", type=Path, help="folder of a run")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="file to write; pictures go beside it")
+    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
+    given = parser.parse_args(args)
+    from lightning_annot.exchange.confusions import count_confusions, write_group_workers
+    from lightning_annot.report.plots import figure_png, plot_confusion
+    from lightning_annot.report.run_files import read_run
+    from lightning_annot.report.study_plots import plot_people, shares
+
+    run = read_run(given.dir)
+    with open_log(given.dir, given.url) as log:
+        answers = log.answers(kind="gold").rename(columns={"item": "task"})
+    known = run.labels[run.labels["status"] == "prototype"]
+    who, counts = count_confusions(answers, dict(zip(known["task"], known["label"], strict=True)), run.classes)
+    asked = counts.sum((0, 2))
+    if missing := [name for name, n in zip(run.classes, asked, strict=True) if not n]:
+        raise AnnotError(
+            f"no gold answer is about {missing[:5]}{', ...' if len(missing) > 5 else ''}; ask about each class: let prototypes "
+            "have all classes, and raise annotation.gold."
+        )
+    names = [run.names[name] for name in run.classes]
+    write_group_workers(given.out, run.classes, names, {"0": counts}, {"0": who})
+    given.out.with_suffix(".png").write_bytes(figure_png(plot_confusion(shares(counts.sum(0)), names)))
+    given.out.with_name(f"{given.out.stem}-people.png").write_bytes(figure_png(plot_people(counts, who)))
+    print(f"{given.out}: {counts.sum()} gold answers of {len(who)} workers about {len(names)} classes")
+    return 0

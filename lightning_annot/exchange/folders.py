@@ -1,0 +1,130 @@
+"""Labels of image folders: one folder a class, or a ``metadata`` file as Hugging Face's imagefolder has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from lightning_annot.annotations.formats import read_table
+from lightning_annot.data.files import folder_source
+from lightning_annot.exchange.records import Reading, Records, column, member, records
+from lightning_annot.report.atomic import write_text
+from lightning_annot.types import AnnotError
+
+FOLDER = "folder"  # who said what a folder says, unless somebody is named
+_SHOWN = 5
+
+
+def read_class_folders(path: Path, how: Reading) -> Records:
+    """``CLASS/a.jpg``: the task is the path below the class folder. All of it is one worker's, "folder" unless named."""
+    source = folder_source(path)
+    if source.labels is None:
+        raise AnnotError(f"{path} holds images, and no class folders; give a folder with one folder a class")
+    names = list(source.ids)
+    label = [source.labels[name] for name in names]
+    task = [_below(name, folder) for name, folder in zip(names, label, strict=True)]
+    who = column([how.worker or FOLDER] * len(names), names, "file")
+    return records(path, column(task, names, "file"), who, column(label, names, "file"))
+
+
+def read_metadata(path: Path, how: Reading) -> Records:
+    """``metadata.csv`` or ``metadata.jsonl`` (or the folder with one) with ``file_name`` and ``label``, all of one worker."""
+    path = _metadata_of(path)
+    task, label = how.column("task", "file_name"), how.column("label")
+    if path.suffix == ".csv":
+        table = read_table(path, (task, label))
+    else:
+        rows = _json_lines(path)
+        entries = [(member(path, f"line {line}", row, task), member(path, f"line {line}", row, label)) for line, row in rows]
+        table = pd.DataFrame({task: [str(a) for a, _ in entries], label: [str(b) for _, b in entries]}, dtype=object)
+        table.index = pd.Index([line for line, _ in rows], name="line")
+    who = pd.Series(how.worker or FOLDER, index=table.index, dtype=object)
+    return records(path, table[task], who, table[label])
+
+
+def write_metadata(path: Path, labels: pd.DataFrame) -> None:
+    """``metadata.jsonl``: ``file_name``, ``label`` and ``confidence`` of each image. It belongs into the images' folder."""
+    path = path / "metadata.jsonl" if path.is_dir() else path
+    rows = zip(labels["task"], labels["label"], labels["confidence"], strict=True)
+    lines = [json.dumps({"file_name": t, "label": c, "confidence": p}, ensure_ascii=False) for t, c, p in rows]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_class_folders(path: Path, labels: pd.DataFrame, images: Path, copy: bool = False) -> None:
+    """Below the new or empty folder ``path`` one folder a class, with links to (or copies of) the files of ``images``.
+
+    Nothing is written unless all files are there and all names stay inside. A crash leaves a folder beside it, which may go.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise AnnotError(f"{path} exists and is no empty folder; give a new one")
+    tasks, classes = labels["task"].tolist(), labels["label"].tolist()
+    _check_inside(tasks, {*classes})
+    missing = [task for task in tasks if not (images / task).is_file()]
+    if missing:
+        raise AnnotError(
+            f"{len(missing)} of {len(tasks)} images are not below {images} ({', '.join(missing[:_SHOWN])}); name their folder "
+            "by --images DIR"
+        )
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    root = images.resolve()
+    try:
+        for task, name in zip(tasks, classes, strict=True):
+            target = scratch / name / task
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if copy:
+                shutil.copyfile(images / task, target)
+            else:
+                target.symlink_to(root / task)
+        scratch.mkdir(exist_ok=True)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise AnnotError(f"{path} cannot be written: {error}; check the folder and the disk, or try --copy") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _below(name: str, folder: str) -> str:
+    parts = PurePosixPath(name).parts
+    return "/".join(parts[parts.index(folder) + 1 :])
+
+
+def _check_inside(tasks: Sequence[str], classes: set[str]) -> None:
+    """AnnotError unless every task is a relative path without ``..``, and every class one plain name."""
+    odd = [t for t in tasks if PurePosixPath(t).is_absolute() or {"..", "."} & {*t.split("/")} or not t or "\0" in t]
+    odd += sorted(name for name in classes if name in ("", ".", "..") or {"/", "\\", "\0"} & {*name})
+    if odd:
+        raise AnnotError(f"{odd[:_SHOWN]} cannot name a file or folder below another; export as csv instead")
+
+
+def _metadata_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = [path / name for name in ("metadata.jsonl", "metadata.csv") if (path / name).is_file()]
+    if len(found) != 1:
+        raise AnnotError(f"{path} has {len(found)} of metadata.jsonl and metadata.csv; give the file itself")
+    return found[0]
+
+
+def _json_lines(path: Path) -> list[tuple[int, dict[str, object]]]:
+    """Number and content of each line that is not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotError(f"{path} cannot be read: {error}; give a file of JSON lines, as UTF-8") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise AnnotError(f"{path}, line {number}: {error.msg}; the file may be cut") from error
+        if not isinstance(row, dict):
+            raise AnnotError(f"{path}, line {number}: {line[:60]!r} is no JSON object; one a line is needed")
+        rows.append((number, row))
+    return rows

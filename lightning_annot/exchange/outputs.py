@@ -1,0 +1,140 @@
+"""What a run's folder and log give away: answers, labels and open questions, each format by one function of (path, run)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lightning_annot.annotations.formats import write_table
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.data.run_labels import read_run_labels
+from lightning_annot.exchange import folders, json_files, label_studio, tables
+from lightning_annot.exchange.records import Records
+from lightning_annot.report.run_files import image_root, read_run
+from lightning_annot.types import AnnotError
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A run to be exported; its files are read when they are needed.
+
+    ``images``: folder of the images, by default that of the run's settings. ``copy``: copy them instead of linking.
+    ``prefix``: stands before a task to make its address. ``finished``: leave out unfinished labels.
+    """
+
+    directory: Path
+    log: AnnotationLog
+    images: Path | None = None
+    copy: bool = False
+    prefix: str = ""
+    finished: bool = False
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """``labels.csv``."""
+        labels = read_run(self.directory).labels
+        return labels[labels["status"] != "unfinished"] if self.finished else labels
+
+    def records(self, with_gold: bool = False) -> Records:
+        """The answers of the log, with the time of each as ``answered_at``; the truth is that of the prototypes."""
+        answers = self.log.answers().rename(columns={"item": "task"})
+        kinds = ["annotation", "gold"] if with_gold else ["annotation"]
+        answers = answers[answers["kind"].isin(kinds)].drop_duplicates(["task", "worker", "kind"])
+        answers["skip"] = answers["label"].isna()
+        columns = ["task", "worker", "label", "seconds", "kind", "skip", "answered_at"]
+        if not (self.directory / "labels.csv").is_file():
+            return Records(answers[columns])
+        run = read_run(self.directory)
+        known = run.labels[run.labels["status"] == "prototype"]
+        return Records(answers[columns], dict(zip(known["task"], known["label"], strict=True)), tuple(run.classes))
+
+    def address(self, task: str) -> str:
+        """Where the image of a task is, as others see it."""
+        return self.prefix + task
+
+
+def crowd_kit(path: Path, run: Outgoing) -> None:
+    """``task,worker,label,seconds``."""
+    tables.write_crowd_kit(path, run.records())
+
+
+def cleanlab(path: Path, run: Outgoing) -> None:
+    """``task,annotator,label``."""
+    tables.write_cleanlab(path, run.records())
+
+
+def cleanlab_wide(path: Path, run: Outgoing) -> None:
+    """A row a task, a column a worker."""
+    tables.write_cleanlab_wide(path, run.records())
+
+
+def peerannot(path: Path, run: Outgoing) -> None:
+    """A folder with ``answers.json`` and ``metadata.json``."""
+    json_files.write_peerannot(path, run.records())
+
+
+def lean(path: Path, run: Outgoing) -> None:
+    """``annos``, and prototypes as ``gt_labels``."""
+    json_files.write_lean(path, run.records())
+
+
+def studio(path: Path, run: Outgoing) -> None:
+    """Annotations of the log, and the run's labels, where it has any yet, as predictions."""
+    given = run.records(with_gold=True)
+    predictions = run.labels if (run.directory / "labels.csv").is_file() else None
+    tasks = {*given.answers["task"], *([] if predictions is None else predictions["task"])}
+    address = {task: run.address(task) for task in tasks} if run.prefix else None
+    label_studio.write_label_studio(path, given, address, predictions)
+
+
+def mturk_input(path: Path, run: Outgoing) -> None:
+    """The open questions, one HIT each."""
+    tasks = list(dict.fromkeys(run.log.questions(open_only=True, kind="annotation")["item"]))
+    if not tasks:
+        raise AnnotError(f"{run.directory} has no open questions; run fit until it waits for answers")
+    tables.write_mturk_input(path, tasks, [run.address(task) for task in tasks])
+
+
+def labels_csv(path: Path, run: Outgoing) -> None:
+    """``labels.csv``, or the finished part of it."""
+    write_table(path, run.labels)
+
+
+def parquet(path: Path, run: Outgoing) -> None:
+    """``labels.csv`` with the most probable classes of each item, ``top_label``, and their ``top_probability``, as lists."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise AnnotError("Parquet needs pyarrow; pip install 'lightning-annot[parquet]', or export as labels-csv") from error
+    soft = read_run_labels(run.directory)
+    row = pd.Index(soft.ids).get_indexer(run.labels["task"])
+    names = np.array(soft.classes, dtype=object)[soft.top.numpy()[row]]
+    table = pa.Table.from_pandas(run.labels, preserve_index=False)
+    table = table.append_column("top_label", pa.array(names.tolist(), pa.list_(pa.string())))
+    table = table.append_column("top_probability", pa.array(soft.probability.numpy()[row].tolist(), pa.list_(pa.float32())))
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        pq.write_table(table, scratch)
+        scratch.replace(path)
+    except OSError as error:
+        raise AnnotError(f"{path} cannot be written: {error}; check the folder, its permissions and the disk") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def class_folders(path: Path, run: Outgoing) -> None:
+    """One folder a class, with links or copies."""
+    root = run.images or image_root(read_run(run.directory))
+    if root is None:
+        raise AnnotError(f"{run.directory} does not say where its images are; name their folder by --images DIR")
+    folders.write_class_folders(path, run.labels, Path(root), run.copy)
+
+
+def imagefolder(path: Path, run: Outgoing) -> None:
+    """``metadata.jsonl``."""
+    folders.write_metadata(path, run.labels)

@@ -1,0 +1,160 @@
+"""The one form that every format is read into, and written from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lightning_annot.annotations.formats import check_none, parse_seconds, read_table
+from lightning_annot.types import AnnotError
+
+COLUMNS = ("task", "worker", "label", "seconds", "kind", "skip")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Answers, and what the same file knows to be true.
+
+    ``answers`` has ``COLUMNS``: task, worker, label (text; None for a skip), seconds (float64, NaN: unknown), kind
+    ("annotation", or "gold" where the file knew the class when it asked) and skip (bool); other columns may follow. The
+    index says where in the file each stands. ``truth``: class by task. ``classes`` in order, where the file says so, else
+    empty.
+    """
+
+    answers: pd.DataFrame
+    truth: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+    def labels(self) -> pd.DataFrame:
+        """The answers that are labels: no skips."""
+        return self.answers[~self.answers["skip"]]
+
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, or, where the file does not list them, the sorted labels."""
+        return self.classes or tuple(sorted({*self.labels()["label"], *self.truth.values()}))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file does not say itself. ``columns``: what it calls task, worker, label or seconds, where that is another word.
+    ``worker``: who gave all the answers. ``side``: a second file, where the format has two.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    worker: str | None = None
+    side: Path | None = None
+
+    def column(self, name: str, usual: str | None = None) -> str:
+        """What the file calls ``name``."""
+        return self.columns.get(name, usual or name)
+
+
+def records(
+    path: Path,
+    task: pd.Series,
+    worker: pd.Series,
+    label: pd.Series,
+    *,
+    seconds: pd.Series | None = None,
+    gold: pd.Series | None = None,
+    skip: pd.Series | None = None,
+    truth: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
+) -> Records:
+    """Check and join columns of equal index, which says where each row stands in the file (the index' name: line, entry).
+
+    ``label`` is text; where ``skip`` (bool) it does not count. Empty tasks, workers and labels are AnnotErrors, and so is a
+    worker who labels a task twice; a skip beside a label of the same worker is left out.
+    """
+    skipped = pd.Series(False, index=label.index) if skip is None else skip.astype(bool)
+    for values in (task.rename("task"), worker.rename("worker"), label[~skipped].rename("label")):
+        empty = values[values.str.strip() == ""]
+        check_none(path, empty, f"have no {values.name}", "fill them or remove them")
+    frame = pd.DataFrame(
+        {
+            "task": task,
+            "worker": worker,
+            "label": label.astype(object).mask(skipped, None),
+            "seconds": np.nan if seconds is None else seconds.astype("float64"),
+            "kind": np.where(False if gold is None else gold.astype(bool), "gold", "annotation"),
+            "skip": skipped,
+        }
+    )
+    labels_first = np.argsort(skipped.to_numpy(), kind="stable")
+    again = np.empty(len(frame), dtype=bool)
+    again[labels_first] = frame.iloc[labels_first].duplicated(["task", "worker"]).to_numpy()
+    twice = frame.loc[again & ~frame["skip"].to_numpy(), "task"]
+    check_none(path, twice, "answer a task that the same worker answered before", "keep one answer of each worker")
+    frame = frame[~again]
+    return Records(frame, truth or {}, tuple(classes))
+
+
+def from_table(path: Path, how: Reading, worker: str = "worker", old_names: Mapping[str, str] | None = None) -> Records:
+    """Answers of a CSV with one a line; its columns are task, ``worker``, label and, where it has them, seconds."""
+    names = {"task": how.column("task"), "worker": how.column("worker", worker), "label": how.column("label")}
+    needed = [name for key, name in names.items() if key != "worker" or how.worker is None]
+    table = read_table(path, needed, [how.column("seconds")], old_names)
+    who = pd.Series(how.worker, index=table.index, dtype=object) if how.worker is not None else table[names["worker"]]
+    seconds = parse_seconds(path, table[how.column("seconds")]) if how.column("seconds") in table else None
+    return records(path, table[names["task"]], who, table[names["label"]], seconds=seconds)
+
+
+def text_of(value: object) -> str:
+    """A JSON value as text: whole numbers without a point, other kinds as they are written."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def read_json(path: Path) -> Any:
+    """What the file holds; AnnotError where it cannot be read or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise AnnotError(f"{path} cannot be read: {error}; check the path and the permissions") from error
+    except UnicodeDecodeError as error:
+        raise AnnotError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise AnnotError(f"{path}, line {error.lineno}: {error.msg}; the file may be cut") from error
+
+
+def objects(path: Path, value: object, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, from 1, and content of each object of a list; AnnotError for what is no list of objects."""
+    if not isinstance(value, list):
+        raise AnnotError(f"{path} has {type(value).__name__} where a list of {what} belongs; export it anew")
+    for number, entry in enumerate(value, start=1):
+        if not isinstance(entry, dict):
+            raise AnnotError(f"{path}, {what} {number}: {str(entry)[:60]!r} is no JSON object; export it anew")
+        yield number, entry
+
+
+def member(path: Path, where: str, entry: Mapping[str, Any], key: str) -> Any:
+    """``entry[key]``, or AnnotError that says where it is missing."""
+    if key not in entry:
+        raise AnnotError(f"{path}, {where} has no {key!r}, only {sorted(entry)}; export it anew or correct it")
+    return entry[key]
+
+
+def column(values: Sequence[Any], where: Sequence[Any], name: str = "entry", dtype: Any = object) -> pd.Series:
+    """A column from Python values that stand at ``where`` in the file."""
+    return pd.Series(list(values), index=pd.Index(list(where), name=name), dtype=dtype)
+
+
+def check_numbers(path: Path, values: pd.Series, size: int, what: str) -> pd.Series:
+    """``values`` as int64 in [0, ``size``); AnnotError for others."""
+    number = pd.to_numeric(values, errors="coerce")
+    good = (number >= 0) & (number < size) & (number % 1 == 0)
+    check_none(path, values[~good], f"have no {what}", f"allowed are whole numbers from 0 to {size - 1}")
+    return number.astype("int64")
+
+
+def check_unlike(path: Path, names: Sequence[str], bad: Sequence[str], why: str) -> None:
+    """AnnotError if one of the ``names`` is among the ``bad`` ones, which the format cannot write."""
+    if odd := sorted(set(names) & set(bad)):
+        raise AnnotError(f"{path} cannot be written: {odd[:5]} {why}; choose another format")

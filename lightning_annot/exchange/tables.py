@@ -1,0 +1,136 @@
+"""Answers as CSV: crowd-kit, cleanlab long and wide, Mechanical Turk, NetEaseCrowd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lightning_annot.annotations.formats import EXPERT_LABEL, check_none, parse_seconds, read_rows, read_table, write_table
+from lightning_annot.exchange.records import Reading, Records, check_unlike, from_table, records
+from lightning_annot.types import AnnotError
+
+PERFORMER = {"performer": "worker"}  # crowd-kit before 1.0
+SKIPS = ("skip", "unsure")  # words of an expert
+BLANK = ("", "nan", "NaN")  # of cleanlab's matrix
+
+
+def read_crowd_kit(path: Path, how: Reading) -> Records:
+    """``task,worker,label`` and, where it is there, ``seconds``; ``performer`` counts as worker.
+
+    In the table of ``unfinished`` the label is what the expert filled in; ``skip`` and ``unsure`` are skips, an empty cell
+    is not answered yet.
+    """
+    if EXPERT_LABEL in read_rows(path)[0] and "label" not in how.columns:
+        return _read_handover(path, how)
+    return from_table(path, how, old_names=PERFORMER)
+
+
+def write_crowd_kit(path: Path, given: Records) -> None:
+    """``task,worker,label,seconds``; skips are left out."""
+    write_table(path, given.labels()[["task", "worker", "label", "seconds"]])
+
+
+def _read_handover(path: Path, how: Reading) -> Records:
+    if how.worker is None:
+        raise AnnotError(f"{path} does not say who filled {EXPERT_LABEL} in; give --expert NAME, or --worker NAME")
+    table = read_table(path, ("task", EXPERT_LABEL))
+    table = table[table[EXPERT_LABEL].str.strip() != ""]
+    label, who = table[EXPERT_LABEL].str.strip(), pd.Series(how.worker, index=table.index, dtype=object)
+    return records(path, table["task"], who, label, skip=label.str.casefold().isin(SKIPS))
+
+
+def read_cleanlab(path: Path, how: Reading) -> Records:
+    """``task,annotator,label``."""
+    return from_table(path, how, worker="annotator")
+
+
+def write_cleanlab(path: Path, given: Records) -> None:
+    """``task,annotator,label``; skips are left out."""
+    write_table(path, given.labels()[["task", "worker", "label"]].rename(columns={"worker": "annotator"}))
+
+
+def read_cleanlab_wide(path: Path, how: Reading) -> Records:
+    """One row a task, named in the first column, and one column a worker; an empty cell or nan is no answer.
+
+    A matrix of numbers with gaps has labels such as ``3.0``; if all look like that, they are read as ``3``.
+    """
+    header, rows, lines = read_rows(path)
+    if len(header) < 2 or len(set(header[1:])) < len(header) - 1 or "" in header[1:]:
+        raise AnnotError(f"{path} has columns {header}; the first names the tasks, and each other one its own worker")
+    cells = np.array(rows, dtype=object).reshape(-1, len(header))
+    given = ~np.isin(cells[:, 1:].astype(str), BLANK)
+    row, worker = given.nonzero()
+    index = pd.Index(np.asarray(lines, dtype=np.int64)[row], name="line")
+    label = pd.Series(cells[:, 1:][given], index=index, dtype=object)
+    if len(label) and label.str.fullmatch(r"\d+\.0").all():
+        label = label.str.removesuffix(".0")
+    task = pd.Series(cells[row, 0], index=index, dtype=object)
+    return records(path, task, pd.Series(np.array(header[1:], dtype=object)[worker], index=index, dtype=object), label)
+
+
+def write_cleanlab_wide(path: Path, given: Records) -> None:
+    """One row a task, one column a worker; empty where there is no answer. Skips are left out."""
+    labels = given.labels()
+    check_unlike(path, labels["label"], BLANK, "would be read as no answer")
+    wide = labels.pivot(index="task", columns="worker", values="label")
+    wide = wide.reindex(index=labels["task"].unique(), columns=labels["worker"].unique())
+    write_table(path, wide.reset_index().rename(columns={"index": "task"}))
+
+
+def read_mturk(path: Path, how: Reading) -> Records:
+    """A batch's results: ``WorkerId``, ``WorkTimeInSeconds``, one ``Input.*`` (task) and one ``Answer.*`` (label).
+
+    Where there are more of these, ``columns`` says which. Rejected assignments are left out; an empty answer is a skip.
+    """
+    header, _, _ = read_rows(path)
+    task = how.columns.get("task") or _only(path, header, "Input.", "task")
+    label = how.columns.get("label") or _only(path, header, "Answer.", "label")
+    optional = ("WorkTimeInSeconds", "AssignmentStatus", "Reject")
+    table = read_table(path, (task, how.column("worker", "WorkerId"), label), optional)
+    rejected = pd.Series(False, index=table.index)
+    if "AssignmentStatus" in table:
+        rejected |= table["AssignmentStatus"] == "Rejected"
+    if "Reject" in table:
+        rejected |= table["Reject"].str.strip() != ""
+    table = table[~rejected]
+    seconds = parse_seconds(path, table["WorkTimeInSeconds"]) if "WorkTimeInSeconds" in table else None
+    worker, answer = table[how.column("worker", "WorkerId")], table[label].str.strip()
+    return records(path, table[task], worker, answer, seconds=seconds, skip=answer == "")
+
+
+def write_mturk_input(path: Path, tasks: Sequence[str], addresses: Sequence[str]) -> None:
+    """Input of a batch, one HIT a line: ``image_url`` and the ``task`` that comes back as ``Input.task``."""
+    write_table(path, pd.DataFrame({"image_url": list(addresses), "task": list(tasks)}))
+
+
+def read_netease(path: Path, how: Reading) -> Records:
+    """``tasksetId,taskId,workerId,answer,completeTime,truth,capability``; ``completeTime`` is a moment, so seconds are
+    unknown.
+    """
+    names = [how.column(key, usual) for key, usual in (("task", "taskId"), ("worker", "workerId"), ("label", "answer"))]
+    table = read_table(path, names, ("truth",))
+    task, worker, label = (table[name] for name in names)
+    return records(path, task, worker, label, truth=_truth(path, task, table["truth"]) if "truth" in table else {})
+
+
+def _truth(path: Path, task: pd.Series, truth: pd.Series) -> dict[str, str]:
+    """Class by task, of which all rows of a task must say the same."""
+    known = pd.DataFrame({"task": task, "truth": truth})[truth.str.strip() != ""].drop_duplicates()
+    odd = known.loc[known.duplicated("task"), "truth"]
+    check_none(path, odd, "have a truth that an earlier row of the task contradicts", "correct them")
+    return dict(zip(known["task"], known["truth"], strict=True))
+
+
+def _only(path: Path, header: Sequence[str], prefix: str, name: str) -> str:
+    """The only column with ``prefix``."""
+    found = [column for column in header if column.startswith(prefix)]
+    if name == "task" and "Input.task" in found:
+        return "Input.task"
+    if len(found) != 1:
+        raise AnnotError(
+            f"{path} has the columns {found} that start with {prefix!r}, and one is needed; say which by --map {name}=COLUMN"
+        )
+    return found[0]
