@@ -20,6 +20,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot test --config FILE     compare the run's labels with the truth, where data.labels has it
   lightning-annot predict --config FILE  label the images of --data.root or --data.features with the run's learner
   lightning-annot report DIR             write DIR/report.html anew
+  lightning-annot scorecards DIR         write DIR/scorecards.csv and scorecards.html: how each worker does
   lightning-annot export DIR FILE        write the annotation log as CSV: task,worker,label
   lightning-annot unfinished DIR FILE    write the unfinished items for experts, riskiest first, and why
   lightning-annot export-model CKPT --out FILE   write a trained classifier as ONNX, TorchScript or pt2
@@ -63,6 +64,20 @@ def _report(args: list[str]) -> int:
     from lightning_annot.report.page import write_report
 
     print(write_report(directory))
+    return 0
+
+
+def _scorecards(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "lightning-annot scorecards", description="Write DIR/scorecards.csv and DIR/scorecards.html: how each worker does."
+    )
+    parser.add_argument("dir", type=Path, help="folder of a run")
+    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
+    given = parser.parse_args(args)
+    from lightning_annot.report.scorecard_page import write_scorecards
+
+    with _open_log(given.dir, given.url) as log:
+        print(write_scorecards(given.dir, log.answers()))
     return 0
 
 
@@ -121,6 +136,7 @@ def _export_model(args: list[str]) -> int:
 
 _COMMANDS = {
     "report": _report,
+    "scorecards": _scorecards,
     "export": _export,
     "export-model": _export_model,
     "unfinished": _unfinished,
