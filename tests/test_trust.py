@@ -146,8 +146,7 @@ def test_runs_pause_or_bar_the_spammer_and_keep_the_weak(tmp_path: Path, capsys:
             states = pd.read_csv(run / "workers.csv").set_index("worker")["state"]
             bad = states[states != "trusted"]
             rows.append({"gold": gold, "seed": seed, "spammer": states["w009"], "answers": given["w009"], "bad": len(bad)})
-            asked = questions(run).query("worker == 'w008'").groupby("round").size()
-            assert len(asked) == 14  # the weak one is asked in every round
+            assert questions(run).query("worker == 'w008'")["round"].max() == 13  # the weak one is asked to the end
     table = pd.DataFrame(rows)
     with capsys.disabled():
         print(table.groupby(["gold", "spammer"])["answers"].describe().to_string())
