@@ -162,7 +162,7 @@ def people(accuracies: list[float]) -> dict[str, Any]:
 
 
 def paused_run(bank: Bank, output: Path, **changed: Any) -> Path:
-    settings = bank.settings() | people([0.9, 0.9, 0.9, 0.9, 0.9, 0.3]) | {"annotation.trust.least_accuracy": 0.6}
+    settings = bank.settings() | people([0.9, 0.9, 0.9, 0.9, 0.9, 0.2]) | {"annotation.trust.least_accuracy": 0.6}
     settings |= {"annotation.sampling.workers": "least_loaded", "annotation.crowd.exclude": False, "trainer.max_epochs": 9}
     return fit(settings, output, **changed)
 
