@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lightning_annot.certificate.command import certify
-from lightning_annot.exchange.command import export_command, import_command
+from lightning_annot.exchange.command import export_command, import_command, open_log
 from lightning_annot.exchange.confusion_study import confusions_command
 from lightning_annot.exchange.handover import unfinished_command
 from lightning_annot.types import AnnotError
@@ -19,6 +19,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot test --config FILE     compare the run's labels with the truth, where data.labels has it
   lightning-annot predict --config FILE  label the images of --data.root or --data.features with the run's learner
   lightning-annot report DIR             write DIR/report.html anew
+  lightning-annot scorecards DIR         write DIR/scorecards.csv and scorecards.html: how each worker does
   lightning-annot import DIR FILE        put answers into the run, in any of the formats that --help lists
   lightning-annot export DIR FILE        write answers, labels or open questions; by default CSV: task,worker,label
   lightning-annot unfinished DIR FILE    write the unfinished items for experts, best gain first, and why
@@ -67,6 +68,20 @@ def _report(args: list[str]) -> int:
     return 0
 
 
+def _scorecards(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "lightning-annot scorecards", description="Write DIR/scorecards.csv and DIR/scorecards.html: how each worker does."
+    )
+    parser.add_argument("dir", type=Path, help="folder of a run")
+    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
+    given = parser.parse_args(args)
+    from lightning_annot.report.scorecard_page import write_scorecards
+
+    with open_log(given.dir, given.url) as log:
+        print(write_scorecards(given.dir, log.answers()))
+    return 0
+
+
 def _export_model(args: list[str]) -> int:
     from lightning_annot.backbones.export import command
 
@@ -75,6 +90,7 @@ def _export_model(args: list[str]) -> int:
 
 _COMMANDS = {
     "report": _report,
+    "scorecards": _scorecards,
     "import": import_command,
     "export": export_command,
     "export-model": _export_model,

@@ -57,6 +57,8 @@ class Ledger:
         whom = np.array([-1 if w is None else self._number(w) for w in owed["worker"]], dtype=np.int64)
         arrays = {"item": item[use], "worker": worker[use], "label": label[use], "round": round_[use]}
         arrays |= {"open_item": asked, "open_worker": whom[ordinary], "owed_worker": whom}
+        arrays |= {"open_gold_item": self._codes(self._items, owed["item"][~ordinary], "item")}
+        arrays |= {"open_gold_worker": whom[~ordinary]}
         arrays |= {"gold_item": item[gold], "gold_worker": worker[gold], "gold_label": label[gold]}
         paid = now & (kind != KINDS.index("audit"))
         arrays |= {"paid_worker": worker[paid], "paid_seconds": self._seconds[paid]}
@@ -87,22 +89,26 @@ class Ledger:
         """The round that each answer read counts for."""
         return np.where(self._held(), 0, self._columns[3])
 
-    def has_asked(self, round_: int, kind: Kind = "annotation") -> bool:
-        """Whether the questions of ``round_`` and ``kind`` are in the log (they are committed all at once)."""
-        return len(self._log.questions(round=round_, kind=kind)) > 0
+    def has_asked(self, round_: int) -> bool:
+        """Whether the questions of ``round_`` are in the log (they are committed all at once)."""
+        return bool((self._log.questions(round=round_)["kind"] != "audit").any())
 
-    def ask(self, round_: int, items: Tensor, workers: Tensor, kind: Kind = "annotation") -> None:
-        """Commit one question for each of ``items`` (n,) to its worker (n,), -1 for anyone."""
-        names = [None if j < 0 else self._names[j] for j in workers.tolist()]
-        ids = self._task.items
-        self._log.ask([Question(ids[i], name, kind, round_) for i, name in zip(items.tolist(), names, strict=True)])
+    def ask(self, round_: int, items: Tensor, workers: Tensor, gold: Tensor) -> None:
+        """Commit one question for each of ``items`` (n,) to its worker (n,), -1 for anyone; which are ``gold``, (n,) bool."""
+        ids, names = self._task.items, [*self._names, None]  # row -1 is the last
+        kinds: list[Kind] = ["gold" if is_gold else "annotation" for is_gold in gold.tolist()]
+        rows = zip(items.tolist(), workers.tolist(), kinds, strict=True)
+        self._log.ask([Question(ids[i], names[j], kind, round_) for i, j, kind in rows])
 
     def collect(self) -> int:
-        """Hand all open questions to the workers and commit the answers that are there; returns how many were new."""
+        """Hand all open questions to the workers and commit the answers that are there; returns how many were new.
+
+        Gold questions look like all others to the workers.
+        """
         waiting = self._log.questions(open_only=True)
         waiting = waiting[waiting["kind"] != "audit"]  # an expert's, see certificate/
-        columns = (waiting[c] for c in ("item", "worker", "kind", "round", "id"))
-        questions = [Question(*row) for row in zip(*columns, strict=True)]
+        columns = (waiting[c] for c in ("item", "worker", "round", "id"))
+        questions = [Question(item, worker, round=r, id=id_) for item, worker, r, id_ in zip(*columns, strict=True)]
         self._workers.submit(questions)
         return self._log.answer(self._workers.collect())
 

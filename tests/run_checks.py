@@ -13,10 +13,10 @@ from lightning_annot.report.tables import ROUND_COLUMNS, TRUTH_COLUMNS
 
 FILES = {
     "labels.csv", "workers.csv", "confusions.npz", "rounds.csv", "annotations.db", "report.html", "config.yaml",
-    "summary.json", "checkpoints", "logs", "posterior.npz",
+    "summary.json", "checkpoints", "logs", "posterior.npz", "scorecards.csv", "scorecards.html",
 }  # fmt: skip
 LABEL_COLUMNS = ["task", "label", "confidence", "risk", "n_annotations", "status"]
-WORKER_COLUMNS = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
+WORKER_COLUMNS = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high", "state", "reason"]
 QUICK = {**QUIET, "trainer.max_epochs": 3, "data.batches.steps": 30}
 TINY_BACKBONE = {
     "data.backbone.name": "test_resnet.r160_in1k",

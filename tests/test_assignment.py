@@ -100,3 +100,10 @@ def test_a_cap_below_a_hit_is_refused() -> None:
         SamplingSettings(worker_cap=30, hit_size=40)
     with pytest.raises(AnnotError, match=r"sampling\.hit_size 0"):
         SamplingSettings(hit_size=0)
+
+
+def test_who_is_not_asked_takes_no_place_of_the_least_loaded() -> None:
+    allowed = torch.ones(40, 5, dtype=torch.bool)
+    allowed[:, 3] = False
+    _, worker = assign(torch.arange(40), allowed, torch.tensor([9, 9, 9, 2, 9]), seeded(0), "least_loaded")
+    assert torch.bincount(worker, minlength=5).tolist() == [10, 10, 10, 0, 10]

@@ -36,6 +36,7 @@ DOCUMENTS = (
     "docs/features.md",
     "docs/formats.md",
     "docs/machines.md",
+    "docs/trust.md",
     "CHANGELOG.md",
     "checkpoints/README.md",
 )
@@ -45,6 +46,7 @@ CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
 FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 FORMAT_PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 MACHINES = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
+TRUST = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
 QUICK = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--data.batches.steps", "5"]
 TINY_BACKBONE = ["--data.backbone.name", "resnet10t", "--data.backbone.weights", "random", "--data.backbone.image_size", "32"]
 PER_ROUND = 10
@@ -72,7 +74,7 @@ def in_comments(config: Path) -> str:
     return "\n".join(line[4:] for line in config.read_text().splitlines() if line.startswith("#   "))
 
 
-SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh") + blocks(MACHINES, "sh"))) + [
+SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh") + blocks(MACHINES, "sh") + blocks(TRUST, "sh"))) + [
     c for path in CONFIGS for c in commands(in_comments(path))
 ]
 FITS = [c for c in SHOWN if c[0] == "fit"]
@@ -161,6 +163,7 @@ def test_other_commands_run(
         "predict": ["5 predictions are in checkpoints/pets/predictions.csv"],
         "report": ["checkpoints/digits/report.html"],
         "export": ["answers_all.csv"],
+        "scorecards": ["checkpoints/digits/scorecards.html"],
         "unfinished": ["for_experts.csv"],
         "certify": ["audit.csv"],
     }

@@ -29,7 +29,7 @@ from lightning_annot.report.unfinished import expert_gain
 from lightning_annot.round.choice import open_to_questions
 from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.inference import infer
-from lightning_annot.round.settings import CrowdSettings
+from lightning_annot.round.settings import CrowdSettings, TrustSettings
 from lightning_annot.sampling.items import expected_error_reduction
 from lightning_annot.types import Annotations, AnnotError, Answer, Question, Task
 from lightning_annot.workers.recorded import RecordedWorkers
@@ -171,18 +171,21 @@ def test_items_that_an_expert_saw_are_not_asked_again() -> None:
     assert 0 < len(seen) < N
 
 
-def test_an_expert_is_never_barred() -> None:
-    """Somebody who contradicts everybody is barred, unless an expert."""
+def test_an_expert_is_neither_barred_nor_paused() -> None:
+    """Somebody who contradicts everybody is barred, or paused, unless an expert."""
     answers_, log_prior, truth = crowd(4, 0.9, n=300)
     wrong = torch.where(answers_.worker == 5, (truth[answers_.item] + 1) % 4, truth[answers_.item])
     nothing = torch.empty(0, dtype=torch.int64)
     facts = Facts(tuple("abcdef"), answers_.item, answers_.worker, wrong, nothing, nothing, torch.zeros_like(wrong))
-    for experts, barred in ((frozenset[str](), {"f"}), (frozenset("f"), set())):
+    for experts, found_out in ((frozenset[str](), {"f"}), (frozenset("f"), set())):
         some = replace(facts, experts=experts)
-        belief = Belief(CrowdSettings())
         found = infer(Basis(some, log_prior.__getitem__, torch.full((300,), -1), 300, 4), CrowdSettings(), 0.1)
+        belief = Belief(CrowdSettings(), TrustSettings())
         belief.judge(some, found)
-        assert set(belief.barred) == barred
+        assert set(belief.barred) == found_out
+        belief = Belief(CrowdSettings(exclude=False), TrustSettings(least_accuracy=0.6))
+        belief.judge(some, found)
+        assert set(belief.paused) == found_out
 
 
 def test_the_log_knows_who_is_an_expert(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from lightning_annot.ledger import Ledger
 from lightning_annot.round.choice import round_generator
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
-from lightning_annot.round.settings import CrowdSettings, SamplingSettings
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings, TrustSettings
 from lightning_annot.sampling.price import PriceSettings
 from lightning_annot.sampling.stopping import StopSettings
 from lightning_annot.types import AnnotError, Learner
@@ -59,6 +59,8 @@ class AnnotationRound(Callback):
         import_answers: CSV ``task,worker,label`` of answers that are known before round 0.
         cost: CSV of a cost matrix, rows and columns in the order of the classes; zero-one loss by default.
         gold: gold questions, about prototypes, that each worker is asked in round 0; they count in ``paid_per_item``.
+        gold_rate: share of gold questions among each worker's in every round, besides.
+        trust: who has to qualify, and who is paused.
         method: the name under which results are listed.
     """
 
@@ -76,12 +78,16 @@ class AnnotationRound(Callback):
         cost: str | None = None,
         gold: int = 0,
         method: str = "ours",
+        gold_rate: float = 0.0,
+        trust: TrustSettings = TrustSettings(),  # noqa: B008
     ) -> None:
         if threshold <= 0:
             raise AnnotError(f"annotation.threshold {threshold} given; it must be above 0.")
         if gold < 0:
             raise AnnotError(f"annotation.gold {gold} given; it must be 0 or more gold questions a worker.")
-        if crowd.estimate == "gold" and not gold and crowd.oracle is None:
+        if not 0.0 <= gold_rate < 1.0:
+            raise AnnotError(f"annotation.gold_rate {gold_rate} given; it must be from 0 on and below 1, such as 0.05.")
+        if crowd.estimate == "gold" and not (gold or gold_rate or trust.qualify) and crowd.oracle is None:
             raise AnnotError("crowd.estimate gold given, and no gold questions; set annotation.gold, such as 20 a worker.")
         if sampling.cap is None and stopping.expert_price is None:
             raise AnnotError(
@@ -92,12 +98,12 @@ class AnnotationRound(Callback):
         self.workers: Workers = workers if workers is not None else StructuredWorkers()
         self.threshold, self.crowd, self.sampling, self.gold, self.method = threshold, crowd, sampling, gold, method
         listed = {} if prices.workers is None else load_prices(prices.workers)
-        self._terms = Terms(self.workers, sampling, stopping, prices, listed, gold)
+        self._terms = Terms(self.workers, sampling, stopping, prices, listed, gold, gold_rate, trust)
         self.log_url, self.import_answers, self.cost_path = log_url, import_answers, cost
         self.folder = RunFolder(Path(output_dir))
         self.stop_reason: str | None = None
         self._next_round = 0
-        self._belief = Belief(crowd)
+        self._belief = Belief(crowd, trust)
         self._before = self._belief.state_dict()
         self.rows: list[dict[str, float]] = []
         self._experts = torch.empty(0, dtype=torch.int64)
@@ -118,7 +124,7 @@ class AnnotationRound(Callback):
             self.folder.path.mkdir(parents=True, exist_ok=True)
             self._annotation_log = AnnotationLog(self.log_url or self.folder.path / "annotations.db")
             self._ledger = open_ledger(
-                self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self.gold,
+                self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,
                 hold_back=self.crowd.temper and trainer.max_epochs != 1,
             )  # fmt: skip
 
@@ -206,8 +212,10 @@ class AnnotationRound(Callback):
         if round_ == 0 and ledger.holds_back() and not ledger.has_asked(0):
             self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
             return None
-        barred = self._belief.is_barred(facts.workers)
-        asking = Asking(self._terms, self._data, round_, self._inferring.basis(facts), self._inference, barred)
+        asking = Asking(
+            self._terms, self._data, round_, self._inferring.basis(facts), self._inference,
+            self._belief.is_barred(facts.workers), self._belief.is_paused(facts.workers),
+        )  # fmt: skip
         self._experts = asking.experts
         total = int((~self._table.is_prototype).sum())
         finished = [round(r["finished_fraction"] * total) for r in self.rows]
@@ -226,9 +234,9 @@ class AnnotationRound(Callback):
         ledger.collect()
         self._latest = now = ledger.facts(round_ + 1)
         row["seconds_ask"] = self._lap()
-        if len(now.item) > row["annotations"]:  # what the last training has not seen
+        if len(now.item) > row["annotations"] or len(now.gold_item) > row["gold"]:  # what the last training has not seen
             return None
-        return why_not(self._terms, now, too_dear)
+        return why_not(self._terms, now, too_dear, asking.nobody_left)
 
     def _figures(self) -> dict[str, float]:
         money = self._terms.account(self.facts).spent if self._terms.pays else None
@@ -266,7 +274,8 @@ class AnnotationRound(Callback):
             if self.stop_reason is None:
                 self.stop_reason = "interrupted"
             facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "gold": self.gold}
-            facts |= {"excluded_workers": self._belief.barred}
+            facts |= {"excluded_workers": self._belief.barred, "paused_workers": self._belief.paused}
+            facts |= {"prices": self._terms.price_list()}
             facts |= {"cap": self.sampling.cap, "leftover": self._leftover}
             if self._belief.machines:
                 facts["learner_weight"] = float(self._belief.weights[0])
@@ -275,7 +284,9 @@ class AnnotationRound(Callback):
             if self._table.truth is not None:
                 label = self.predictions.label()[: len(self._table)]
                 facts["learner_class_accuracy"] = class_accuracy(label, self._table)
-            self.folder.finish(self.rows, self._table, self._data, self.threshold, self.stop_reason, facts)
+            assert self._annotation_log is not None
+            said = self._annotation_log.answers()
+            self.folder.finish(self.rows, self._table, self._data, self.threshold, self.stop_reason, facts, said)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the labels that all facts and the checkpoint's learner give with the truth."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_annot.callbacks.purchase import Questions, commit, first_gold
+from lightning_annot.callbacks.purchase import Gold, Questions, commit
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.ledger import Ledger
 from lightning_annot.round.choice import Panel, choose, open_to_questions, refilled, round_generator
 from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.inference import Inference
-from lightning_annot.round.settings import SamplingSettings
+from lightning_annot.round.settings import SamplingSettings, TrustSettings
 from lightning_annot.sampling.diverse import diverse, is_diverse_round, unseen_classes
 from lightning_annot.sampling.price import Account, PriceSettings, settle
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
@@ -26,7 +27,8 @@ from lightning_annot.workers.base import Workers
 class Terms:
     """On what terms a run asks: whom, how, until when and for how much.
 
-    ``listed``: prices by name of the workers who have one of their own; ``gold``: gold questions for each worker.
+    ``listed``: prices by name of the workers who have one of their own; ``gold``: gold questions for each worker in the first
+    round; ``gold_rate``: share of gold questions among each worker's in every round; ``trust``: who is asked at all.
     """
 
     workers: Workers
@@ -35,11 +37,23 @@ class Terms:
     prices: PriceSettings
     listed: Mapping[str, float]
     gold: int
+    gold_rate: float
+    trust: TrustSettings
 
     @property
     def pays(self) -> bool:
         """Whether money counts."""
         return self.prices.given or self.stopping.money is not None
+
+    @property
+    def gold_asked(self) -> dict[str, float]:
+        """The settings by which gold questions are asked, as far as any are."""
+        given = {"gold": self.gold, "gold_rate": self.gold_rate, "trust.qualify": self.trust.qualify}
+        return {name: value for name, value in given.items() if value}
+
+    def price_list(self) -> dict[str, Any]:
+        """The prices as plain values."""
+        return {"per_answer": self.prices.per_answer, "per_second": self.prices.per_second, "workers": dict(self.listed)}
 
     def account(self, facts: Facts) -> Account:
         """Money spent and owed after the facts."""
@@ -49,15 +63,16 @@ class Terms:
 class Asking:
     """What to ask in one round, after its ``inference`` from ``basis`` less the workers who are ``barred`` (W,) bool.
 
-    ``basis`` holds all facts: who is not believed was asked all the same. ``among`` (n,) are the items to ask about,
-    ``experts`` those where an expert is the better buy.
+    ``basis`` holds all facts: who is not believed was asked all the same. ``paused`` (W,) bool are believed, and not asked.
+    ``among`` (n,) are the items to ask about, ``experts`` those where an expert is the better buy.
     """
 
     def __init__(
-        self, terms: Terms, data: AnnotationDataModule, round_: int, basis: Basis, inference: Inference, barred: Tensor
-    ) -> None:
+        self, terms: Terms, data: AnnotationDataModule, round_: int, basis: Basis, inference: Inference, barred: Tensor,
+        paused: Tensor,
+    ) -> None:  # fmt: skip
         self._terms, self._data, self._round = terms, data, round_
-        self._basis, self._inference, self._barred = basis, inference, barred
+        self._basis, self._inference, self._idle = basis, inference, barred | paused
         self.account = terms.account(basis.facts)
         trusted = replace(basis, facts=basis.facts.without(barred))
         among = open_to_questions(trusted, inference, terms.sampling.most, terms.workers.capacity())
@@ -73,25 +88,37 @@ class Asking:
             n_in_doubt=self._in_doubt(), spent=self.account.spent, cheapest=self.account.cheapest(len(terms.workers.names())),
         )  # fmt: skip
 
-    def choose(self) -> Questions:
-        """The round's questions, a function of (seed, round)."""
+    @property
+    def nobody_left(self) -> bool:
+        """Whether all who can be asked by name are barred or paused."""
+        n = len(self._terms.workers.names())
+        return n > 0 and bool(self._idle[:n].all())
+
+    def choose(self) -> tuple[Questions, Gold]:
+        """The round's questions and its gold questions, a function of (seed, round)."""
         terms, facts = self._terms, self._basis.facts
+        gold = Gold(
+            self._round, terms.gold, terms.trust.qualify, facts, self._data.table, terms.workers, self._data.seed, self._idle
+        )
+        idle = self._idle.clone()
+        idle[: len(gold.before_others)] |= gold.before_others
         n_open, most = len(facts.open_item), terms.sampling.per_round
         left = terms.stopping.left(len(facts.item) + n_open, self._n_items)
         among = refilled(self._basis, self._inference, self.among, terms.sampling)
         n = max(0, min(most - n_open, most if left is None else left))
         price = self.account.expected if terms.prices.given else None
-        return choose(
+        chosen = choose(
             self._basis, self._inference, self._spread_out(among, n), n, terms.sampling,
             round_generator(self._data.seed, self._round),
-            Panel(len(terms.workers.names()), terms.workers.can_answer(), price, self._barred),
+            Panel(len(terms.workers.names()), terms.workers.can_answer(), price, idle),
         )  # fmt: skip
+        gold.add(chosen, terms.gold_rate)
+        return chosen, gold
 
-    def buy(self, ledger: Ledger, chosen: Questions) -> int:
-        """Commit ``chosen``, and in the first round gold questions; returns how many the money does not pay for."""
-        terms, account = self._terms, self.account
-        gold = first_gold(self._round, terms.gold, self._data.table, terms.workers, self._data.seed)
-        return commit(ledger, self._round, chosen, gold, account, terms.stopping.money_left(account.spent + account.owed))
+    def buy(self, ledger: Ledger, questions: tuple[Questions, Gold]) -> int:
+        """Commit the ``questions``; returns how many the money does not pay for."""
+        left = self._terms.stopping.money_left(self.account.spent + self.account.owed)
+        return commit(ledger, self._round, *questions, self.account, left)
 
     def _in_doubt(self) -> int:
         """Unfinished items, if experts have seen all of them, else 0."""
@@ -129,10 +156,12 @@ class Asking:
         return diverse(self._data.projected()[0], among, most, generator)
 
 
-def why_not(terms: Terms, now: Facts, too_dear: int) -> str:
+def why_not(terms: Terms, now: Facts, too_dear: int, nobody_left: bool) -> str:
     """Why a round brought no answer: ``now`` are the facts after it, ``too_dear`` the questions that were not bought."""
-    if len(now.open_item):
-        return f"waiting for the answers to {len(now.open_item)} questions"
+    if len(now.owed_worker):
+        return f"waiting for the answers to {len(now.owed_worker)} questions"
+    if nobody_left:
+        return "every worker is paused or left out; workers.csv says why"
     if too_dear:
         return f"the money left of {terms.stopping.money:g} pays for no question ({terms.account(now).spent:g} are spent)"
     return "no worker can answer any of the unfinished items once more"

@@ -14,23 +14,30 @@ from lightning_annot.crowd.machines import Machine, as_answers, with_machines
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.crowd.trust import chance_of_accuracy
 from lightning_annot.learner.machine_panel import MachinePanel
 from lightning_annot.recalibration import Recalibration, fresh_answers
 from lightning_annot.round.facts import Facts
-from lightning_annot.round.inference import Inference
-from lightning_annot.round.settings import CrowdSettings
+from lightning_annot.round.inference import Inference, fitted_answers
+from lightning_annot.round.settings import CrowdSettings, TrustSettings
 
 Known = tuple[Tensor, Tensor]
+
+_WHY = {
+    "spammer": "the answers do not depend on the image",
+    "adversary": "the answers are wrong more often than chance would have it",
+}
 
 
 class Belief:
     """The exponents of learner and workers, the class prior, the ``machines`` with their weights, and the workers who are
-    ``barred``: neither believed nor asked (name -> why).
+    ``barred``: neither believed nor asked (name -> spammer or adversary), or ``paused``: believed, and not asked (name -> why).
     """
 
-    def __init__(self, settings: CrowdSettings) -> None:
-        self._settings, self._recalibration = settings, Recalibration(settings.class_prior)
+    def __init__(self, settings: CrowdSettings, trust: TrustSettings) -> None:
+        self._settings, self._trust, self._recalibration = settings, trust, Recalibration(settings.class_prior)
         self.barred: dict[str, str] = {}
+        self.paused: dict[str, str] = {}  # not saved: a function of the facts and of what is inferred from them
         self.machines: tuple[Machine, ...] = ()
 
     @property
@@ -42,23 +49,47 @@ class Belief:
         """Which of the ``workers`` are barred, (W,) bool."""
         return torch.tensor([name in self.barred for name in workers], dtype=torch.bool)
 
+    def is_paused(self, workers: Sequence[str]) -> Tensor:
+        """Which of the ``workers`` are paused, (W,) bool."""
+        return torch.tensor([name in self.paused for name in workers], dtype=torch.bool)
+
+    def standing(self, workers: Sequence[str]) -> tuple[list[str], list[str]]:
+        """State of each of the ``workers``, trusted, paused, spammer or adversary, and why, empty for the trusted."""
+        paused = dict.fromkeys(self.paused, "paused")
+        states = [self.barred.get(name) or paused.get(name, "trusted") for name in workers]
+        why = [_WHY.get(state) or self.paused.get(name, "") for name, state in zip(workers, states, strict=True)]
+        return states, why
+
     def trusted(self, facts: Facts) -> Facts:
         """The facts without the answers of those who are barred."""
         return facts.without(self.is_barred(facts.workers))
 
     def judge(self, facts: Facts, inference: Inference) -> None:
-        """Find out who answers without looking, from the answers so far of everybody; an expert, who is asked what others get
-        wrong, is above that.
+        """Find out who answers without looking, and who is not good enough, from the answers so far of everybody; experts, who
+        are asked what others get wrong, are above that.
         """
-        answers = facts.annotations()
-        if not self._settings.exclude or self._settings.prior != "tiered" or not len(answers):
-            return
-        believed = ~self.is_barred(facts.workers)
-        conduct = judge_workers(answers, inference.posterior, inference.crowd, self.tempering, believed)
-        judged = ~facts.is_expert()
-        verdicts = (conduct.spammer & judged).tolist(), (conduct.adversary & judged).tolist()
-        found = zip(facts.workers, *verdicts, strict=True)
-        self.barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
+        believed, judged = ~self.is_barred(facts.workers), ~facts.is_expert()
+        answers = fitted_answers(facts, self._settings)
+        if self._settings.exclude and self._settings.prior == "tiered" and len(answers):
+            conduct = judge_workers(answers, inference.posterior, inference.crowd, self.tempering, believed)
+            verdicts = (conduct.spammer & judged).tolist(), (conduct.adversary & judged).tolist()
+            found = zip(facts.workers, *verdicts, strict=True)
+            self.barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
+        if self._trust.least_accuracy is not None and facts.workers:
+            self.paused = self._too_poor(facts, inference, believed, self._trust.least_accuracy)
+
+    def _too_poor(self, facts: Facts, inference: Inference, believed: Tensor, least: float) -> dict[str, str]:
+        """Who is surely right less often than in a share ``least``, neither barred nor an expert, with the reason."""
+        answers, n = facts.with_gold(), len(facts.workers)
+        chance = chance_of_accuracy(answers, inference.posterior, inference.crowd, self.tempering, believed, least)
+        poor = (chance < 1.0 - self._trust.certainty) & ~self.is_barred(facts.workers) & ~facts.is_expert()
+        given = torch.bincount(answers.worker, minlength=n)
+        gold = torch.bincount(facts.gold_worker[facts.gold_label >= 0], minlength=n)
+        return {
+            facts.workers[j]: f"an accuracy of {least:g} or more has a chance of {float(chance[j]):.2g} after {int(given[j])} "
+            f"answers, {int(gold[j])} of them gold"
+            for j in poor.nonzero()[:, 0].tolist()
+        }
 
     @property
     def weights(self) -> Tensor:

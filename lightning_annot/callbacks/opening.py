@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_annot.annotations.formats import import_answers
@@ -19,13 +20,13 @@ def open_ledger(
     workers: Workers,
     folder: Path,
     answers: str | None,
-    gold: int,
+    gold: Mapping[str, float],
     hold_back: bool,
 ) -> Ledger:
     """The ledger of a run over ``data`` whose files are in ``folder``; ``answers``: CSV of those that are known already.
 
     ``hold_back``: part of them waits for the first learner, see ``Ledger``.
-    Raises AnnotError where the ``log`` is of other data, and for ``gold`` questions that cannot be asked.
+    Raises AnnotError where the ``log`` is of other data, and where the settings ``gold`` ask gold questions that cannot be.
     """
     table, loaded = data.table, data.loaded
     assert loaded is not None
@@ -35,13 +36,16 @@ def open_ledger(
     paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
     task = Task(table.ids, table.classes, data.seed, str(folder), paths, loaded.labels)
     ledger = Ledger(log, task, workers, hold_back)
-    if gold and not workers.names():
-        raise AnnotError(
-            f"annotation.gold {gold} given, and questions go to anyone; gold questions need workers with names: name "
-            "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
-        )
-    if gold and not bool(table.is_prototype.any()):
-        raise AnnotError(f"annotation.gold {gold} given without prototypes, which gold questions are about; set it to 0.")
+    for name, value in gold.items():
+        if not workers.names():
+            raise AnnotError(
+                f"annotation.{name} {value:g} given, and questions go to anyone; gold questions need workers with names: name "
+                "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
+            )
+        if not bool(table.is_prototype.any()):
+            raise AnnotError(
+                f"annotation.{name} {value:g} given without prototypes, which gold questions are about; set it to 0."
+            )
     if isinstance(workers, SimulatedWorkers):
         workers.export(folder / "simulated_workers.npz")
     return ledger

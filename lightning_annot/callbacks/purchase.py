@@ -1,4 +1,4 @@
-"""Which of the chosen questions the money pays for; these are committed, the others are not asked."""
+"""Gold questions beside the chosen ones, and which of all the money pays for; these are committed, the others are not asked."""
 
 from __future__ import annotations
 
@@ -8,32 +8,62 @@ from torch import Tensor
 from lightning_annot.data.items import ItemTable
 from lightning_annot.ledger import Ledger
 from lightning_annot.round.choice import round_generator
-from lightning_annot.sampling.gold import gold_questions
+from lightning_annot.round.facts import Facts
+from lightning_annot.sampling.gold import gold_questions, gold_share, interleaved
 from lightning_annot.sampling.price import Account, affordable
 from lightning_annot.workers.base import Workers
 
 Questions = tuple[Tensor, Tensor]
 """Items (n,) and workers (n,), -1 for anyone."""
 
-GOLD_DRAW = 1 << 20  # stands for a round in the draw of the gold questions, beyond all real ones
+GOLD_DRAW = 1 << 20  # plus the round: stands for a round in the draw of its gold questions, beyond all real ones
 
 
-def first_gold(round_: int, n: int, table: ItemTable, workers: Workers, seed: int) -> Questions:
-    """``n`` gold questions a worker, all of them in a run's first round, so that skill is known from the start."""
-    if round_ or not n:
-        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
-    prototypes = table.is_prototype.nonzero()[:, 0]
-    generator = round_generator(seed, GOLD_DRAW)
-    return gold_questions(n, prototypes, len(workers.names()), generator, workers.can_answer())
+class Gold:
+    """The gold questions of ``round_``, a function of (seed, round) and of the ``facts`` before it; nobody who is ``idle`` (W,)
+    bool gets any, and nobody is asked about a prototype twice.
 
-
-def commit(ledger: Ledger, round_: int, chosen: Questions, gold: Questions, account: Account, left: float | None) -> int:
-    """Commit ``gold`` questions, unless that was done before, and the ``chosen`` ones, in this order, while the money ``left``
-    lasts (None: no limit); returns how many it does not pay for.
+    ``first`` for each worker in a run's first round; ``qualify`` for each before any ordinary question.
     """
-    n_gold, worker = len(gold[0]), torch.cat([gold[1], chosen[1]])
-    bought = torch.ones(len(worker), dtype=torch.bool) if left is None else affordable(account.price(worker), left)
-    if n_gold and not ledger.has_asked(round_, "gold"):
-        ledger.ask(round_, gold[0][bought[:n_gold]], gold[1][bought[:n_gold]], "gold")
-    ledger.ask(round_, chosen[0][bought[n_gold:]], chosen[1][bought[n_gold:]])
+
+    def __init__(
+        self, round_: int, first: int, qualify: int, facts: Facts, table: ItemTable, workers: Workers, seed: int, idle: Tensor
+    ) -> None:
+        n = len(workers.names())
+        self.generator = round_generator(seed, GOLD_DRAW + round_)
+        self._prototypes, self._possible = table.is_prototype.nonzero()[:, 0], workers.can_answer()
+        self._seen, self._idle = facts.seen_pairs(), idle[:n]
+        answered, waiting = (torch.bincount(of[of < n], minlength=n) for of in (facts.gold_worker, facts.open_gold_worker))
+        wanted = (qualify - answered - waiting).clamp(min=0 if round_ else first)
+        self.questions = self._draw(wanted)
+        granted = torch.bincount(self.questions[1], minlength=n)
+        self.before_others = (answered < qualify) & (waiting + granted > 0)
+
+    def add(self, chosen: Questions, rate: float) -> None:
+        """Let gold questions be a share ``rate`` of each worker's, beside those ``chosen``."""
+        more = self._draw(gold_share(chosen[1], len(self._idle), rate, self.generator))
+        self.questions = _joined(self.questions, more)
+
+    def _draw(self, n: Tensor) -> Questions:
+        n = n.masked_fill(self._idle, 0)
+        if not bool(n.any()):
+            return self._prototypes[:0], self._prototypes[:0]
+        drawn = gold_questions(n, self._prototypes, len(n), self.generator, self._possible, self._seen)
+        self._seen = _joined(self._seen, drawn)
+        return drawn
+
+
+def commit(ledger: Ledger, round_: int, chosen: Questions, gold: Gold, account: Account, left: float | None) -> int:
+    """Commit the ``chosen`` questions and the ``gold`` ones, in an order that does not tell them apart, while the money
+    ``left`` lasts (None: no limit); returns how many it does not pay for.
+    """
+    n, n_gold = len(chosen[0]), len(gold.questions[0])
+    order = interleaved(chosen[1], gold.questions[1], gold.generator) if n_gold else torch.arange(n)
+    items, workers = (rows[order] for rows in _joined(chosen, gold.questions))
+    bought = torch.ones(len(order), dtype=torch.bool) if left is None else affordable(account.price(workers), left)
+    ledger.ask(round_, items[bought], workers[bought], (order >= n)[bought])
     return int((~bought).sum())
+
+
+def _joined(some: Questions, more: Questions) -> Questions:
+    return torch.cat([some[0], more[0]]), torch.cat([some[1], more[1]])

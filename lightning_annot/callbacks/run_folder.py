@@ -25,6 +25,7 @@ from lightning_annot.learner.predictions import Predictions
 from lightning_annot.report.atomic import write_text
 from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
+from lightning_annot.report.scorecard_page import write_scorecards
 from lightning_annot.report.tables import (
     class_share,
     machine_table,
@@ -71,9 +72,10 @@ class RunFolder:
         if names:
             workers = worker_table(names, given, result, share)
             workers = with_barred(workers, belief.is_barred(names), annotations, inference.posterior)
+            workers["state"], workers["reason"] = belief.standing(names)
             write_table(self.path / "workers.csv", workers)
         else:
-            columns = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
+            columns = ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high", "state", "reason"]
             write_table(self.path / "workers.csv", pd.DataFrame(columns=columns))
         write_confusions(self.path / "confusions.npz", names, table.classes, result, belief.machines)
         if belief.machines:
@@ -91,8 +93,12 @@ class RunFolder:
         threshold: float,
         reason: str,
         more: Mapping[str, Any],
+        answers: pd.DataFrame,
     ) -> None:
-        """``summary.json``, with ``more`` in it, and ``report.html``, and a table in the terminal."""
+        """``summary.json``, with ``more`` in it, the scorecards, ``report.html``, and a table in the terminal.
+
+        ``answers``: all of the log.
+        """
         loaded = data.loaded
         assert loaded is not None
         summary: dict[str, Any] = {
@@ -110,6 +116,7 @@ class RunFolder:
         if table.truth is not None:
             summary["reliability"] = self._reliability(table)
         write_text(self.path / "summary.json", json.dumps(summary, indent=1))
+        write_scorecards(self.path, answers)
         write_report(self.path, thumbnails(data))
         print_summary(Console(), self.path)
 
@@ -144,6 +151,7 @@ def round_figures(
     total = int(keep.sum())
     row: dict[str, float] = {"annotations": len(facts.item), "annotations_per_item": len(facts.item) / total}
     row["paid_per_item"] = (len(facts.item) + facts.extra_paid) / total
+    row["gold"] = len(facts.gold_item)
     if money is not None:
         row["money"] = money
     row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total

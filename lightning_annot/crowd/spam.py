@@ -41,25 +41,35 @@ def judge_workers(answers: Annotations, posterior: Tensor, result: EMResult, tem
     also right less often than chance, he is an adversary.
     """
     n_workers, k = len(known), posterior.shape[1]
-    n_answers = torch.bincount(answers.item, known[answers.worker].double(), minlength=len(posterior)).long()
-    latest = slice(max(0, len(answers) - MOST_ELEMENTS // k), None)
-    item, worker, label = answers.item[latest], answers.worker[latest], answers.label[latest]
-    fitted = known[worker]
-    _, people = tempering.of(n_answers[item])
-    log_q = posterior[item].float().clamp(min=1e-30).log()
-    log_q -= torch.where(fitted[:, None], people * result.log_answer(worker, label), 0.0)
-    q = log_q.softmax(1)
+    worker, label, q = held_out(answers, posterior, result, tempering, known)
     chance = _habit(worker, label, n_workers, k), torch.full((len(label),), 1.0 / k)
     habit, even = (_sums(worker, p.log(), n_workers) for p in chance)
     agrees = q.gather(1, label[:, None])[:, 0]
     honest = [_sums(worker, (share * agrees + (1.0 - share) * p).log(), n_workers) for share in SHARES for p in chance]
     by_habit = torch.logaddexp(habit, even) - math.log(2.0)
     log_ratio = by_habit - torch.stack(honest).amax(0)
-    alone = (q * _without(result, worker, label, posterior[item].float() * fitted[:, None])).sum(1)
+    counted = posterior[answers.item[len(answers) - len(worker) :]].float() * known[worker][:, None]
+    alone = (q * _without(result, worker, label, counted)).sum(1)
     own = _sums(worker, ((1.0 - LAPSE) * alone + LAPSE / k).log(), n_workers) - by_habit
     certain = math.log(n_workers / CERTAINTY)
     poor = result.diagonal().mean(1) < 1.0 / k
     return Conduct(log_ratio, (log_ratio > certain) & (own <= certain), (own > certain) & poor & known)
+
+
+def held_out(
+    answers: Annotations, posterior: Tensor, result: EMResult, tempering: Tempering, known: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Worker (A,), label (A,) and, by all but this answer, the class of its item, (A, K), of the latest answers.
+
+    Arguments as in ``judge_workers``; the answers looked at are the last A, as many as ``MOST_ELEMENTS`` allow.
+    """
+    n_answers = torch.bincount(answers.item, known[answers.worker].double(), minlength=len(posterior)).long()
+    latest = slice(max(0, len(answers) - MOST_ELEMENTS // posterior.shape[1]), None)
+    item, worker, label = answers.item[latest], answers.worker[latest], answers.label[latest]
+    _, people = tempering.of(n_answers[item])
+    log_q = posterior[item].float().clamp(min=1e-30).log()
+    log_q -= torch.where(known[worker][:, None], people * result.log_answer(worker, label), 0.0)
+    return worker, label, log_q.softmax(1)
 
 
 def _without(result: EMResult, worker: Tensor, label: Tensor, own: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -27,6 +27,7 @@ _FILES = {
     "labels.csv": "a label for every item, with its confidence and risk",
     "posterior.npz": "the most probable classes of every item, to train a classifier on",
     "workers.csv": "who answered, how much and how well",
+    "scorecards.html": "how each worker does, for people; scorecards.csv is the same as a table",
     "machines.csv": "which models were asked, how well they see and what they weigh",
     "confusions.npz": "what each worker answers for each true class",
     "rounds.csv": "one row a round, for your own plots",
@@ -58,17 +59,8 @@ def render(run: RunFiles, opener: Opener | None = None, title: str = "") -> str:
     """The page as HTML text."""
     riskiest, sample = riskiest_items(run), finished_sample(run)
     pictures = load_thumbnails(run.directory, [*riskiest["task"], *sample["task"]], opener)
-    environment = Environment(
-        loader=PackageLoader("lightning_annot.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = run.names
-    environment.filters["percent"] = percent
-    environment.filters["called"] = lambda label: names.get(label, label)
-    return environment.get_template("page.html").render(
+    return template("page.html", called=lambda label: names.get(label, label)).render(
         title=title or run.directory.resolve().name,
         summary=run.summary,
         headlines=headlines(run),
@@ -90,6 +82,19 @@ def render(run: RunFiles, opener: Opener | None = None, title: str = "") -> str:
     )
 
 
+def template(name: str, **filters: Callable[..., str | None]) -> Template:
+    """A page of this package, in which all text is escaped; it knows ``percent`` and the ``filters``."""
+    environment = Environment(
+        loader=PackageLoader("lightning_annot.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters, percent=percent)
+    return environment.get_template(name)
+
+
 def riskiest_items(run: RunFiles, most: int = RISKIEST) -> pd.DataFrame:
     """The items of highest risk, highest first; equal risks by order of the file."""
     return run.items.sort_values("risk", ascending=False, kind="stable").head(most)
@@ -108,7 +113,7 @@ def _figures(run: RunFiles) -> dict[str, dict[str, Any]]:
     items, drawn = run.items, {}
 
     def add(name: str, title: str, caption: str, figure: Figure) -> None:
-        drawn[name] = {"title": title, "caption": caption, "svg": _inline_svg(figure, title)}
+        drawn[name] = {"title": title, "caption": caption, "svg": inline_svg(figure, title)}
 
     if len(run.rounds):
         add("quality", "Progress", "What the answers bought.", plots.plot_quality(run.rounds))
@@ -147,7 +152,7 @@ def _figures(run: RunFiles) -> dict[str, dict[str, Any]]:
     return drawn
 
 
-def _inline_svg(figure: Figure, title: str) -> Markup:
+def inline_svg(figure: Figure, title: str) -> Markup:
     """SVG that takes the page's colours, has no name space address and no ids that would repeat between figures."""
     text = plots.figure_svg(figure)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)

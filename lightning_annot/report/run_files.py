@@ -16,7 +16,11 @@ import yaml
 from lightning_annot.types import AnnotError
 
 LABEL_COLUMNS = ("task", "label", "confidence", "risk", "n_annotations", "status")
-_NAMES = {"labels.csv": ("task", "label", "status"), "workers.csv": ("worker",), "machines.csv": ("machine",)}
+_NAMES = {
+    "labels.csv": ("task", "label", "status"),
+    "workers.csv": ("worker", "state", "reason"),
+    "machines.csv": ("machine",),
+}
 
 Thumbnails = dict[str, str]
 """Item id -> JPEG as base64 text."""
@@ -95,7 +99,7 @@ def headlines(run: RunFiles) -> list[Headline]:
     """What was reached, most important first; numbers that the run does not know are left out."""
     last, items = run.last_round, run.items
     finished = float((items["status"] == "finished").mean()) if len(items) else 0.0
-    left_out = run.summary.get("excluded_workers", {})
+    left_out, paused = (run.summary.get(f"{how}_workers", {}) for how in ("excluded", "paused"))
     numbers = [
         ("Accuracy", percent(last.get("accuracy")), "of all labels, against the known truth"),
         ("Accuracy of finished", percent(last.get("finished_precision")), "of the labels called final"),
@@ -107,6 +111,7 @@ def headlines(run: RunFiles) -> list[Headline]:
         ("Calibration error", percent(last.get("ece")), "confidence against the known truth"),
         ("Workers", f"{len(run.workers):,}" if len(run.workers) else "", "gave at least one answer"),
         ("Left out", f"{len(left_out):,}" if left_out else "", f"workers who do not look, or lie: {_some(left_out)}"),
+        ("Paused", f"{len(paused):,}" if paused else "", f"workers who are not good enough: {_some(paused)}"),
         ("Rounds", f"{len(run.rounds):,}" if len(run.rounds) else "", "of training, inferring and asking"),
     ]
     return [Headline(name, value, note) for name, value, note in numbers if value]

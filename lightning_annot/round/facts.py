@@ -20,7 +20,8 @@ def _no_rows() -> Tensor:
 class Facts:
     """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions
     (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
-    ``gold_worker``, ``gold_label`` (-1 for a skip). ``extra_paid`` counts gold and audit answers.
+    ``gold_worker``, ``gold_label`` (-1 for a skip); open gold questions: ``open_gold_item``, ``open_gold_worker``.
+    ``extra_paid`` counts gold and audit answers.
 
     ``experts``: names of workers who are hardly ever wrong. Of all kinds together: who gave the paid answers
     (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where unknown); and who is asked the open questions,
@@ -42,6 +43,8 @@ class Facts:
     paid_seconds: Tensor = field(default_factory=_no_rows)
     owed_worker: Tensor = field(default_factory=_no_rows)
     experts: frozenset[str] = frozenset()
+    open_gold_item: Tensor = field(default_factory=_no_rows)
+    open_gold_worker: Tensor = field(default_factory=_no_rows)
 
     def annotations(self) -> Annotations:
         """The labels given, without skips."""
@@ -74,6 +77,14 @@ class Facts:
     def asked_pairs(self) -> tuple[Tensor, Tensor]:
         """Items and workers (-1 for anyone) of all answers, skips and open questions, both (A + Q,)."""
         return torch.cat([self.item, self.open_item]), torch.cat([self.worker, self.open_worker])
+
+    def seen_pairs(self) -> tuple[Tensor, Tensor]:
+        """The same with gold questions, open ones too."""
+        item, worker = self.asked_pairs()
+        return (
+            torch.cat([item, self.gold_item, self.open_gold_item]),
+            torch.cat([worker, self.gold_worker, self.open_gold_worker]),
+        )
 
     def without(self, barred: Tensor) -> Facts:
         """The facts less all answers of workers who are ``barred`` (W,) bool; what was paid for them stays paid."""

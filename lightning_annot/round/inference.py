@@ -13,7 +13,7 @@ from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, resc
 from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import gold_accuracy, reduce_accuracy
 from lightning_annot.crowd.tempering import Tempering
-from lightning_annot.round.facts import Basis
+from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.types import Annotations
 
@@ -57,6 +57,11 @@ def infer(
     return Inference(posterior, decision, decision.risk < threshold, result)
 
 
+def fitted_answers(facts: Facts, crowd: CrowdSettings) -> Annotations:
+    """The answers that the workers' confusions are fitted to."""
+    return facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
+
+
 def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, tempering: Tempering = PLAIN) -> EMResult:
     """The workers' confusions by EM under the prior that the settings name; arguments as in ``infer``.
 
@@ -65,7 +70,7 @@ def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, 
     """
     facts, log_prior, n_classes = basis.facts, basis.log_prior, basis.n_classes
     n_workers = max(1, len(facts.workers))
-    annotations = facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
+    annotations = fitted_answers(facts, crowd)
     expert = facts.is_expert() if facts.workers else torch.zeros(1, dtype=torch.bool)
     strength = 10.0 if crowd.strength is None else crowd.strength
     base = homogeneous_prior(n_classes, crowd.accuracy, strength)

@@ -58,6 +58,32 @@ class CrowdSettings:
             raise AnnotError("crowd.prior class needs accuracies of its own; set crowd.estimate to em or gold.")
 
 
+@dataclass(frozen=True)
+class TrustSettings:
+    """Who is not asked any more, besides those whom ``crowd.exclude`` leaves out; what they said counts as before.
+
+    ``least_accuracy``: share of right answers that is asked of everybody (None: nobody is paused). ``certainty``: a worker is
+    paused where the chance of so much is below 1 - ``certainty`` (crowd/trust.py), and asked again where it is not any more.
+    ``qualify``: gold questions that each worker answers before any other.
+    """
+
+    least_accuracy: float | None = None
+    certainty: float = 0.95
+    qualify: int = 0
+
+    def __post_init__(self) -> None:
+        if self.least_accuracy is not None and not 0.0 < self.least_accuracy < 1.0:
+            raise AnnotError(f"trust.least_accuracy {self.least_accuracy} given; it must be above 0 and below 1, or null.")
+        if not 0.5 <= self.certainty < 1.0:
+            raise AnnotError(f"trust.certainty {self.certainty} given; it must be from 0.5 on and below 1.")
+        if self.qualify < 0:
+            raise AnnotError(f"trust.qualify {self.qualify} given; it must be 0 or more gold questions.")
+        if self.qualify and self.least_accuracy is None:
+            raise AnnotError(
+                f"trust.qualify {self.qualify} given without trust.least_accuracy, so that nobody could fail; give that too."
+            )
+
+
 NO_CAP = 1 << 30  # answers an item that nobody gets
 
 

@@ -32,7 +32,7 @@ def assign(
     questions in all, nor, under these two, more than ``share`` of the items while others may take them: of one worker's answers
     alone, no crowd model can tell systematic mistakes. Returns the items that some worker may answer, and their workers.
     """
-    score = _score(allowed.shape, load, generator, rule, reliability).masked_fill(~allowed, -torch.inf)
+    score = _score(allowed, load, generator, rule, reliability).masked_fill(~allowed, -torch.inf)
     room = torch.full_like(load, len(items)) if cap is None else (cap - load).clamp(min=0)
     first = room if share is None or rule not in SCORED else room.clamp(max=_most(share, len(items), len(load)))
     worker = best_with_room(score, first)
@@ -113,14 +113,15 @@ def best_with_room(score: Tensor, room: Tensor) -> Tensor:
     return worker
 
 
-def _score(shape: torch.Size, load: Tensor, generator: torch.Generator, rule: Assignment, reliability: Tensor | None) -> Tensor:
+def _score(allowed: Tensor, load: Tensor, generator: torch.Generator, rule: Assignment, reliability: Tensor | None) -> Tensor:
     """What the rule prefers, (n, W); larger is better."""
-    noise = torch.rand(shape, generator=generator)
+    noise = torch.rand(allowed.shape, generator=generator)
     if rule in SCORED:
         assert reliability is not None
         return reliability + 1e-6 * noise  # ties by chance
-    if rule == "least_loaded" and len(noise):
-        places = _least_loaded(load, len(noise))
+    asked = allowed.any(0).nonzero()[:, 0]  # whoever is not asked any more takes no place
+    if rule == "least_loaded" and len(asked):
+        places = asked[_least_loaded(load[asked], len(noise))]
         places = places[torch.randperm(len(places), generator=generator)]
         # The place handed out wins where allowed, then whoever has the lowest load, then chance.
         noise -= load.double()[None, :] * 2.0
