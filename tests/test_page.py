@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hostile import given, hostile
 from PIL import Image
+from run_folder import make_run
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
@@ -19,7 +20,8 @@ from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
 from lightning_annot.serve.app import PageSettings, make_app
 from lightning_annot.serve.guard import HEADERS, Buckets, Limits
 from lightning_annot.serve.keys import class_keys
-from lightning_annot.types import AnnotError, Question
+from lightning_annot.serve.overview import PLOTS
+from lightning_annot.types import AnnotError, Answer, Question
 
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
@@ -169,6 +171,48 @@ def test_a_hundred_hostile_requests_change_nothing(place: Place) -> None:
             assert client.request(method, path, **arguments).status_code in (401, 404)
     assert len(requests) + 12 >= 100
     assert place.facts() == facts
+
+
+def test_the_owner_sees_and_steers(place: Place) -> None:
+    ann, owner = place.client("ann"), place.client()
+    assert ask(ann, 1) == [1]
+    ann.post("/api/answer", json=given(1, MARKUP))
+    assert owner.get("/owner").status_code == ann.get("/owner").status_code == 401
+    assert owner.get(f"/o/{OWNER}x").status_code == 401
+    assert owner.get(f"/o/{OWNER}").status_code == 200
+    html = owner.get("/owner").text
+    assert "The first round has not ended yet" in html
+    assert "<b>3</b> open questions" in html
+    path = owner.post("/owner/act", json={"action": "invite", "worker": MARKUP}).json()["path"]
+    assert place.client().get(path).status_code == 200
+    assert MARKUP not in owner.get("/owner").text
+    assert owner.post("/owner/act", json={"action": "pause", "worker": "ann"}).status_code == 200
+    assert ask(ann) == []
+    owner.post("/owner/act", json={"action": "resume", "worker": "ann"})
+    assert ask(ann) == [3, 4]
+    owner.post("/owner/act", json={"action": "close", "worker": "ann"})
+    assert ann.post("/api/next", json={"n": 1}).status_code == 401
+    assert owner.get("/owner/image", params={"item": "c.jpg"}).headers["content-type"] == "image/jpeg"
+    for item in ("../secret.txt", "/etc/passwd", "x.jpg", ""):
+        assert owner.get("/owner/image", params={"item": item}).status_code == 404
+    assert owner.get("/owner/answers.csv").text.splitlines()[1].startswith(f"a.jpg,ann,{MARKUP},1.0,annotation,0,")
+    for odd in ({"action": "invite", "worker": ""}, {"action": "invite", "worker": " x"}, {"action": "drop", "worker": "ann"}):
+        assert owner.post("/owner/act", json=odd).status_code == 422
+
+
+def test_the_owner_sees_plots_and_images_of_a_run(place: Place) -> None:
+    make_run(place.folder)
+    place.log.record([(Question("a.jpg", None), Answer(0, who, label)) for who, label in (("x", "cat"), ("y", "dog"))])
+    owner = place.client()
+    owner.get(f"/o/{OWNER}")
+    html = owner.get("/owner").text
+    assert "People disagree: 1" in html
+    assert "a.jpg: cat, dog" in html
+    for name in PLOTS:
+        plot = owner.get(f"/owner/plot/{name}")
+        assert plot.headers["content-type"] == "image/svg+xml"
+        assert "<svg" in plot.text
+    assert owner.get("/owner/plot/none").status_code == 404
 
 
 def test_strangers_and_hurried_workers_are_slowed_down(place: Place) -> None:

@@ -64,7 +64,9 @@ class Person:
     @property
     def question(self) -> int:
         """The question whose image can be seen; waits for it, and for the run."""
-        self.page.wait_for_function("() => { const p = document.getElementById('picture'); return p && !p.hidden && p.complete; }")
+        self.page.wait_for_function(
+            "() => { const p = document.getElementById('picture'); return p && !p.hidden && p.complete; }"
+        )
         return int(self.page.get_attribute("#picture", "src").rsplit("/", 1)[1])
 
     def item(self, question: int) -> str:

@@ -159,7 +159,7 @@ class Desk:
         """
         now = time.time()
         with self._log.writing() as connection:
-            first = select(func.min(QUESTION.c.id)).where(QUESTION.c.id >= self._first_open, _is_open())
+            first = select(QUESTION.c.id).where(QUESTION.c.id >= self._first_open, _is_open()).order_by(QUESTION.c.id).limit(1)
             self._first_open = connection.scalar(first) or self._first_open
             return [self._lend(connection, worker, n, now) for worker, n in wishes]
 
@@ -168,12 +168,12 @@ class Desk:
             return []
         q = QUESTION.c
         theirs = exists().where(LEASE.c.question == q.id, LEASE.c.worker != worker, LEASE.c.expires > now)
-        lent = exists().where(LEASE.c.question == q.id, LEASE.c.worker == worker)
+        lent = select(LEASE.c.question).where(LEASE.c.worker == worker, LEASE.c.question >= self._first_open)
         answered = select(_ASKED.c.item).join_from(ANSWER, _ASKED, ANSWER.c.question == _ASKED.c.id)
         free = (q.id >= self._first_open) & (q.kind != "audit") & _is_open() & ~theirs
         free &= q.item.not_in(answered.where(ANSWER.c.worker == worker))
         chosen: dict[str, int] = {}
-        for which in (lent, ~lent & self._for(worker, now)):
+        for which in (q.id.in_(lent), q.id.not_in(lent) & self._for(worker, now)):
             query = select(q.id, q.item).where(free, which, q.item.not_in(list(chosen))).order_by(q.id).limit(4 * n)
             for question, item in connection.execute(query):  # 4: an item may be asked about more than once
                 if len(chosen) < n:
