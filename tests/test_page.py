@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
 from lightning_annot.serve.app import PageSettings, make_app
+from lightning_annot.serve.command import serve_parser
 from lightning_annot.serve.guard import HEADERS, Buckets, Limits
 from lightning_annot.serve.keys import class_keys
 from lightning_annot.serve.overview import PLOTS
 from lightning_annot.types import AnnotError, Answer, Question
+from lightning_annot.workers.live import LiveWorkers
 
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
@@ -253,6 +256,14 @@ def test_a_broken_task_file(tmp_path: Path, text: str) -> None:
     (tmp_path / TASK_FILE).write_text(text)
     with pytest.raises(AnnotError, match="no description of a run"):
         PageTask.read(tmp_path / TASK_FILE)
+
+
+def test_the_guide_tells_all_options() -> None:
+    guide = (Path(__file__).resolve().parents[1] / "docs" / "people.md").read_text(encoding="utf-8")
+    options = set(re.findall(r"--[a-z-]+", serve_parser().format_help())) - {"--help"}
+    assert options == set(re.findall(r"^\| `(--[a-z-]+)`", guide, flags=re.M))
+    settings = set(inspect.signature(LiveWorkers).parameters)
+    assert settings == set(re.findall(r"^\| `([a-z_]+)` \|", guide, flags=re.M))
 
 
 def test_numbered_items(tmp_path: Path) -> None:

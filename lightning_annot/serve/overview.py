@@ -88,6 +88,11 @@ class Overview:
         shown: list[tuple[str, str]] = list(said.iloc[:MOST_SHOWN, 1].items())
         return Shelf(f"People disagree: {len(said):,}", shown)
 
+    def plots(self) -> dict[str, str]:
+        """Names and captions of the plots that the run has data for."""
+        run = self.run()
+        return {} if run is None else {name: text for name, text in PLOTS.items() if _drawing(run, name) is not None}
+
     def plot(self, name: str) -> str | None:
         """A plot as SVG; None where the run has no data for it yet."""
         run = self.run()

@@ -63,7 +63,7 @@ class OwnerPages:
         return page(
             "owner.html", headlines=self._overview.headlines(), people=people, counts=counts, open=open_, lent=lent,
             others=sorted(set(counts) - named), accuracy=self._overview.worker_accuracy(), paused=self._desk.paused(),
-            plots=PLOTS if self._overview.run() is not None else {}, shelves=self._overview.shelves(),
+            plots=self._overview.plots(), shelves=self._overview.shelves(),
         )  # fmt: skip
 
     async def act(self, request: Request, act: Act) -> dict[str, str]:
