@@ -150,6 +150,7 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(
     assert not answers(run).duplicated("question").any()
 
 
+@pytest.mark.slow
 def test_killed_and_taken_up_it_equals_an_undisturbed_run(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
     """Where the answers depend on the questions alone, so does the run, whenever they come and however often it dies."""
     undisturbed, run, rng = tmp_path / "undisturbed", tmp_path / "run", random.Random(0)

@@ -107,6 +107,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_people_label_what_a_run_asks(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = {"config": CONFIGS / "digits.yaml", "trainer.enable_progress_bar": False, "trainer.max_epochs": 3,
