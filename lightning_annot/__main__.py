@@ -25,6 +25,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot unfinished DIR FILE    write the unfinished items for experts, best gain first, and why
   lightning-annot confusions DIR --out FILE   count who takes what for what in the gold answers, for simulated workers
   lightning-annot export-model CKPT --out FILE   write a trained classifier as ONNX, TorchScript or pt2
+  lightning-annot serve DIR              the page where people answer, while a run with live workers goes on
   lightning-annot certify DIR            draw an audit for an expert, and bound the error of the finished labels by it
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
@@ -88,6 +89,12 @@ def _export_model(args: list[str]) -> int:
     return command(args)
 
 
+def _serve(args: list[str]) -> int:
+    from lightning_annot.serve.command import serve
+
+    return serve(args)
+
+
 _COMMANDS = {
     "report": _report,
     "scorecards": _scorecards,
@@ -96,6 +103,7 @@ _COMMANDS = {
     "export-model": _export_model,
     "unfinished": unfinished_command,
     "confusions": confusions_command,
+    "serve": _serve,
     "certify": certify,
 }
 

@@ -112,6 +112,19 @@ class Ledger:
         self._workers.submit(questions)
         return self._log.answer(self._workers.collect())
 
+    def awaited(self, round_: int, known: int) -> tuple[int, int]:
+        """What ``round_`` waits for: answers beyond the ``known`` ones, gold among them, and these with the open questions.
+
+        Both are equal once a later round has asked: a round that is done again, from the log alone, need not wait.
+        """
+        self._read()
+        kind, round_of = self._columns[4], self._comes_in()
+        arrived = int(((kind != KINDS.index("audit")) & (round_of <= round_)).sum()) - known
+        if self._log.last_round() > round_:
+            return arrived, arrived
+        waiting = self._log.questions(before_round=round_ + 1, open_only=True)
+        return arrived, arrived + int((waiting["kind"] != "audit").sum())
+
     def _read(self) -> pd.DataFrame:
         """Rows that came since the last call, less audits; all are added to the columns.
 

@@ -63,7 +63,10 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Task:
-    """What workers may know: items, classes, seed, and ``truth`` (item -> class name) for simulated workers alone."""
+    """What workers may know: items, classes, seed, and ``truth`` (item -> class name) for simulated workers alone.
+
+    ``log_url`` opens the annotation log, for workers whose answers come in through it.
+    """
 
     items: Sequence[str]
     classes: Sequence[str]
@@ -71,6 +74,7 @@ class Task:
     output_dir: str
     paths: Mapping[str, str] | None = None
     truth: Mapping[str, str] | None = None
+    log_url: str | None = None
 
 
 @runtime_checkable

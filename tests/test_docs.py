@@ -36,6 +36,7 @@ DOCUMENTS = (
     "docs/features.md",
     "docs/formats.md",
     "docs/machines.md",
+    "docs/people.md",
     "docs/trust.md",
     "CHANGELOG.md",
     "checkpoints/README.md",
@@ -252,7 +253,7 @@ def test_keys_exist(document: str, settings: list[dict[str, Any]]) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     flags = re.findall(r"--((?:data|model|annotation|trainer)\.[a-z_.]*[a-z])", text)
     quoted = re.findall(r"`((?:data|model|annotation|trainer)\.[a-z_.]*[a-z])[`:]", text)
-    own = ("annotation.workers.command", "trainer.logger.")  # of classes that the command itself names
+    own = ("annotation.workers.", "trainer.logger.")  # of classes that the command itself names
     keys = {key for key in (*flags, *quoted) if not key.startswith(own)}
     assert not [key for key in sorted(keys) if not any(find(tree, key) for tree in settings)]
 

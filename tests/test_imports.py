@@ -30,6 +30,7 @@ ALLOWED = {
     "report": PURE,
     "certificate": {"types", "annotations", "report"},
     "exchange": {"types", "annotations", "data", "report"},
+    "serve": {"types", "annotations", "data", "report"},
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report"},
     "presets": {"types"},
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
@@ -117,6 +118,12 @@ print(sorted({{"pytorch_lightning", "lightning"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_starts_without_torch() -> None:
+    code = "import sys, lightning_annot.serve.app, lightning_annot.serve.command; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_public_names() -> None:

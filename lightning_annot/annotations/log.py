@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -61,7 +61,7 @@ class AnnotationLog:
 
         Raises AnnotError that names the keys that differ. Hash long values (lists of items) before.
         """
-        with self._write() as connection:
+        with self.writing() as connection:
             stored = _identity(connection)
             stored.pop(FORMAT_KEY)
             if not stored and identity:
@@ -79,7 +79,7 @@ class AnnotationLog:
     def ask(self, questions: Sequence[Question]) -> list[Question]:
         """Commit new questions, all or none; returns them in order, with their ids."""
         _check_questions(questions)
-        with self._write() as connection:
+        with self.writing() as connection:
             return _add_questions(connection, questions)
 
     def answer(self, answers: Sequence[Answer]) -> int:
@@ -89,7 +89,7 @@ class AnnotationLog:
         so where the labels differ. An unknown question is an AnnotError.
         """
         _check_answers(answers)
-        with self._write() as connection:
+        with self.writing() as connection:
             last = _last_id(connection, QUESTION)
             unknown = sorted({answer.question for answer in answers if not 1 <= answer.question <= last})
             if unknown:
@@ -112,7 +112,7 @@ class AnnotationLog:
         questions, answers = [question for question, _ in pairs], [answer for _, answer in pairs]
         _check_questions(questions)
         _check_answers(answers)
-        with self._write() as connection:
+        with self.writing() as connection:
             query = select(QUESTION.c.item, ANSWER.c.worker, ANSWER.c.label).join_from(ANSWER, QUESTION)
             rows = connection.execute(query.where(QUESTION.c.kind == "annotation"))
             known: dict[Hashable, str | None] = {(item, worker): label for item, worker, label in rows}
@@ -146,6 +146,11 @@ class AnnotationLog:
         query = select(*columns).join_from(ANSWER, QUESTION).where(a.id > after_id).order_by(a.id)
         return self._frame(_filtered(query, before_round, None, kind))
 
+    @property
+    def url(self) -> str:
+        """What opens the same log in another process, with its password; ``name`` is for people to see."""
+        return self._engine.url.render_as_string(hide_password=False)
+
     def close(self) -> None:
         """Give the database connections back."""
         self._engine.dispose()
@@ -161,8 +166,18 @@ class AnnotationLog:
         with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
             yield connection
 
+    def last_round(self) -> int:
+        """The newest round that has asked anything but an audit; -1 if none has."""
+        with self.reading() as connection:
+            newest = connection.scalar(select(func.max(QUESTION.c.round)).where(QUESTION.c.kind != "audit"))
+        return -1 if newest is None else int(newest)
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state of the log; tables of other modules beside the log may be read in it too."""
+        return self._transaction(writes=False)
+
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
         """A transaction that no other writer overlaps, so that the next id is the largest plus one."""
         try:
             with self._transaction(writes=True) as connection:
@@ -176,7 +191,7 @@ class AnnotationLog:
             ) from error
 
     def _frame(self, query: Select[Any]) -> pd.DataFrame:
-        with self._transaction(writes=False) as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).all()
         columns = list(query.selected_columns)
         values = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
@@ -191,12 +206,14 @@ def _last_id(connection: Connection, table: Table) -> int:
     return connection.scalar(select(func.max(table.c.id))) or 0
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+def utc_now(seconds: float | None = None) -> str:
+    """The time now, or so many seconds after 1970, as the log has it."""
+    moment = datetime.now(timezone.utc) if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="microseconds")
 
 
 def _add_questions(connection: Connection, questions: Sequence[Question]) -> list[Question]:
-    first, now = _last_id(connection, QUESTION) + 1, _now()
+    first, now = _last_id(connection, QUESTION) + 1, utc_now()
     asked = [replace(question, id=first + i) for i, question in enumerate(questions)]
     rows = [
         {"id": q.id, "item": q.item, "worker": q.worker, "kind": q.kind, "round": int(q.round), "asked_at": now} for q in asked
@@ -207,7 +224,7 @@ def _add_questions(connection: Connection, questions: Sequence[Question]) -> lis
 
 
 def _add_answers(connection: Connection, answers: Sequence[Answer]) -> None:
-    first, now = _last_id(connection, ANSWER) + 1, _now()
+    first, now = _last_id(connection, ANSWER) + 1, utc_now()
     rows = [
         {
             "id": first + i,

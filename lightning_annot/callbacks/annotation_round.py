@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.callbacks.asking import Asking, Terms, why_not
+from lightning_annot.callbacks.asking import Asking, Terms, await_answers, why_not
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
@@ -231,9 +231,11 @@ class AnnotationRound(Callback):
             row["seconds_sample"] = self._lap()
             too_dear = asking.buy(ledger, chosen)
         self._stage(trainer, "asking")
-        ledger.collect()
+        interrupted = await_answers(ledger, self.workers, round_, int(row["annotations"] + row["gold"]), progress(trainer))
         self._latest = now = ledger.facts(round_ + 1)
         row["seconds_ask"] = self._lap()
+        if interrupted is not None:
+            return interrupted
         if len(now.item) > row["annotations"] or len(now.gold_item) > row["gold"]:  # what the last training has not seen
             return None
         return why_not(self._terms, now, too_dear, asking.nobody_left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.purchase import Gold, Questions, commit
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.ledger import Ledger
@@ -154,6 +156,26 @@ class Asking:
         most = n if self._terms.sampling.hit_size == 1 else 2 * n
         generator = round_generator(self._data.seed + 1, self._round)
         return diverse(self._data.projected()[0], among, most, generator)
+
+
+def await_answers(ledger: Ledger, workers: Workers, round_: int, known: int, bar: RoundProgress | None) -> str | None:
+    """Collect answers until the workers' patience is over; ``known`` ones are those of earlier rounds.
+
+    Returns why the run ends instead, if somebody pressed Ctrl-C meanwhile: all is committed, and the same command goes on.
+    """
+    start, arrived, asked = time.monotonic(), 0, 0
+    try:
+        while True:
+            ledger.collect()
+            arrived, asked = ledger.awaited(round_, known)
+            pause = workers.patience(arrived, asked, time.monotonic() - start)
+            if pause <= 0:
+                return None
+            if bar is not None:
+                bar.wait(f"waiting for people: {arrived} of {asked} answers")
+            time.sleep(pause)
+    except KeyboardInterrupt:
+        return f"interrupted while waiting for people: {arrived} of {asked} answers are there; the same command goes on"
 
 
 def why_not(terms: Terms, now: Facts, too_dear: int, nobody_left: bool) -> str:

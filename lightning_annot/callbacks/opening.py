@@ -8,10 +8,29 @@ from pathlib import Path
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.data.loading import DIGITS
+from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
 from lightning_annot.ledger import Ledger
+from lightning_annot.report.atomic import write_text
 from lightning_annot.types import AnnotError, Task
 from lightning_annot.workers.base import Workers
+from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
+
+
+def page_task(data: AnnotationDataModule) -> PageTask:
+    """What the labelling page must know of the run over ``data``."""
+    table, loaded = data.table, data.loaded
+    assert loaded is not None
+    source = None
+    if loaded.source is not None:
+        numbered = loaded.n_listed if data.features is not None and data.labels is None and data.items is None else None
+        labels, items = (None if path is None else whole_path(path) for path in (data.labels, data.items))
+        source = ImageSettings(whole_path(data.root or DIGITS), labels, items, data.id_pattern, numbered)
+    examples: dict[str, list[str]] = {name: [] for name in table.classes}
+    for row in table.is_prototype.nonzero()[:, 0].tolist():
+        examples[table.classes[int(table.prototype[row])]].append(table.ids[row])
+    return PageTask(table.classes, table.names, {name: tuple(ids) for name, ids in examples.items()}, source)
 
 
 def open_ledger(
@@ -34,7 +53,7 @@ def open_ledger(
     if answers is not None:
         import_answers(log, answers, table.classes, table.ids)
     paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
-    task = Task(table.ids, table.classes, data.seed, str(folder), paths, loaded.labels)
+    task = Task(table.ids, table.classes, data.seed, str(folder), paths, loaded.labels, log.url)
     ledger = Ledger(log, task, workers, hold_back)
     for name, value in gold.items():
         if not workers.names():
@@ -46,6 +65,8 @@ def open_ledger(
             raise AnnotError(
                 f"annotation.{name} {value:g} given without prototypes, which gold questions are about; set it to 0."
             )
+    if isinstance(workers, LiveWorkers):
+        write_text(folder / TASK_FILE, page_task(data).to_json())
     if isinstance(workers, SimulatedWorkers):
         workers.export(folder / "simulated_workers.npz")
     return ledger

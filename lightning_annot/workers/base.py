@@ -40,3 +40,11 @@ class Workers(ABC):
     @abstractmethod
     def collect(self) -> Sequence[Answer]:
         """Answers that have arrived to submitted questions; empty if none has yet. Never waits."""
+
+    def patience(self, arrived: int, asked: int, seconds: float) -> float:
+        """Seconds to wait before it is looked for answers again; 0: the round takes what is there.
+
+        ``arrived`` of the ``asked`` answers that the round waits for are there, ``seconds`` after the wait began.
+        """
+        del arrived, asked, seconds  # most workers answer at once, or when the same command comes again
+        return 0.0

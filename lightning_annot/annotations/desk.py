@@ -1,0 +1,274 @@
+"""The desk beside the log: who may answer, what is lent to whom until when, who is paused. Nothing here is a fact.
+
+Its tables lie in the log's database. Losing them loses no answer: workers are invited anew, and questions lent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from lightning_annot.annotations.log import AnnotationLog, utc_now
+from lightning_annot.annotations.schema import ANSWER, QUESTION
+from lightning_annot.types import AnnotError, Answer
+
+_TABLES = MetaData()
+LEASE = Table(
+    "lease",
+    _TABLES,
+    Column("question", Integer, primary_key=True, autoincrement=False),
+    Column("worker", Text, primary_key=True),
+    Column("expires", Float, nullable=False),  # seconds since 1970; kept when over, as a late answer counts
+    Index("lease_of_worker", "worker"),
+)
+INVITE = Table(
+    "invite",
+    _TABLES,
+    Column("worker", Text, primary_key=True),
+    Column("token_hash", Text, nullable=False, unique=True),
+    Column("created", Text, nullable=False),
+    Column("revoked", Text),
+)
+PAUSE = Table(
+    "pause",
+    _TABLES,
+    Column("worker", Text, primary_key=True),  # "": everybody
+    Column("reason", Text, nullable=False),
+    Column("since", Text, nullable=False),
+)
+_INDEXES = (Index("question_of_item", QUESTION.c.item), Index("answer_of_worker", ANSWER.c.worker))
+
+EVERYBODY = ""
+LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Lending:
+    """A question is lent for ``seconds``. One addressed to a worker goes to others too, unanswered ``give_back`` seconds
+    after it was asked (None: never).
+    """
+
+    seconds: float = 600.0
+    give_back: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise AnnotError(f"questions are lent for {self.seconds:g} seconds; give more than 0.")
+        if self.give_back is not None and not self.give_back >= 0:
+            raise AnnotError(f"questions are given back after {self.give_back:g} seconds; give 0 or more, or none.")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with a link; ``paused``: why no questions are lent, "" if they are."""
+
+    worker: str
+    created: str
+    revoked: bool
+    paused: str
+
+
+class Desk:
+    """Lends open questions, and checks what comes back. Every call is one transaction; several pages may share a log."""
+
+    def __init__(self, log: AnnotationLog, lending: Lending = Lending()) -> None:
+        self._log, self._lending = log, lending
+        self._first_open = 1  # no question before it is open; questions never open again, so it only grows
+        with log.writing() as connection:
+            _TABLES.create_all(connection)
+            for index in _INDEXES:
+                index.create(connection, checkfirst=True)
+
+    def invite(self, worker: str) -> str:
+        """A new secret for ``worker``, of 128 bits; only its hash is kept, and an older one is worth nothing from now on."""
+        if not worker or worker != worker.strip() or not worker.isprintable() or len(worker) > LONGEST_NAME:
+            raise AnnotError(
+                f"{worker[:LONGEST_NAME]!r} is no name for a worker; give 1 to {LONGEST_NAME} printable characters, without "
+                "spaces around them."
+            )
+        token = secrets.token_urlsafe(16)
+        with self._log.writing() as connection:
+            connection.execute(delete(INVITE).where(INVITE.c.worker == worker))
+            row = {"worker": worker, "token_hash": _hash(token), "created": utc_now()}
+            connection.execute(insert(INVITE), [row])
+        return token
+
+    def revoke(self, worker: str) -> None:
+        """The link of ``worker`` opens nothing any more."""
+        with self._log.writing() as connection:
+            mine = (INVITE.c.worker == worker) & INVITE.c.revoked.is_(None)
+            connection.execute(update(INVITE).where(mine).values(revoked=utc_now()))
+
+    def who(self, token: str) -> str | None:
+        """The worker whose secret it is."""
+        query = select(INVITE.c.worker).where(INVITE.c.token_hash == _hash(token), INVITE.c.revoked.is_(None))
+        with self._log.reading() as connection:
+            return connection.scalar(query)
+
+    def people(self) -> list[Person]:
+        """Everybody who was invited, by name."""
+        query = select(INVITE.c.worker, INVITE.c.created, INVITE.c.revoked, PAUSE.c.reason)
+        query = query.outerjoin(PAUSE, PAUSE.c.worker == INVITE.c.worker).order_by(INVITE.c.worker)
+        with self._log.reading() as connection:
+            return [Person(w, c, r is not None, p or "") for w, c, r, p in connection.execute(query)]
+
+    def pause(self, worker: str = EVERYBODY, reason: str = "paused by the owner") -> None:
+        """Lend ``worker`` nothing more; what is lent may still be answered."""
+        with self._log.writing() as connection:
+            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker))
+            connection.execute(insert(PAUSE), [{"worker": worker, "reason": reason, "since": utc_now()}])
+
+    def resume(self, worker: str = EVERYBODY) -> None:
+        """Lend ``worker`` questions again."""
+        with self._log.writing() as connection:
+            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker))
+
+    def paused(self, worker: str = EVERYBODY) -> str | None:
+        """Why ``worker`` is lent nothing; None if questions are lent."""
+        with self._log.reading() as connection:
+            return _paused(connection, worker)
+
+    def lend(self, wishes: Sequence[tuple[str, int]]) -> list[list[int]]:
+        """For each (worker, n), the ids of up to n questions, lent from now on: first those that were lent before and are
+        open still, then open ones that are lent to nobody else, the oldest first.
+
+        Nobody gets an item that the worker has answered, or two questions about one item at once.
+        """
+        now = time.time()
+        with self._log.writing() as connection:
+            first = select(QUESTION.c.id).where(QUESTION.c.id >= self._first_open, _is_open()).order_by(QUESTION.c.id).limit(1)
+            self._first_open = connection.scalar(first) or self._first_open
+            return [self._lend(connection, worker, n, now) for worker, n in wishes]
+
+    def _lend(self, connection: Connection, worker: str, n: int, now: float) -> list[int]:
+        if _paused(connection, worker) is not None or n < 1:
+            return []
+        q = QUESTION.c
+        theirs = exists().where(LEASE.c.question == q.id, LEASE.c.worker != worker, LEASE.c.expires > now)
+        lent = select(LEASE.c.question).where(LEASE.c.worker == worker, LEASE.c.question >= self._first_open)
+        answered = select(_ASKED.c.item).join_from(ANSWER, _ASKED, ANSWER.c.question == _ASKED.c.id)
+        free = (q.id >= self._first_open) & (q.kind != "audit") & _is_open() & ~theirs
+        free &= q.item.not_in(answered.where(ANSWER.c.worker == worker))
+        chosen: dict[str, int] = {}
+        for which in (q.id.in_(lent), q.id.not_in(lent) & self._for(worker, now)):
+            query = select(q.id, q.item).where(free, which, q.item.not_in(list(chosen))).order_by(q.id).limit(4 * n)
+            for question, item in connection.execute(query):  # 4: an item may be asked about more than once
+                if len(chosen) < n:
+                    chosen.setdefault(item, question)
+        ids = list(chosen.values())
+        connection.execute(delete(LEASE).where(LEASE.c.worker == worker, LEASE.c.question.in_(ids)))
+        if ids:
+            rows = [{"question": i, "worker": worker, "expires": now + self._lending.seconds} for i in ids]
+            connection.execute(insert(LEASE), rows)
+        return ids
+
+    def _for(self, worker: str, now: float) -> ColumnElement[bool]:
+        """Questions to anyone, to ``worker``, or to others who have kept them too long."""
+        allowed = [QUESTION.c.worker.is_(None), QUESTION.c.worker == worker]
+        if self._lending.give_back is not None:
+            allowed.append(QUESTION.c.asked_at < utc_now(now - self._lending.give_back))
+        return or_(*allowed)
+
+    def item_lent(self, question: int, worker: str) -> str | None:
+        """The item of a question that is or was lent to ``worker``; None for any other."""
+        query = select(QUESTION.c.item).join_from(LEASE, QUESTION, LEASE.c.question == QUESTION.c.id)
+        with self._log.reading() as connection:
+            return connection.scalar(query.where(LEASE.c.question == question, LEASE.c.worker == worker))
+
+    def take(self, answers: Sequence[Answer]) -> list[bool | None]:
+        """Commit the answers to questions that are or were lent to who answers; late ones count too.
+
+        For each: True if it is new, False if the worker has answered the item before (the first answer counts), None if the
+        question was never lent to this worker, which leaves the log as it is.
+        """
+        with self._log.reading() as connection:
+            items = _lent_items(connection, answers)
+            known = _answered(connection, set(items.values()), {a.worker for a in answers})
+        outcome: list[bool | None] = []
+        for answer in answers:
+            item = items.get((answer.question, answer.worker))
+            outcome.append(None if item is None else (item, answer.worker) not in known)
+            if item is not None:
+                known.add((item, answer.worker))
+        self._log.answer([answer for answer, new in zip(answers, outcome, strict=True) if new])
+        return outcome
+
+    def gold_items(self, items: Sequence[str]) -> set[str]:
+        """Those of a few ``items`` that somebody was asked about as a gold question."""
+        query = select(QUESTION.c.item).where(QUESTION.c.kind == "gold", QUESTION.c.item.in_(items))
+        with self._log.reading() as connection:
+            return set(connection.scalars(query))
+
+    def counts(self) -> dict[str, int]:
+        """Answers of each worker."""
+        with self._log.reading() as connection:
+            return dict(connection.execute(select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)).tuples().all())
+
+    def count_of(self, worker: str) -> int:
+        """Answers of one worker."""
+        with self._log.reading() as connection:
+            return connection.scalar(select(func.count()).where(ANSWER.c.worker == worker)) or 0
+
+    def standing(self) -> tuple[int, int]:
+        """Open questions, and those of them that are lent; an expert's are in neither."""
+        q, now = QUESTION.c, time.time()
+        lent = exists().where(LEASE.c.question == q.id, LEASE.c.expires > now)
+        waiting = and_(q.id >= self._first_open, q.kind != "audit", _is_open())
+        with self._log.reading() as connection:
+            count = select(func.count()).select_from(QUESTION)
+            return connection.scalar(count.where(waiting)) or 0, connection.scalar(count.where(waiting, lent)) or 0
+
+
+_ASKED = QUESTION.alias("asked")
+
+
+def _is_open() -> ColumnElement[bool]:
+    return ~exists().where(ANSWER.c.question == QUESTION.c.id)
+
+
+def _hash(token: str) -> str:
+    """A plain hash will do: nobody can try 2^128 tokens."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _paused(connection: Connection, worker: str) -> str | None:
+    query = select(PAUSE.c.reason).where(PAUSE.c.worker.in_([worker, EVERYBODY])).order_by(PAUSE.c.worker.desc())
+    return connection.scalar(query.limit(1))
+
+
+def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple[int, str], str]:
+    """Items by (question, worker) of what was lent."""
+    query = select(LEASE.c.question, LEASE.c.worker, QUESTION.c.item)
+    query = query.join_from(LEASE, QUESTION, LEASE.c.question == QUESTION.c.id)
+    rows = connection.execute(query.where(LEASE.c.question.in_({answer.question for answer in answers})))
+    return {(question, worker): item for question, worker, item in rows}
+
+
+def _answered(connection: Connection, items: set[str], workers: set[str]) -> set[tuple[str, str]]:
+    """Which of these items these workers have answered."""
+    query = select(QUESTION.c.item, ANSWER.c.worker).join_from(ANSWER, QUESTION)
+    rows = connection.execute(query.where(QUESTION.c.item.in_(items), ANSWER.c.worker.in_(workers)))
+    return set(rows.tuples().all())

@@ -1,0 +1,81 @@
+"""``lightning-annot serve DIR``: the page for people, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import secrets
+import socket
+from pathlib import Path
+
+from lightning_annot.types import AnnotError
+
+_DESCRIPTION = (
+    "Show the labelling page of the run in DIR. The run and the page may be started, stopped and started again in any order. "
+    "Needs pip install 'lightning-annot[serve]'."
+)
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """Parses what follows the word ``serve``."""
+    parser = argparse.ArgumentParser("lightning-annot serve", description=_DESCRIPTION)
+    parser.add_argument("dir", type=Path, help="folder of a run, whose workers are lightning_annot.workers.live.LiveWorkers")
+    parser.add_argument("--invite", nargs="+", default=[], metavar="NAME", help="make a personal link for each who has none")
+    parser.add_argument("--renew", nargs="+", default=[], metavar="NAME", help="make a new link; the old one is closed")
+    parser.add_argument("--hit", type=int, default=10, help="images of one HIT (10)")
+    parser.add_argument("--lease-minutes", type=float, default=10.0, help="how long a question is lent to a worker (10)")
+    parser.add_argument(
+        "--give-back-hours", type=float, help="questions to a named worker go to others after so long (default: never)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8765, help="0: any that is free (8765)")
+    parser.add_argument("--base", help="how people reach the page, such as https://label.example.org (http://HOST:PORT)")
+    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
+    return parser
+
+
+def serve(args: list[str]) -> int:
+    """Run the page until Ctrl-C."""
+    given = serve_parser().parse_args(args)
+    try:
+        import uvicorn
+
+        from lightning_annot.annotations.desk import Desk, Lending
+        from lightning_annot.annotations.log import AnnotationLog
+        from lightning_annot.serve.app import PageSettings, make_app
+    except ImportError as error:
+        raise AnnotError(f"the page needs more packages ({error}); pip install 'lightning-annot[serve]'") from error
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    lending = Lending(60 * given.lease_minutes, None if given.give_back_hours is None else 3600 * given.give_back_hours)
+    settings = PageSettings(given.hit, lending)
+    given.dir.mkdir(parents=True, exist_ok=True)
+    with AnnotationLog(given.url or given.dir / "annotations.db") as log, _listen(given.host, given.port) as listening:
+        base = (given.base or f"http://{given.host}:{listening.getsockname()[1]}").rstrip("/")
+        owner = secrets.token_urlsafe(16)
+        print(f"owner: {base}/o/{owner}", flush=True)
+        _invite(Desk(log, lending), given.invite, given.renew, base)
+        app = make_app(given.dir, log, owner, settings)
+        # No access log: addresses of links are secrets.
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[listening])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=512)
+    except (OSError, OverflowError) as error:
+        raise AnnotError(f"the page cannot listen at {host}:{port} ({error}); choose another --host or --port.") from error
+
+
+def _invite(desk: object, names: list[str], renewed: list[str], base: str) -> None:
+    """Print a link for each name; one who has a link keeps it, unless it is to be renewed."""
+    from lightning_annot.annotations.desk import Desk
+
+    assert isinstance(desk, Desk)
+    there = {person.worker for person in desk.people() if not person.revoked} - set(renewed)
+    for name in dict.fromkeys([*names, *renewed]):
+        if name in there:
+            print(f"{name}: has a link already (--renew {name} makes a new one)", flush=True)
+        else:
+            print(f"{name}: {base}/w/{desk.invite(name)}", flush=True)

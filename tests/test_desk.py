@@ -1,0 +1,217 @@
+"""The desk: who is lent what, until when, and what becomes of an answer."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightning_annot.annotations.desk import EVERYBODY, Desk, Lending
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.types import AnnotError, Answer, Question
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[AnnotationLog]:
+    with AnnotationLog(tmp_path / "annotations.db") as opened:
+        yield opened
+
+
+def ask(log: AnnotationLog, *whom: tuple[str, str | None], round_: int = 0) -> list[int]:
+    return [question.id for question in log.ask([Question(item, worker, round=round_) for item, worker in whom])]
+
+
+def give(desk: Desk, question: int, worker: str, label: str | None = "cat") -> bool | None:
+    (outcome,) = desk.take([Answer(question, worker, label, 1.0, "page")])
+    return outcome
+
+
+def lend(desk: Desk, worker: str, n: int = 10) -> list[int]:
+    (questions,) = desk.lend([(worker, n)])
+    return questions
+
+
+def test_a_question_is_lent_to_one_worker_at_a_time(log: AnnotationLog) -> None:
+    desk = Desk(log)
+    ask(log, *((f"i{i}", None) for i in range(5)))
+    assert desk.lend([("ann", 2), ("bob", 2), ("eve", 2)]) == [[1, 2], [3, 4], [5]]
+    assert lend(desk, "ann", 2) == [1, 2]  # a page that is loaded again goes on
+    assert give(desk, 1, "ann") is True
+    assert lend(desk, "ann", 2) == [2]
+    assert lend(desk, "zoe") == []
+
+
+def test_an_expired_question_returns_to_the_pool_and_a_late_answer_counts_once(log: AnnotationLog) -> None:
+    desk = Desk(log, Lending(seconds=0.2))
+    ask(log, ("i", None))
+    assert lend(desk, "ann") == [1]
+    assert lend(desk, "bob") == []
+    time.sleep(0.25)
+    assert lend(desk, "bob") == [1]
+    assert lend(desk, "ann") == []
+    assert give(desk, 1, "bob", "cat") is True
+    assert give(desk, 1, "ann", "dog") is True  # late; both are facts
+    assert give(desk, 1, "ann", "cat") is False
+    assert log.answers()[["worker", "label"]].to_numpy().tolist() == [["bob", "cat"], ["ann", "dog"]]
+
+
+def test_who_let_a_question_lapse_gets_it_back_if_nobody_else_has_it(log: AnnotationLog) -> None:
+    desk = Desk(log, Lending(seconds=0.05))
+    ask(log, ("i", None))
+    assert lend(desk, "ann") == [1]
+    time.sleep(0.06)
+    assert lend(desk, "ann") == [1]
+
+
+def test_nobody_is_shown_an_item_twice(log: AnnotationLog) -> None:
+    desk = Desk(log)
+    ask(log, ("i", None), ("i", None), ("j", None))
+    assert lend(desk, "ann") == [1, 3]
+    assert give(desk, 1, "ann") is True
+    assert lend(desk, "ann") == [3]
+    assert lend(desk, "bob") == [2]
+    (again,) = ask(log, ("i", "ann"))
+    assert again not in lend(desk, "ann")
+
+
+def test_questions_to_a_worker_go_to_others_only_when_they_are_given_back(log: AnnotationLog) -> None:
+    ask(log, ("i", "ann"))
+    assert lend(Desk(log), "bob") == []
+    patient, quick = Desk(log, Lending(give_back=3600)), Desk(log, Lending(give_back=0))
+    assert lend(patient, "bob") == []
+    assert lend(quick, "bob") == [1]
+    assert lend(quick, "ann") == []
+
+
+def test_what_was_never_lent_is_refused(log: AnnotationLog) -> None:
+    desk = Desk(log)
+    ask(log, ("i", None), ("j", "bob"))
+    assert give(desk, 1, "ann") is None
+    assert give(desk, 99, "ann") is None
+    assert lend(desk, "ann") == [1]
+    assert give(desk, 2, "ann") is None
+    assert desk.item_lent(1, "ann") == "i"
+    assert desk.item_lent(1, "bob") is None
+    assert desk.item_lent(2, "ann") is None
+    assert log.answers().empty
+
+
+def test_audits_are_not_for_workers(log: AnnotationLog) -> None:
+    log.ask([Question("i", None, "audit"), Question("j", "ann", "gold")])
+    desk = Desk(log)
+    assert lend(desk, "ann") == [2]
+    assert desk.standing() == (1, 1)
+    assert desk.gold_items(["i", "j"]) == {"j"}
+
+
+def test_pauses(log: AnnotationLog) -> None:
+    desk = Desk(log)
+    ask(log, ("i", None), ("j", None))
+    assert lend(desk, "ann", 1) == [1]
+    desk.pause("ann", "too quick")
+    assert lend(desk, "ann") == []
+    assert give(desk, 1, "ann") is True  # what is lent may be answered
+    assert desk.paused("ann") == "too quick"
+    assert lend(desk, "bob") == [2]
+    desk.resume("ann")
+    desk.pause()
+    assert desk.paused("bob") == desk.paused(EVERYBODY) == "paused by the owner"
+    assert lend(desk, "bob") == []
+    desk.resume()
+    assert lend(desk, "bob") == [2]
+
+
+def test_invitations(log: AnnotationLog, tmp_path: Path) -> None:
+    desk = Desk(log)
+    old, bob = desk.invite("ann"), desk.invite("bob")
+    assert desk.who(old) == "ann"
+    new = desk.invite("ann")
+    assert (desk.who(old), desk.who(new), desk.who(bob)) == (None, "ann", "bob")
+    desk.revoke("bob")
+    assert desk.who(bob) is None
+    assert [(p.worker, p.revoked) for p in desk.people()] == [("ann", False), ("bob", True)]
+    assert len(new) == 22  # 128 bits
+    with closing(sqlite3.connect(tmp_path / "annotations.db")) as raw:
+        assert new not in "\n".join(raw.iterdump())
+    for name in ("", " ann", "a\nb", "x" * 101):
+        with pytest.raises(AnnotError, match="no name for a worker"):
+            desk.invite(name)
+
+
+def test_a_desk_finds_what_another_left(log: AnnotationLog) -> None:
+    ask(log, ("i", None), ("j", None))
+    token = Desk(log).invite("ann")
+    assert lend(Desk(log), "ann", 1) == [1]
+    desk = Desk(log)
+    assert desk.who(token) == "ann"
+    assert give(desk, 1, "ann") is True
+    assert desk.counts() == {"ann": 1}
+    assert desk.count_of("ann") == 1
+
+
+@pytest.mark.parametrize("odd", [{"seconds": 0}, {"seconds": float("nan")}, {"give_back": -1}])
+def test_odd_settings(odd: dict[str, float]) -> None:
+    with pytest.raises(AnnotError, match="seconds"):
+        Lending(**odd)
+
+
+WORKERS = ("ann", "bob", "eve")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.integers(0, 3), st.sampled_from([None, *WORKERS])),
+        st.tuples(st.just("lend"), st.sampled_from(WORKERS), st.integers(1, 3)),
+        st.tuples(st.just("answer"), st.sampled_from(WORKERS), st.integers(1, 8)),
+        st.tuples(st.just("expire"), st.none(), st.none()),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_it_does_what_a_plain_list_would(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple]) -> None:
+    """Against the rules, written over lists: (item, worker) of questions, lent and live leases, answers."""
+    asked: list[tuple[str, str | None]] = []
+    lent: set[tuple[int, str]] = set()
+    live: set[tuple[int, str]] = set()
+    answered: list[tuple[int, str]] = []
+    with AnnotationLog(tmp_path_factory.mktemp("desk") / "log.db") as log:
+        desk = Desk(log)
+
+        def item(question: int) -> str:
+            return asked[question - 1][0]
+
+        for what, first, second in steps:
+            if what == "ask":
+                ask(log, (f"i{first}", second))
+                asked.append((f"i{first}", second))
+            elif what == "expire":
+                with log.writing() as connection:
+                    connection.exec_driver_sql("UPDATE lease SET expires = 0")
+                live.clear()
+            elif what == "answer":
+                known = {(item(question), worker) for question, worker in answered}
+                allowed = (second, first) in lent
+                expected = None if not allowed else (item(second), first) not in known
+                assert give(desk, second, first) is expected
+                if expected:
+                    answered.append((second, first))
+            else:
+                mine: dict[str, int] = {}
+                done = {item(question) for question, worker in answered if worker == first}
+                taken = {question for question, _ in answered} | {question for question, worker in live if worker != first}
+                free = [q for q in range(1, len(asked) + 1) if q not in taken and item(q) not in done]
+                before = [q for q in free if (q, first) in lent]
+                for q in before + [q for q in free if q not in before and asked[q - 1][1] in (None, first)]:
+                    if len(mine) < second:
+                        mine.setdefault(item(q), q)
+                assert lend(desk, first, second) == list(mine.values())
+                lent |= {(q, first) for q in mine.values()}
+                live |= {(q, first) for q in mine.values()}
+        assert log.answers()[["question", "worker"]].to_numpy().tolist() == [list(pair) for pair in answered]

@@ -1,0 +1,235 @@
+"""A run waits for people who answer through the log, takes what policy says is enough, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from cli_runs import Bank, answers, assert_equal_runs, fit, questions, rounds, start
+from test_kill import counts
+
+from lightning_annot.annotations.desk import Desk
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.data.page_task import TASK_FILE, PageTask
+from lightning_annot.types import AnnotError, Answer, Task
+from lightning_annot.workers.live import LiveWorkers
+
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+Opinion = Callable[[str], str | None]
+PER_ROUND = 12
+
+
+@contextmanager
+def people(run: Path, opinion: Opinion, *names: str, most: int | None = None) -> Iterator[None]:
+    """People who answer in threads of their own what they are lent, up to ``most`` answers each."""
+    stop = threading.Event()
+
+    def work(name: str) -> None:
+        with AnnotationLog(run / "annotations.db") as log:
+            desk, given = Desk(log), 0
+            if name not in {person.worker for person in desk.people()}:
+                desk.invite(name)
+            while not stop.is_set() and (most is None or given < most):
+                (lent,) = desk.lend([(name, 1)])
+                for question in lent:
+                    item = desk.item_lent(question, name)
+                    assert item is not None
+                    desk.take([Answer(question, name, opinion(item), 1.0, "page")])
+                    given += 1
+                if not lent:
+                    time.sleep(0.02)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture
+def truth(bank: Bank) -> dict[str, str]:
+    return pd.read_csv(bank.labels, dtype=str).set_index("task")["label"].to_dict()
+
+
+@pytest.fixture
+def live(bank: Bank) -> dict[str, Any]:
+    more = {
+        "trainer.max_epochs": 4,
+        "annotation.workers": "lightning_annot.workers.live.LiveWorkers",
+        "annotation.workers.poll_seconds": 0.05,
+        "annotation.sampling.per_round": PER_ROUND,
+        "annotation.threshold": 1e-9,
+    }
+    return bank.settings(**more)
+
+
+def reason(run: Path) -> str:
+    return json.loads((run / "summary.json").read_text())["stop_reason"]
+
+
+def test_the_run_waits_for_people_and_ends_by_itself(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    run = tmp_path / "run"
+    with people(run, truth.get, "ann", "bob"):
+        fit(live, run)
+    assert reason(run) == "the last allowed round is done (trainer.max_epochs)"
+    assert rounds(run)["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND, 3 * PER_ROUND]
+    given = answers(run)
+    assert sorted(given["question"]) == questions(run)["id"].tolist()
+    assert given["label"].tolist() == [truth[item] for item in given["item"]]
+    task = PageTask.read(run / TASK_FILE)
+    assert task.classes == ("ant", "bee", "cow", "dog")
+    assert all(truth[item] == name for name, items in task.examples.items() for item in items)
+    assert task.images is None  # a bank alone has none
+
+
+def test_a_share_is_enough_and_a_late_answer_counts_in_its_own_round(
+    live: dict[str, Any], tmp_path: Path, truth: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    with people(run, truth.get, "ann", most=9):
+        fit({**live, "trainer.max_epochs": 2, "annotation.workers.until": 0.75}, run)
+    assert rounds(run)["annotations"].tolist() == [0, 9]
+    with people(run, truth.get, "ann", most=3):  # what was left open
+        while counts(run)[1] < PER_ROUND:
+            time.sleep(0.02)
+    assert answers(run)["round"].tolist() == [0] * PER_ROUND
+    with people(run, truth.get, "ann"):
+        fit({**live, "trainer.max_epochs": 3}, run)
+    assert rounds(run)["annotations"].tolist() == [0, 9, 2 * PER_ROUND]
+    assert not answers(run).duplicated("question").any()
+
+
+def test_minutes_end_a_wait_once_there_is_any_answer(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    run = tmp_path / "run"
+    with people(run, truth.get, "ann", most=3):
+        fit({**live, "trainer.max_epochs": 2, "annotation.workers.minutes": 0.02}, run)
+    assert 1 <= rounds(run)["annotations"].tolist()[1] <= 3
+
+
+def test_a_skip_is_an_answer(live: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with people(run, lambda item: None, "ann"):
+        fit({**live, "trainer.max_epochs": 2}, run)
+    assert rounds(run)["annotations"].tolist() == [0, PER_ROUND]
+    assert answers(run)["label"].isna().all()
+
+
+def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(
+    live: dict[str, Any], tmp_path: Path, truth: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    process = start("fit", {**live, "annotation.output_dir": run})
+    with people(run, truth.get, "ann", most=5):
+        while counts(run)[1] < 5:
+            time.sleep(0.02)
+    time.sleep(0.3)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 0
+    assert reason(run) == f"interrupted while waiting for people: 5 of {PER_ROUND} answers are there; the same command goes on"
+    assert (run / "report.html").is_file()
+    with people(run, truth.get, "ann"):
+        fit(live, run)
+    assert rounds(run)["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND, 3 * PER_ROUND]
+    assert not answers(run).duplicated("question").any()
+
+
+@pytest.mark.slow
+def test_killed_and_taken_up_it_equals_an_undisturbed_run(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    """Where the answers depend on the questions alone, so does the run, whenever they come and however often it dies."""
+    undisturbed, run, rng = tmp_path / "undisturbed", tmp_path / "run", random.Random(0)
+    with people(undisturbed, truth.get, "ann"):
+        fit(live, undisturbed)
+    with people(run, truth.get, "ann"):
+        for _ in range(4):
+            process = start("fit", {**live, "annotation.output_dir": run})
+            process.join(rng.uniform(1.0, 4.0))
+            process.kill()
+            process.join()
+        fit(live, run)
+    assert_equal_runs(run, undisturbed)
+    again = tmp_path / "again"  # from the log alone, which has later rounds: nothing is waited for
+    again.mkdir()
+    for name in ("annotations.db", "annotations.db-wal"):
+        if (run / name).is_file():
+            (again / name).write_bytes((run / name).read_bytes())
+    fit(live, again)
+    assert_equal_runs(again, undisturbed)
+
+
+def bound(tmp_path: Path, **options: Any) -> LiveWorkers:
+    workers = LiveWorkers(**options)
+    url = str(tmp_path / "annotations.db")
+    workers.bind(Task(["a", "b"], ["cat", "dog"], seed=0, output_dir=str(tmp_path), log_url=f"sqlite:///{url}"))
+    return workers
+
+
+@pytest.mark.parametrize(
+    ("until", "arrived", "asked", "waits"),
+    [("all", 0, 0, False), ("all", 0, 10, True), ("all", 9, 10, True), ("all", 10, 10, False),
+     (0.8, 7, 10, True), (0.8, 8, 10, False), (0.01, 0, 10, True), (0.01, 1, 10, False), ("0.5", 5, 10, False)],
+)  # fmt: skip
+def test_how_full_is_enough(tmp_path: Path, until: str | float, arrived: int, asked: int, waits: bool) -> None:
+    assert bound(tmp_path, until=until, poll_seconds=3).patience(arrived, asked, 1e9) == 3 * waits
+
+
+def test_minutes_do_not_run_while_all_are_paused(tmp_path: Path) -> None:
+    workers = bound(tmp_path, minutes=1)
+    with AnnotationLog(tmp_path / "annotations.db") as log:
+        desk = Desk(log)
+        assert workers.patience(0, 10, 500) > 0  # nothing is there
+        assert workers.patience(1, 10, 500) == 0
+        desk.pause()
+        assert workers.patience(1, 10, 0) > 0  # another round
+        assert workers.patience(1, 10, 100) > 0
+        desk.resume()
+        assert workers.patience(1, 10, 130) > 0
+        assert workers.patience(1, 10, 160) == 0
+
+
+def test_an_item_gets_as_many_answers_as_there_are_people(tmp_path: Path) -> None:
+    workers = bound(tmp_path)
+    with AnnotationLog(tmp_path / "annotations.db") as log:
+        desk = Desk(log)
+        assert workers.capacity().tolist() == [1, 1]
+        for name in ("ann", "bob", "eve"):
+            desk.invite(name)
+        desk.revoke("eve")
+        assert workers.capacity().tolist() == [2, 2]
+    workers.remember([("a", "eve")])
+    assert workers.capacity().tolist() == [3, 3]
+    assert workers.names() == []
+    named = bound(tmp_path, workers=["ann", "bob"])
+    assert named.capacity() is None
+    assert named.names() == ["ann", "bob"]
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [({"until": 0}, "until 0"), ({"until": 1.5}, "until 1.5"), ({"until": "most"}, "until 'most'"),
+     ({"minutes": -1}, "minutes"), ({"poll_seconds": 0}, "poll_seconds"), ({"workers": ["ann", "ann"]}, "differ")],
+)  # fmt: skip
+def test_odd_settings(odd: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnnotError, match=message):
+        LiveWorkers(**odd)
+
+
+def test_a_task_without_a_log(tmp_path: Path) -> None:
+    with pytest.raises(AnnotError, match="log_url"):
+        LiveWorkers().bind(Task(["a"], ["cat", "dog"], seed=0, output_dir=str(tmp_path)))
