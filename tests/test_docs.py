@@ -164,6 +164,7 @@ def test_other_commands_run(
         "predict": ["5 predictions are in checkpoints/pets/predictions.csv"],
         "report": ["checkpoints/digits/report.html"],
         "export": ["answers_all.csv"],
+        "import": ["0 new answers of "],
         "scorecards": ["checkpoints/digits/scorecards.html"],
         "unfinished": ["for_experts.csv"],
         "certify": ["audit.csv"],
