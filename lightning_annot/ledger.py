@@ -32,7 +32,8 @@ class Ledger:
         self._names: list[str] = list(workers.names())
         self._known = {name: j for j, name in enumerate(self._names)}
         self._last_id = 0
-        self._columns = np.empty((5, 0), dtype=np.int64)  # item, worker, label, round, kind as a row of KINDS
+        # Item, worker, label, round, kind as a row of KINDS, question; by question, whenever the answers came.
+        self._columns = np.empty((6, 0), dtype=np.int64)
         self._experts: set[str] = set()
         self._seconds = np.empty(0)  # of the same answers, 0 where unknown
         answered = self._read()
@@ -46,7 +47,7 @@ class Ledger:
     def facts(self, before_round: int) -> Facts:
         """Answers to, and open questions of, rounds before ``before_round``."""
         self._read()
-        item, worker, label, _, kind = self._columns
+        item, worker, label, _, kind, _ = self._columns
         round_ = self._comes_in()
         now = round_ < before_round
         use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
@@ -75,7 +76,7 @@ class Ledger:
 
     def _held(self) -> np.ndarray:
         """Which of the answers read are held back until round 0, bool: those about some of the imported items, by the seed."""
-        item, _, _, round_, _ = self._columns
+        item, _, _, round_, _, _ = self._columns
         imported: np.ndarray = round_ == IMPORT_ROUND
         if not self._hold_back or not imported.any():
             return np.zeros_like(imported)
@@ -141,9 +142,12 @@ class Ledger:
             codes, names = pd.factorize(rows["worker"].mask(rows["kind"] == "audit"))
             worker = np.array([*(self._number(name) for name in names), -1], dtype=np.int64)[codes]  # code -1: an audit
             kind = self._codes(pd.Index(KINDS), rows["kind"], "kind")
-            new = np.stack([item, worker, label, rows["round"].to_numpy(np.int64), kind])
-            self._columns = np.concatenate([self._columns, new], axis=1)
-            self._seconds = np.append(self._seconds, rows["seconds"].fillna(0.0).to_numpy(np.float64))
+            round_, question = rows["round"].to_numpy(np.int64), rows["question"].to_numpy(np.int64)
+            new = np.stack([item, worker, label, round_, kind, question])
+            columns = np.concatenate([self._columns, new], axis=1)
+            seconds = np.append(self._seconds, rows["seconds"].fillna(0.0).to_numpy(np.float64))
+            order = np.lexsort((columns[1], columns[5]))
+            self._columns, self._seconds = columns[:, order], seconds[order]
         return rows[rows["kind"] != "audit"]
 
     def _number(self, name: str) -> int:

@@ -127,6 +127,25 @@ def test_pauses(log: AnnotationLog) -> None:
     assert lend(desk, "bob") == [2]
 
 
+def test_who_is_set_aside_by_the_run_gets_nothing_and_others_take_over(log: AnnotationLog) -> None:
+    desk = Desk(log)
+    desk.invite("ann")
+    ask(log, ("i", "ann"), ("j", "bob"), ("k", "ann"))
+    assert lend(desk, "eve") == []
+    assert lend(desk, "ann", 1) == [1]
+    desk.set_aside({"ann": "too often wrong", "zoe": "answers at random"})
+    assert lend(desk, "ann") == []
+    assert give(desk, 1, "ann") is True  # what is lent may be answered
+    assert lend(desk, "eve") == [3]
+    desk.pause("ann", "on holiday")
+    assert [(p.paused, p.set_aside) for p in desk.people()] == [("on holiday", "too often wrong")]
+    desk.resume("ann")  # ends the owner's pause alone
+    assert desk.paused("ann") == "too often wrong"
+    desk.set_aside({"zoe": "answers at random"})
+    assert desk.paused("ann") is None
+    assert lend(desk, "ann") == []  # its question is lent to another
+
+
 def test_invitations(log: AnnotationLog, tmp_path: Path) -> None:
     desk = Desk(log)
     old, bob = desk.invite("ann"), desk.invite("bob")

@@ -14,7 +14,7 @@ from cli_runs import Bank, answers, assert_equal_runs, call, fit, questions, rou
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_annot.sampling.gold import gold_questions, gold_share, interleaved
+from lightning_annot.sampling.gold import examples, gold_questions, gold_share, gold_to_anyone, interleaved
 from lightning_annot.types import Answer, Question, Task
 from lightning_annot.workers.base import Workers
 
@@ -159,15 +159,51 @@ def test_files_show_gold_like_others(bank: Bank, tmp_path: Path) -> None:
     assert 5 <= (asked["kind"] == "gold").sum() <= 15
 
 
-def test_a_rate_needs_names_and_prototypes(bank: Bank, tmp_path: Path) -> None:
+def test_what_gold_needs(bank: Bank, tmp_path: Path) -> None:
     recorded = {"annotation.workers": "lightning_annot.workers.recorded.RecordedWorkers", "annotation.gold_rate": 0.1}
     settings = {**bank.settings(), **recorded, "annotation.workers.answers": bank.answers}
-    result = call("fit", {**settings, "annotation.output_dir": tmp_path / "run"})
+    result = call("fit", {**settings, "annotation.gold": 5, "annotation.output_dir": tmp_path / "run"})
     assert result.status == 2
-    assert "annotation.gold_rate 0.1 given, and questions go to anyone" in result.err
+    assert "annotation.gold 5 given, and questions go to anyone" in result.err
     named = {"annotation.output_dir": tmp_path / "few", "annotation.workers.by_worker": True, "trainer.max_epochs": 3}
     assert call("fit", settings | named).status == 0  # who can be asked about few prototypes is asked about few
     none = {"annotation.output_dir": tmp_path / "none", "data.prototypes_per_class": 0, "annotation.workers.by_worker": True}
     result = call("fit", settings | none)
     assert result.status == 2
     assert "annotation.gold_rate 0.1 given without prototypes" in result.err
+
+
+def test_gold_to_anyone_goes_round_the_prototypes(bank: Bank, tmp_path: Path) -> None:
+    recorded = {"annotation.workers": "lightning_annot.workers.recorded.RecordedWorkers", "annotation.gold_rate": 0.25}
+    settings = {**bank.settings(), **recorded, "annotation.workers.answers": bank.answers, "trainer.max_epochs": 6}
+    settings |= {"data.prototypes_per_class": 8}
+    whole = fit(settings, tmp_path / "whole", annotation__sampling__per_round=30)
+    asked = questions(whole)
+    gold = asked[asked["kind"] == "gold"]
+    assert len(gold) == pytest.approx(len(asked) / 4, abs=5)
+    assert gold["worker"].isna().all()
+    table = pd.read_csv(whole / "labels.csv", dtype=str)
+    times = gold["item"].value_counts().reindex(table["task"][table["status"] == "prototype"], fill_value=0)
+    assert times.sum() == len(gold)
+    assert times.max() - times.min() <= 1
+    part = fit(settings, tmp_path / "part", annotation__sampling__per_round=30, trainer__max_epochs=3)
+    assert_equal_runs(fit(settings, part, annotation__sampling__per_round=30), whole)
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(0, 12), st.integers(0, 3), st.integers(0, 100))
+def test_gold_to_anyone_asks_what_was_asked_least(asked: list[int], n: int, most: int, seed: int) -> None:
+    prototypes = torch.tensor([1, 4, 5, 8])
+    before = [asked.count(p) for p in prototypes.tolist()]
+    drawn = gold_to_anyone(n, prototypes, torch.tensor(asked, dtype=torch.int64), seeded(seed), torch.full((4,), most)).tolist()
+    free = sorted(count for count in before if count < most)
+    assert sorted(before[prototypes.tolist().index(p)] for p in drawn) == free[:n]
+    assert len({*drawn}) == len(drawn)
+
+
+@given(st.lists(st.integers(-1, 4), max_size=60))
+def test_examples_are_a_third_of_each_class(prototype: list[int]) -> None:
+    shown = examples(torch.tensor(prototype, dtype=torch.int64)).tolist()
+    for k in range(-1, 5):
+        of_class = [s for s, p in zip(shown, prototype, strict=True) if p == k]
+        wanted = 0 if k < 0 or not of_class else max(1, len(of_class) // 3)
+        assert of_class == [True] * wanted + [False] * (len(of_class) - wanted)

@@ -173,6 +173,29 @@ def test_killed_and_taken_up_it_equals_an_undisturbed_run(live: dict[str, Any], 
     assert_equal_runs(again, undisturbed)
 
 
+def test_who_answers_without_looking_is_set_aside_in_the_middle_of_a_round(
+    live: dict[str, Any], tmp_path: Path, truth: dict[str, str]
+) -> None:
+    """One round of 120 questions: the page stops lending to the spammer long before it is full, and says why."""
+    run = tmp_path / "run"
+    settings = {**live, "trainer.max_epochs": 2, "annotation.sampling.per_round": 120, "annotation.gold_rate": 0.1}
+    settings |= {"annotation.trust.least_accuracy": 0.5, "data.prototypes_per_class": 9}
+    with people(run, truth.get, "ann"), people(run, lambda item: "ant", "spam"):
+        fit(settings, run)
+    given = answers(run)
+    assert len(given) == len(questions(run)) > 120
+    assert 10 <= (given["worker"] == "spam").sum() <= 60
+    with AnnotationLog(run / "annotations.db") as log:
+        why = {person.worker: person.set_aside for person in Desk(log).people()}
+        assert why["ann"] == ""
+        assert "chance of" in why["spam"] or "do not depend" in why["spam"]
+        assert Desk(log).paused("spam") == why["spam"]
+    gold = {*given.query("kind == 'gold'")["item"]}
+    shown = {item for items in PageTask.read(run / TASK_FILE).examples.values() for item in items}
+    assert gold
+    assert not gold & shown
+
+
 def bound(tmp_path: Path, **options: Any) -> LiveWorkers:
     workers = LiveWorkers(**options)
     url = str(tmp_path / "annotations.db")

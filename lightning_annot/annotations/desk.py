@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -56,12 +56,14 @@ PAUSE = Table(
     "pause",
     _TABLES,
     Column("worker", Text, primary_key=True),  # "": everybody
+    Column("by", Text, primary_key=True),  # the owner, or the run
     Column("reason", Text, nullable=False),
     Column("since", Text, nullable=False),
 )
 _INDEXES = (Index("question_of_item", QUESTION.c.item), Index("answer_of_worker", ANSWER.c.worker))
 
 EVERYBODY = ""
+_OWNER, _RUN = "owner", "run"
 LONGEST_NAME = 100
 
 
@@ -83,12 +85,13 @@ class Lending:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with a link; ``paused``: why no questions are lent, "" if they are."""
+    """Somebody with a link; why no questions are lent, "" if they are: ``paused`` by the owner, ``set_aside`` by the run."""
 
     worker: str
     created: str
     revoked: bool
     paused: str
+    set_aside: str
 
 
 class Desk:
@@ -130,21 +133,34 @@ class Desk:
 
     def people(self) -> list[Person]:
         """Everybody who was invited, by name."""
-        query = select(INVITE.c.worker, INVITE.c.created, INVITE.c.revoked, PAUSE.c.reason)
-        query = query.outerjoin(PAUSE, PAUSE.c.worker == INVITE.c.worker).order_by(INVITE.c.worker)
+        why = [
+            select(PAUSE.c.reason).where(PAUSE.c.worker == INVITE.c.worker, PAUSE.c.by == by).scalar_subquery().label(by)
+            for by in (_OWNER, _RUN)
+        ]
+        query = select(INVITE.c.worker, INVITE.c.created, INVITE.c.revoked, *why).order_by(INVITE.c.worker)
         with self._log.reading() as connection:
-            return [Person(w, c, r is not None, p or "") for w, c, r, p in connection.execute(query)]
+            return [Person(w, c, r is not None, p or "", s or "") for w, c, r, p, s in connection.execute(query)]
 
     def pause(self, worker: str = EVERYBODY, reason: str = "paused by the owner") -> None:
         """Lend ``worker`` nothing more; what is lent may still be answered."""
         with self._log.writing() as connection:
-            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker))
-            connection.execute(insert(PAUSE), [{"worker": worker, "reason": reason, "since": utc_now()}])
+            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker, PAUSE.c.by == _OWNER))
+            connection.execute(insert(PAUSE), [{"worker": worker, "by": _OWNER, "reason": reason, "since": utc_now()}])
 
     def resume(self, worker: str = EVERYBODY) -> None:
-        """Lend ``worker`` questions again."""
+        """End the owner's pause of ``worker``."""
         with self._log.writing() as connection:
-            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker))
+            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker, PAUSE.c.by == _OWNER))
+
+    def set_aside(self, reasons: Mapping[str, str]) -> None:
+        """Lend nothing more to the workers in ``reasons``, name -> why, as the run judges them now; others may take over what
+        was meant for them. What an earlier call said is void.
+        """
+        with self._log.writing() as connection:
+            connection.execute(delete(PAUSE).where(PAUSE.c.by == _RUN))
+            rows = [{"worker": name, "by": _RUN, "reason": why, "since": utc_now()} for name, why in reasons.items()]
+            if rows:
+                connection.execute(insert(PAUSE), rows)
 
     def paused(self, worker: str = EVERYBODY) -> str | None:
         """Why ``worker`` is lent nothing; None if questions are lent."""
@@ -186,8 +202,9 @@ class Desk:
         return ids
 
     def _for(self, worker: str, now: float) -> ColumnElement[bool]:
-        """Questions to anyone, to ``worker``, or to others who have kept them too long."""
-        allowed = [QUESTION.c.worker.is_(None), QUESTION.c.worker == worker]
+        """Questions to anyone, to ``worker``, or to others who were set aside or have kept them too long."""
+        aside = select(PAUSE.c.worker).where(PAUSE.c.by == _RUN)
+        allowed = [QUESTION.c.worker.is_(None), QUESTION.c.worker == worker, QUESTION.c.worker.in_(aside)]
         if self._lending.give_back is not None:
             allowed.append(QUESTION.c.asked_at < utc_now(now - self._lending.give_back))
         return or_(*allowed)
@@ -255,7 +272,7 @@ def _hash(token: str) -> str:
 
 
 def _paused(connection: Connection, worker: str) -> str | None:
-    query = select(PAUSE.c.reason).where(PAUSE.c.worker.in_([worker, EVERYBODY])).order_by(PAUSE.c.worker.desc())
+    query = select(PAUSE.c.reason).where(PAUSE.c.worker.in_([worker, EVERYBODY])).order_by(PAUSE.c.worker.desc(), PAUSE.c.by)
     return connection.scalar(query.limit(1))
 
 

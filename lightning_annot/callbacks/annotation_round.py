@@ -231,7 +231,9 @@ class AnnotationRound(Callback):
             row["seconds_sample"] = self._lap()
             too_dear = asking.buy(ledger, chosen)
         self._stage(trainer, "asking")
-        interrupted = await_answers(ledger, self.workers, round_, int(row["annotations"] + row["gold"]), progress(trainer))
+        self.workers.set_aside(self._belief.not_asked())
+        known = int(row["annotations"] + row["gold"])
+        interrupted = await_answers(ledger, self.workers, round_, known, lambda: self._look(ledger, round_), progress(trainer))
         self._latest = now = ledger.facts(round_ + 1)
         row["seconds_ask"] = self._lap()
         if interrupted is not None:
@@ -239,6 +241,11 @@ class AnnotationRound(Callback):
         if len(now.item) > row["annotations"] or len(now.gold_item) > row["gold"]:  # what the last training has not seen
             return None
         return why_not(self._terms, now, too_dear, asking.nobody_left)
+
+    def _look(self, ledger: Ledger, round_: int) -> None:
+        """Judge the workers in the middle of ``round_``, by the learner as it is: whom to ask nothing more from now on."""
+        facts = self._with_experts(ledger.facts(round_ + 1))
+        self.workers.set_aside(self._belief.verdicts(facts, self._inferring.peek(facts)))
 
     def _figures(self) -> dict[str, float]:
         money = self._terms.account(self.facts).spent if self._terms.pays else None
@@ -268,7 +275,10 @@ class AnnotationRound(Callback):
         """Rank 0 reads the log; everybody gets the same facts, and computes all else from them."""
         facts = self._ledger.facts(before_round) if self._ledger is not None else None
         shared: Facts = trainer.strategy.broadcast(facts)  # type: ignore[assignment]
-        return replace(shared, experts=shared.experts | {*self.crowd.experts})
+        return self._with_experts(shared)
+
+    def _with_experts(self, facts: Facts) -> Facts:
+        return replace(facts, experts=facts.experts | {*self.crowd.experts})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the report and say what was reached."""

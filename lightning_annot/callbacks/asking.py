@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from lightning_annot.sampling.price import Account, PriceSettings, settle
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
 from lightning_annot.sampling.value import worth_asking
 from lightning_annot.workers.base import Workers
+
+LOOK_AFTER = 10  # answers that come while a round waits, until workers are judged again
 
 
 @dataclass(frozen=True)
@@ -158,12 +160,15 @@ class Asking:
         return diverse(self._data.projected()[0], among, most, generator)
 
 
-def await_answers(ledger: Ledger, workers: Workers, round_: int, known: int, bar: RoundProgress | None) -> str | None:
+def await_answers(
+    ledger: Ledger, workers: Workers, round_: int, known: int, look: Callable[[], None], bar: RoundProgress | None
+) -> str | None:
     """Collect answers until the workers' patience is over; ``known`` ones are those of earlier rounds.
 
+    Meanwhile ``look`` is called whenever ``LOOK_AFTER`` more answers have come.
     Returns why the run ends instead, if somebody pressed Ctrl-C meanwhile: all is committed, and the same command goes on.
     """
-    start, arrived, asked = time.monotonic(), 0, 0
+    start, arrived, asked, looked = time.monotonic(), 0, 0, 0
     try:
         while True:
             ledger.collect()
@@ -173,6 +178,9 @@ def await_answers(ledger: Ledger, workers: Workers, round_: int, known: int, bar
                 return None
             if bar is not None:
                 bar.wait(f"waiting for people: {arrived} of {asked} answers")
+            if arrived >= looked + LOOK_AFTER:
+                looked = arrived
+                look()
             time.sleep(pause)
     except KeyboardInterrupt:
         return f"interrupted while waiting for people: {arrived} of {asked} answers are there; the same command goes on"

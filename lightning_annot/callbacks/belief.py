@@ -60,29 +60,43 @@ class Belief:
         why = [_WHY.get(state) or self.paused.get(name, "") for name, state in zip(workers, states, strict=True)]
         return states, why
 
+    def not_asked(self) -> dict[str, str]:
+        """Who is barred or paused, and why."""
+        return {name: _WHY[state] for name, state in self.barred.items()} | self.paused
+
     def trusted(self, facts: Facts) -> Facts:
         """The facts without the answers of those who are barred."""
         return facts.without(self.is_barred(facts.workers))
 
     def judge(self, facts: Facts, inference: Inference) -> None:
-        """Find out who answers without looking, and who is not good enough, from the answers so far of everybody; experts, who
-        are asked what others get wrong, are above that.
-        """
+        """Bar who answers without looking, and pause who is not good enough, by the answers so far of everybody."""
+        self.barred, self.paused = self._verdicts(facts, inference)
+
+    def verdicts(self, facts: Facts, inference: Inference) -> dict[str, str]:
+        """Who would be barred or paused by ``judge``, and why."""
+        barred, paused = self._verdicts(facts, inference)
+        return {name: _WHY[state] for name, state in barred.items()} | paused
+
+    def _verdicts(self, facts: Facts, inference: Inference) -> tuple[dict[str, str], dict[str, str]]:
+        """Barred and paused workers; experts, who are asked what others get wrong, are above that."""
+        barred, paused = self.barred, self.paused
         believed, judged = ~self.is_barred(facts.workers), ~facts.is_expert()
         answers = fitted_answers(facts, self._settings)
         if self._settings.exclude and self._settings.prior == "tiered" and len(answers):
             conduct = judge_workers(answers, inference.posterior, inference.crowd, self.tempering, believed)
             verdicts = (conduct.spammer & judged).tolist(), (conduct.adversary & judged).tolist()
             found = zip(facts.workers, *verdicts, strict=True)
-            self.barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
+            barred = {name: "spammer" if spams else "adversary" for name, spams, lies in found if spams or lies}
         if self._trust.least_accuracy is not None and facts.workers:
-            self.paused = self._too_poor(facts, inference, believed, self._trust.least_accuracy)
+            paused = self._too_poor(facts, inference, believed, self._trust.least_accuracy)
+            paused = {name: why for name, why in paused.items() if name not in barred}
+        return barred, paused
 
     def _too_poor(self, facts: Facts, inference: Inference, believed: Tensor, least: float) -> dict[str, str]:
-        """Who is surely right less often than in a share ``least``, neither barred nor an expert, with the reason."""
+        """Who is surely right less often than in a share ``least``, and no expert, with the reason."""
         answers, n = facts.with_gold(), len(facts.workers)
         chance = chance_of_accuracy(answers, inference.posterior, inference.crowd, self.tempering, believed, least)
-        poor = (chance < 1.0 - self._trust.certainty) & ~self.is_barred(facts.workers) & ~facts.is_expert()
+        poor = (chance < 1.0 - self._trust.certainty) & ~facts.is_expert()
         given = torch.bincount(answers.worker, minlength=n)
         gold = torch.bincount(facts.gold_worker[facts.gold_label >= 0], minlength=n)
         return {

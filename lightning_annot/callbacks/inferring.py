@@ -64,6 +64,11 @@ class Inferring:
             generator = round_generator(self._data.seed, MACHINE_DRAW + len(facts.item))
             known = known_by_answers(self._data.table, *answer_evidence(alone, generator))
             self._belief.hear(self._machines, known, self._data.held_out_labels(), self.predictions)
+        return self.peek(facts)
+
+    def peek(self, facts: Facts) -> Inference:
+        """The same with machines as they were judged last: a look that changes nothing."""
+        oracle, facts = self._oracle(facts), self._belief.trusted(facts)
         return infer(self.basis(facts), self._crowd, self._threshold, self._cost, oracle, self._belief.tempering)
 
     def _basis(self, facts: Facts, log_prior: LogPrior) -> Basis:

@@ -12,14 +12,15 @@ from lightning_annot.data.loading import DIGITS
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
 from lightning_annot.ledger import Ledger
 from lightning_annot.report.atomic import write_text
+from lightning_annot.sampling.gold import examples
 from lightning_annot.types import AnnotError, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
 
-def page_task(data: AnnotationDataModule) -> PageTask:
-    """What the labelling page must know of the run over ``data``."""
+def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
+    """What the labelling page must know of the run over ``data``; ``with_gold``: examples leave room for gold questions."""
     table, loaded = data.table, data.loaded
     assert loaded is not None
     source = None
@@ -27,10 +28,11 @@ def page_task(data: AnnotationDataModule) -> PageTask:
         numbered = loaded.n_listed if data.features is not None and data.labels is None and data.items is None else None
         labels, items = (None if path is None else whole_path(path) for path in (data.labels, data.items))
         source = ImageSettings(whole_path(data.root or DIGITS), labels, items, data.id_pattern, numbered)
-    examples: dict[str, list[str]] = {name: [] for name in table.classes}
-    for row in table.is_prototype.nonzero()[:, 0].tolist():
-        examples[table.classes[int(table.prototype[row])]].append(table.ids[row])
-    return PageTask(table.classes, table.names, {name: tuple(ids) for name, ids in examples.items()}, source)
+    shown = examples(table.prototype) if with_gold else table.is_prototype
+    by_class: dict[str, list[str]] = {name: [] for name in table.classes}
+    for row in shown.nonzero()[:, 0].tolist():
+        by_class[table.classes[int(table.prototype[row])]].append(table.ids[row])
+    return PageTask(table.classes, table.names, {name: tuple(ids) for name, ids in by_class.items()}, source)
 
 
 def open_ledger(
@@ -56,7 +58,7 @@ def open_ledger(
     task = Task(table.ids, table.classes, data.seed, str(folder), paths, loaded.labels, log.url)
     ledger = Ledger(log, task, workers, hold_back)
     for name, value in gold.items():
-        if not workers.names():
+        if not workers.names() and name != "gold_rate":
             raise AnnotError(
                 f"annotation.{name} {value:g} given, and questions go to anyone; gold questions need workers with names: name "
                 "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
@@ -66,7 +68,7 @@ def open_ledger(
                 f"annotation.{name} {value:g} given without prototypes, which gold questions are about; set it to 0."
             )
     if isinstance(workers, LiveWorkers):
-        write_text(folder / TASK_FILE, page_task(data).to_json())
+        write_text(folder / TASK_FILE, page_task(data, bool(gold)).to_json())
     if isinstance(workers, SimulatedWorkers):
         workers.export(folder / "simulated_workers.npz")
     return ledger

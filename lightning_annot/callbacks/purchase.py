@@ -9,7 +9,7 @@ from lightning_annot.data.items import ItemTable
 from lightning_annot.ledger import Ledger
 from lightning_annot.round.choice import round_generator
 from lightning_annot.round.facts import Facts
-from lightning_annot.sampling.gold import gold_questions, gold_share, interleaved
+from lightning_annot.sampling.gold import examples, gold_questions, gold_share, gold_to_anyone, interleaved
 from lightning_annot.sampling.price import Account, affordable
 from lightning_annot.workers.base import Workers
 
@@ -21,9 +21,10 @@ GOLD_DRAW = 1 << 20  # plus the round: stands for a round in the draw of its gol
 
 class Gold:
     """The gold questions of ``round_``, a function of (seed, round) and of the ``facts`` before it; nobody who is ``idle`` (W,)
-    bool gets any, and nobody is asked about a prototype twice.
+    bool gets any, and nobody is asked about a prototype twice, nor about one that is shown as an example.
 
-    ``first`` for each worker in a run's first round; ``qualify`` for each before any ordinary question.
+    ``first`` for each worker in a run's first round; ``qualify`` for each before any ordinary question. Where questions go to
+    anyone, so do gold ones, about the prototypes that were asked about least.
     """
 
     def __init__(
@@ -31,9 +32,13 @@ class Gold:
     ) -> None:
         n = len(workers.names())
         self.generator = round_generator(seed, GOLD_DRAW + round_)
-        self._prototypes, self._possible = table.is_prototype.nonzero()[:, 0], workers.can_answer()
+        blind = table.is_prototype
+        if workers.shows_examples:
+            blind = blind & ~examples(table.prototype)
+        self._prototypes, self._possible, self._capacity = blind.nonzero()[:, 0], workers.can_answer(), workers.capacity()
         self._seen, self._idle = facts.seen_pairs(), idle[:n]
-        answered, waiting = (torch.bincount(of[of < n], minlength=n) for of in (facts.gold_worker, facts.open_gold_worker))
+        gold = facts.gold_worker, facts.open_gold_worker
+        answered, waiting = (torch.bincount(of[(of >= 0) & (of < n)], minlength=n) for of in gold)
         wanted = (qualify - answered - waiting).clamp(min=0 if round_ else first)
         self.questions = self._draw(wanted)
         granted = torch.bincount(self.questions[1], minlength=n)
@@ -41,7 +46,13 @@ class Gold:
 
     def add(self, chosen: Questions, rate: float) -> None:
         """Let gold questions be a share ``rate`` of each worker's, beside those ``chosen``."""
-        more = self._draw(gold_share(chosen[1], len(self._idle), rate, self.generator))
+        if len(self._idle):
+            more = self._draw(gold_share(chosen[1], len(self._idle), rate, self.generator))
+        else:
+            n = int(gold_share(torch.zeros_like(chosen[1]), 1, rate, self.generator))
+            room = None if self._capacity is None else self._capacity[self._prototypes]
+            items = gold_to_anyone(n, self._prototypes, self._seen[0], self.generator, room)
+            more = items, torch.full_like(items, -1)
         self.questions = _joined(self.questions, more)
 
     def _draw(self, n: Tensor) -> Questions:

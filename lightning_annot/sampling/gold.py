@@ -34,6 +34,30 @@ def gold_questions(
     return prototypes[at[keep]], workers[keep]
 
 
+def gold_to_anyone(n: int, prototypes: Tensor, asked: Tensor, generator: torch.Generator, room: Tensor | None = None) -> Tensor:
+    """At most ``n`` of the items ``prototypes`` (P,), each once, first those that come least in ``asked`` (A,), by chance among
+    equals; none that comes ``room`` (P,) times.
+    """
+    times = torch.bincount(asked, minlength=int(prototypes.max()) + 1 if len(prototypes) else 0)[prototypes]
+    order = (times + torch.rand(len(times), generator=generator, dtype=torch.float64)).argsort()
+    if room is not None:
+        order = order[(times < room)[order]]
+    return prototypes[order[:n]]
+
+
+def examples(prototype: Tensor) -> Tensor:
+    """Which items (N,) bool are shown as examples, by their clean classes ``prototype`` (N,), -1 for all others: the first
+    third of each class's prototypes, and at least one.
+    """
+    rows = (prototype >= 0).nonzero()[:, 0]
+    rows = rows[prototype[rows].argsort(stable=True)]
+    count = torch.bincount(prototype[rows])
+    place = torch.arange(len(rows)) - (count.cumsum(0) - count)[prototype[rows]]
+    shown = torch.zeros_like(prototype, dtype=torch.bool)
+    shown[rows[place < (count // 3).clamp(min=1)[prototype[rows]]]] = True
+    return shown
+
+
 def gold_share(worker: Tensor, n_workers: int, rate: float, generator: torch.Generator) -> Tensor:
     """Gold questions for each worker, (W,), so that they are a share ``rate`` of all theirs beside the ``worker`` (n,) of
     ordinary ones: n rate / (1 - rate) on average, rounded up or down by chance.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -11,7 +11,12 @@ from lightning_annot.types import Answer, Question, Task
 
 
 class Workers(ABC):
-    """Whoever answers. Answers may come later, out of order, in part, or as skips."""
+    """Whoever answers. Answers may come later, out of order, in part, or as skips.
+
+    ``shows_examples``: whether they see some prototypes as examples of their classes, which gold questions then leave out.
+    """
+
+    shows_examples = False
 
     @abstractmethod
     def bind(self, task: Task) -> None:
@@ -32,6 +37,10 @@ class Workers(ABC):
     def can_answer(self) -> tuple[Tensor, Tensor] | None:
         """Rows of (item, worker) pairs that can be asked, both (n,) int64; None if every worker can answer every item."""
         return None
+
+    def set_aside(self, reasons: Mapping[str, str]) -> None:
+        """Ask those in ``reasons``, name -> why, nothing more for now; all others may be asked again."""
+        del reasons  # the run asks them nothing by name in any case
 
     @abstractmethod
     def submit(self, questions: Sequence[Question]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class LiveWorkers(Workers):
         poll_seconds: how often the log is read while a round waits.
         workers: names to address questions to; without them questions go to anyone who was invited.
     """
+
+    shows_examples = True
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class LiveWorkers(Workers):
             raise AnnotError("live workers answer through the annotation log, and the task names none; set Task.log_url.")
         self._items = len(task.items)
         self._desk = Desk(AnnotationLog(task.log_url))
+        self._aside: dict[str, str] | None = None  # what the desk has of an earlier process is not known
 
     def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Who has answered so far."""
@@ -70,6 +73,12 @@ class LiveWorkers(Workers):
             return None
         invited = {person.worker for person in self._desk.people() if not person.revoked}
         return torch.full((self._items,), max(1, len(invited | self._people)), dtype=torch.int64)
+
+    def set_aside(self, reasons: Mapping[str, str]) -> None:
+        """The page lends them nothing more, and shows them why; it gives their questions to others."""
+        if reasons != self._aside:
+            self._desk.set_aside(reasons)
+            self._aside = dict(reasons)
 
     def submit(self, questions: Sequence[Question]) -> None:
         """Nothing: the page reads them from the log."""
