@@ -1,0 +1,78 @@
+"""The labelling page of a run in a process of its own, and people who answer on it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from lightning_annot.types import AnnotError
+
+Labeller = Callable[[int], Awaitable[tuple[str, float]]]
+"""Label and seconds for a question, by its number."""
+
+
+class ServedPage:
+    """``lightning-annot serve`` over the run in ``run``, at a free port; ``tokens`` are the secrets of who was invited."""
+
+    def __init__(self, run: Path, names: Sequence[str], *options: str) -> None:
+        command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", "0", "--invite", *names, *options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        said = [self._process.stdout.readline().strip().rpartition(": ") for _ in range(len(names) + 1)]
+        if not said[0][2].startswith("http"):
+            raise AnnotError(f"the page did not start: {said[0]}")
+        self.address = said[0][2].partition("/o/")[0]
+        self.tokens = {name: link.rpartition("/")[2] for name, _, link in said[1:]}
+
+    def __enter__(self) -> ServedPage:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+class Visitor:
+    """One person at the page, with a personal link's secret."""
+
+    def __init__(self, http: httpx.AsyncClient, token: str) -> None:
+        self._http, self._headers = http, {"cookie": f"annot_worker={token}"}
+
+    async def answer_hit(self, labeller: Labeller, n: int = 10) -> int:
+        """Ask for ``n`` questions, look at the image of each and answer it; returns how many there were."""
+        lent = (await self._post("/api/next", {"n": n}))["questions"]
+        for question in lent:
+            image = await self._request("GET", f"/image/{question}")
+            assert image.headers["content-type"].startswith("image/")
+            label, seconds = await labeller(question)
+            await self._post("/api/answer", {"question": question, "label": label, "seconds": seconds})
+        return len(lent)
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return (await self._request("POST", path, json=body)).json()
+
+    async def _request(self, method: str, path: str, **given: Any) -> httpx.Response:
+        while True:
+            response = await self._http.request(method, path, headers=self._headers, **given)
+            if response.status_code != 429:  # a person is not as quick as this
+                response.raise_for_status()
+                return response
+            await asyncio.sleep(0.2)
+
+
+def start_run(settings: Mapping[str, object], *, path: Path | None = None) -> subprocess.Popen[bytes]:
+    """``lightning-annot fit`` in a process of its own, on one thread; modules in the folder ``path`` can be imported there."""
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if path is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(path), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "lightning_annot", "fit", *words]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
