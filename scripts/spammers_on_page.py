@@ -1,7 +1,7 @@
 """A spammer among ten people on the labelling page: how many answers until the page lends nothing more, and to nobody else.
 
-Eight people are right in 85%, one in 55%, one answers at random. Each is an HTTP client; questions go to anyone. Page and run are
-processes of their own, once a seed. Prints JSON. Needs ``pip install -e '.[serve]' httpx``.
+Eight people are right in 85%, one in 55%, one answers at random. Each is an HTTP client; questions go to anyone. Page and run
+are processes of their own, once a seed. Prints JSON. Needs ``pip install -e '.[serve]' httpx``.
 
     python scripts/spammers_on_page.py --seeds 20
 """

@@ -83,17 +83,8 @@ class AnnotationRound(Callback):
     ) -> None:
         if threshold <= 0:
             raise AnnotError(f"annotation.threshold {threshold} given; it must be above 0.")
-        if gold < 0:
-            raise AnnotError(f"annotation.gold {gold} given; it must be 0 or more gold questions a worker.")
-        if not 0.0 <= gold_rate < 1.0:
-            raise AnnotError(f"annotation.gold_rate {gold_rate} given; it must be from 0 on and below 1, such as 0.05.")
         if crowd.estimate == "gold" and not (gold or gold_rate or trust.qualify) and crowd.oracle is None:
             raise AnnotError("crowd.estimate gold given, and no gold questions; set annotation.gold, such as 20 a worker.")
-        if sampling.cap is None and stopping.expert_price is None:
-            raise AnnotError(
-                "sampling.cap null given without stopping.expert_price, which then says when an answer is no longer worth it; "
-                "give that price, in answers, or a cap such as 4."
-            )
         self.output_dir = output_dir
         self.workers: Workers = workers if workers is not None else StructuredWorkers()
         self.threshold, self.crowd, self.sampling, self.gold, self.method = threshold, crowd, sampling, gold, method
@@ -285,14 +276,8 @@ class AnnotationRound(Callback):
         if self._acts_on(trainer, pl_module) and trainer.is_global_zero and self.rows:
             if self.stop_reason is None:
                 self.stop_reason = "interrupted"
-            facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "gold": self.gold}
-            facts |= {"excluded_workers": self._belief.barred, "paused_workers": self._belief.paused}
-            facts |= {"prices": self._terms.price_list()}
-            facts |= {"cap": self.sampling.cap, "leftover": self._leftover}
-            if self._belief.machines:
-                facts["learner_weight"] = float(self._belief.weights[0])
-            if self._terms.pays:
-                facts["money"] = self._terms.account(self._latest).spent
+            facts = {"method": self.method, "oracle_prior": self.crowd.oracle is not None, "leftover": self._leftover}
+            facts |= self._belief.summary() | self._terms.summary(self._latest)
             if self._table.truth is not None:
                 label = self.predictions.label()[: len(self._table)]
                 facts["learner_class_accuracy"] = class_accuracy(label, self._table)

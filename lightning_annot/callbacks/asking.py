@@ -22,6 +22,7 @@ from lightning_annot.sampling.diverse import diverse, is_diverse_round, unseen_c
 from lightning_annot.sampling.price import Account, PriceSettings, settle
 from lightning_annot.sampling.stopping import StopSettings, stop_reason
 from lightning_annot.sampling.value import worth_asking
+from lightning_annot.types import AnnotError
 from lightning_annot.workers.base import Workers
 
 LOOK_AFTER = 10  # answers that come while a round waits, until workers are judged again
@@ -44,6 +45,17 @@ class Terms:
     gold_rate: float
     trust: TrustSettings
 
+    def __post_init__(self) -> None:
+        if self.gold < 0:
+            raise AnnotError(f"annotation.gold {self.gold} given; it must be 0 or more gold questions a worker.")
+        if not 0.0 <= self.gold_rate < 1.0:
+            raise AnnotError(f"annotation.gold_rate {self.gold_rate} given; it must be from 0 on and below 1, such as 0.05.")
+        if self.sampling.cap is None and self.stopping.expert_price is None:
+            raise AnnotError(
+                "sampling.cap null given without stopping.expert_price, which then says when an answer is no longer worth it; "
+                "give that price, in answers, or a cap such as 4."
+            )
+
     @property
     def pays(self) -> bool:
         """Whether money counts."""
@@ -55,9 +67,11 @@ class Terms:
         given = {"gold": self.gold, "gold_rate": self.gold_rate, "trust.qualify": self.trust.qualify}
         return {name: value for name, value in given.items() if value}
 
-    def price_list(self) -> dict[str, Any]:
-        """The prices as plain values."""
-        return {"per_answer": self.prices.per_answer, "per_second": self.prices.per_second, "workers": dict(self.listed)}
+    def summary(self, facts: Facts) -> dict[str, Any]:
+        """What a run's summary says of them after all ``facts``, as plain values."""
+        prices = {"per_answer": self.prices.per_answer, "per_second": self.prices.per_second, "workers": dict(self.listed)}
+        money = {"money": self.account(facts).spent} if self.pays else {}
+        return {"gold": self.gold, "cap": self.sampling.cap, "prices": prices, **money}
 
     def account(self, facts: Facts) -> Account:
         """Money spent and owed after the facts."""

@@ -132,6 +132,11 @@ class Belief:
             fresh = fresh_answers(self.trusted(facts), round_, inference.crowd, log_prior, self.machines)
             self._recalibration.learn(round_, fresh)
 
+    def summary(self) -> dict[str, Any]:
+        """What a run's summary says of it, as plain values."""
+        learner = {"learner_weight": float(self.weights[0])} if self.machines else {}
+        return {"excluded_workers": self.barred, "paused_workers": self.paused, **learner}
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors."""
         return {"recalibration": self._recalibration.state_dict(), "barred": dict(self.barred)}
