@@ -176,20 +176,27 @@ def test_killed_and_taken_up_it_equals_an_undisturbed_run(live: dict[str, Any], 
 def test_who_answers_without_looking_is_set_aside_in_the_middle_of_a_round(
     live: dict[str, Any], tmp_path: Path, truth: dict[str, str]
 ) -> None:
-    """One round of 120 questions: the page stops lending to the spammer long before it is full, and says why."""
+    """One round of 120 questions: the page stops lending to the spammer long before it is full, and knows why."""
     run = tmp_path / "run"
     settings = {**live, "trainer.max_epochs": 2, "annotation.sampling.per_round": 120, "annotation.gold_rate": 0.1}
     settings |= {"annotation.trust.least_accuracy": 0.5, "data.prototypes_per_class": 9}
-    with people(run, truth.get, "ann"), people(run, lambda item: "ant", "spam"):
-        fit(settings, run)
-    given = answers(run)
-    assert len(given) == len(questions(run)) > 120
-    assert 10 <= (given["worker"] == "spam").sum() <= 60
+    process = start("fit", {**settings, "annotation.output_dir": run})
     with AnnotationLog(run / "annotations.db") as log:
-        why = {person.worker: person.set_aside for person in Desk(log).people()}
+        desk = Desk(log)
+        with people(run, truth.get, "ann", most=40), people(run, lambda item: "ant", "spam", most=25):
+            while desk.paused("spam") is None:
+                assert process.is_alive()
+                time.sleep(0.02)
+        assert process.is_alive()  # it waits: not nearly all is answered
+        with people(run, truth.get, "ann"), people(run, lambda item: "ant", "spam"):
+            process.join()
+        assert process.exitcode == 0
+        why = {person.worker: person.set_aside for person in desk.people()}
         assert why["ann"] == ""
         assert "chance of" in why["spam"] or "do not depend" in why["spam"]
-        assert Desk(log).paused("spam") == why["spam"]
+    given = answers(run)
+    assert len(given) == len(questions(run)) > 120
+    assert (given["worker"] == "spam").sum() <= 25
     gold = {*given.query("kind == 'gold'")["item"]}
     shown = {item for items in PageTask.read(run / TASK_FILE).examples.values() for item in items}
     assert gold
