@@ -31,7 +31,7 @@ class Ledger:
         self._items, self._classes = pd.Index(task.items), pd.Index(task.classes)
         self._names: list[str] = list(workers.names())
         self._known = {name: j for j, name in enumerate(self._names)}
-        self._last_id = 0
+        self._last_id, self._first_open = 0, 1
         # Item, worker, label, round, kind as a row of KINDS, question; by question, whenever the answers came.
         self._columns = np.empty((6, 0), dtype=np.int64)
         self._experts: set[str] = set()
@@ -51,8 +51,7 @@ class Ledger:
         round_ = self._comes_in()
         now = round_ < before_round
         use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
-        owed = self._log.questions(before_round=before_round, open_only=True)
-        owed = owed[owed["kind"] != "audit"]  # an expert's, see certificate/
+        owed = self._open(before_round)
         ordinary = (owed["kind"] == "annotation").to_numpy(bool)
         asked = self._codes(self._items, owed["item"][ordinary], "item")
         whom = np.array([-1 if w is None else self._number(w) for w in owed["worker"]], dtype=np.int64)
@@ -106,8 +105,7 @@ class Ledger:
 
         Gold questions look like all others to the workers.
         """
-        waiting = self._log.questions(open_only=True)
-        waiting = waiting[waiting["kind"] != "audit"]  # an expert's, see certificate/
+        waiting = self._open()
         columns = (waiting[c] for c in ("item", "worker", "round", "id"))
         questions = [Question(item, worker, round=r, id=id_) for item, worker, r, id_ in zip(*columns, strict=True)]
         self._workers.submit(questions)
@@ -123,8 +121,16 @@ class Ledger:
         arrived = int(((kind != KINDS.index("audit")) & (round_of <= round_)).sum()) - known
         if self._log.last_round() > round_:
             return arrived, arrived
-        waiting = self._log.questions(before_round=round_ + 1, open_only=True)
-        return arrived, arrived + int((waiting["kind"] != "audit").sum())
+        return arrived, arrived + len(self._open(round_ + 1))
+
+    def _open(self, before_round: int | None = None) -> pd.DataFrame:
+        """Open questions, of rounds before ``before_round`` alone if given, less audits, which are an expert's."""
+        waiting = self._log.questions(open_only=True, from_id=self._first_open)
+        if len(waiting):
+            self._first_open = int(waiting["id"].iloc[0])
+        if before_round is not None:
+            waiting = waiting[waiting["round"] < before_round]
+        return waiting[waiting["kind"] != "audit"]
 
     def _read(self) -> pd.DataFrame:
         """Rows that came since the last call, less audits; all are added to the columns.

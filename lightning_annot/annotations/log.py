@@ -128,9 +128,14 @@ class AnnotationLog:
         round: int | None = None,
         open_only: bool = False,
         kind: Kind | None = None,
+        from_id: int = 1,
     ) -> pd.DataFrame:
-        """Questions by id: id, item, worker (None: anyone), kind, round, asked_at; open ones have no answer at all."""
-        query = _filtered(select(*QUESTION.c).order_by(QUESTION.c.id), before_round, round, kind)
+        """Questions by id: id, item, worker (None: anyone), kind, round, asked_at; open ones have no answer at all.
+
+        A question that was answered once is never open again: who reads open ones often starts ``from_id``, the first so far.
+        """
+        from_here = select(*QUESTION.c).where(QUESTION.c.id >= from_id).order_by(QUESTION.c.id)
+        query = _filtered(from_here, before_round, round, kind)
         if open_only:
             query = query.where(~exists().where(ANSWER.c.question == QUESTION.c.id))
         return self._frame(query)
@@ -167,9 +172,10 @@ class AnnotationLog:
             yield connection
 
     def last_round(self) -> int:
-        """The newest round that has asked anything but an audit; -1 if none has."""
+        """The newest round that has asked anything but an audit; -1 if none has. Rounds ask one after the other."""
+        query = select(QUESTION.c.round).where(QUESTION.c.kind != "audit", QUESTION.c.round >= 0)
         with self.reading() as connection:
-            newest = connection.scalar(select(func.max(QUESTION.c.round)).where(QUESTION.c.kind != "audit"))
+            newest = connection.scalar(query.order_by(QUESTION.c.id.desc()).limit(1))
         return -1 if newest is None else int(newest)
 
     def reading(self) -> AbstractContextManager[Connection]:
