@@ -61,8 +61,11 @@ class Visitor:
 
     async def _request(self, method: str, path: str, **given: Any) -> httpx.Response:
         while True:
-            response = await self._http.request(method, path, headers=self._headers, **given)
-            if response.status_code != 429:  # a person is not as quick as this
+            try:
+                response = await self._http.request(method, path, headers=self._headers, **given)
+            except httpx.TransportError:  # a connection that was idle for long is closed; sending again changes nothing
+                response = None
+            if response is not None and response.status_code != 429:  # a person is not as quick as this
                 response.raise_for_status()
                 return response
             await asyncio.sleep(0.2)
