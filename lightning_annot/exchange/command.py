@@ -23,8 +23,11 @@ def export_command(args: list[str]) -> int:
     from lightning_annot.exchange.outputs import Outgoing
 
     with open_log(given.dir, given.url) as log:
-        write(given.file, Outgoing(given.dir, log, given.images, given.copy, given.prefix, given.finished))
+        left = write(given.file, Outgoing(given.dir, log, given.images, given.copy, given.prefix, given.finished))
+    missing = ", ".join(f"{number} {word}" for word, number in left.items() if number)
     print(given.file)
+    if missing:
+        print(f"left out, as the format has no place for them: {missing}")
     return 0
 
 
