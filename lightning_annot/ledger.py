@@ -50,8 +50,7 @@ class Ledger:
         round_ = self._comes_in()
         now = round_ < before_round
         use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
-        owed = self._log.questions(before_round=before_round, open_only=True)
-        owed = owed[owed["kind"] != "audit"]  # an expert's, see certificate/
+        owed = _of_the_run(self._log.questions(before_round=before_round, open_only=True))
         ordinary = (owed["kind"] == "annotation").to_numpy(bool)
         asked = self._codes(self._items, owed["item"][ordinary], "item")
         whom = np.array([-1 if w is None else self._number(w) for w in owed["worker"]], dtype=np.int64)
@@ -105,8 +104,7 @@ class Ledger:
 
         Gold questions look like all others to the workers.
         """
-        waiting = self._log.questions(open_only=True)
-        waiting = waiting[waiting["kind"] != "audit"]  # an expert's, see certificate/
+        waiting = _of_the_run(self._log.questions(open_only=True))
         columns = (waiting[c] for c in ("item", "worker", "round", "id"))
         questions = [Question(item, worker, round=r, id=id_) for item, worker, r, id_ in zip(*columns, strict=True)]
         self._workers.submit(questions)
@@ -122,8 +120,7 @@ class Ledger:
         arrived = int(((kind != KINDS.index("audit")) & (round_of <= round_)).sum()) - known
         if self._log.last_round() > round_:
             return arrived, arrived
-        waiting = self._log.questions(before_round=round_ + 1, open_only=True)
-        return arrived, arrived + int((waiting["kind"] != "audit").sum())
+        return arrived, arrived + len(_of_the_run(self._log.questions(before_round=round_ + 1, open_only=True)))
 
     def _read(self) -> pd.DataFrame:
         """Rows that came since the last call, less audits; all are added to the columns.
@@ -159,3 +156,12 @@ class Ledger:
             unknown = list(pd.unique(pd.Series(values)[codes < 0]))[:3]
             raise AnnotError(f"the annotation log names an unknown {what}, such as {unknown}; it belongs to other data.")
         return codes.astype(np.int64)
+
+
+def _of_the_run(open_questions: pd.DataFrame) -> pd.DataFrame:
+    """Open questions less those to experts: audits, see certificate/, and unfinished items, see exchange/handover.py.
+
+    Nobody waits for them, and what a round asks does not depend on them before they are answered.
+    """
+    kept = (open_questions["kind"] != "audit") & (open_questions["round"] != IMPORT_ROUND)
+    return open_questions[kept]

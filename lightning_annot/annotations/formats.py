@@ -15,7 +15,7 @@ from lightning_annot.types import AnnotError, Answer, Question
 
 IMPORT_ROUND = -1  # known before round 0
 EXPERT_LABEL = "expert_label"  # the column that an expert fills
-EXPERT = "expert"  # source of the answers of whoever was imported as an expert
+EXPERT = "expert"  # source of the answers of whoever was imported, or asked, as an expert
 _OLD_NAMES = {"performer": "worker"}  # crowd-kit before 1.0
 _SHOWN = 5
 
