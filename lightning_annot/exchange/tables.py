@@ -30,10 +30,16 @@ def read_crowd_kit(path: Path, how: Reading) -> Records:
     """``task,worker,label`` and, where it is there, ``seconds``; ``performer`` counts as worker.
 
     In the table of ``unfinished`` the label is what the expert filled in; ``skip`` and ``unsure`` are skips, an empty cell
-    is not answered yet.
+    is not answered yet. The labels of a run are nobody's answers.
     """
-    if EXPERT_LABEL in read_rows(path)[0] and "label" not in how.columns:
+    header = read_rows(path)[0]
+    if "label" not in how.columns and EXPERT_LABEL in header:
         return _read_handover(path, how)
+    if "label" not in how.columns and {"label", "confidence", "risk"} <= {*header}:
+        raise AnnotError(
+            f"{path} has the labels of a run, which nobody gave, and no column {EXPERT_LABEL}; name the column with answers by "
+            "--map label=COLUMN"
+        )
     return from_table(path, how, old_names=PERFORMER)
 
 
