@@ -124,13 +124,15 @@ class Ledger:
         return arrived, arrived + len(self._open(round_ + 1))
 
     def _open(self, before_round: int | None = None) -> pd.DataFrame:
-        """Open questions, of rounds before ``before_round`` alone if given, less audits, which are an expert's."""
+        """Open questions, of rounds before ``before_round`` alone if given, less those to experts: audits, see certificate/, and
+        unfinished items, see exchange/handover.py. Nobody waits for these, and what a round asks does not depend on them.
+        """
         waiting = self._log.questions(open_only=True, from_id=self._first_open)
         if len(waiting):
             self._first_open = int(waiting["id"].iloc[0])
         if before_round is not None:
             waiting = waiting[waiting["round"] < before_round]
-        return waiting[waiting["kind"] != "audit"]
+        return waiting[(waiting["kind"] != "audit") & (waiting["round"] != IMPORT_ROUND)]
 
     def _read(self) -> pd.DataFrame:
         """Rows that came since the last call, less audits; all are added to the columns.

@@ -49,7 +49,17 @@ def refused(command: str, *words: Any) -> str:
     return result.err
 
 
-ANSWER_FORMATS = ["crowd-kit", "cleanlab", "cleanlab-wide", "label-studio", "peerannot", "lean"]
+ANSWER_FORMATS = [
+    "crowd-kit",
+    "cleanlab",
+    "cleanlab-wide",
+    "label-studio",
+    "label-studio-csv",
+    "mturk",
+    "netease",
+    "peerannot",
+    "lean",
+]
 
 
 @pytest.mark.parametrize("name", ANSWER_FORMATS)
@@ -76,6 +86,55 @@ def test_answers_move_to_a_run_that_has_none(run: Path, tmp_path: Path, bank: Ba
     if name == "lean":
         fit(bank.settings(), other, **{"annotation.import_answers": other / "answers_import.csv", "trainer.max_epochs": 1})
         assert len(answers(other)) == len(kept)
+
+
+def test_nothing_is_left_out_without_a_word(run: Path, tmp_path: Path) -> None:
+    with AnnotationLog(run / "annotations.db") as log:
+        log.record([(Question("item001", "z"), Answer(0, "z", None)), (Question("item002", "z"), Answer(0, "z", "ant", 2.0))])
+    found = answers(run)
+    gold, timed = (found["kind"] == "gold").sum(), (found["seconds"].notna() & (found["kind"] == "annotation")).sum()
+    left = {
+        "crowd-kit": f"1 skips, {gold} gold answers",
+        "cleanlab-wide": f"1 skips, {gold} gold answers, {timed} times",
+        "mturk": f"{gold} gold answers",
+        "group-workers": f"{len(found) - gold} ordinary answers, 1 skips",
+        "label-studio": "",
+    }
+    for name, words in left.items():
+        out = said("export", run, tmp_path / "out", "--format", name)
+        line = f"left out, as the format has no place for them: {words}\n" if words else ""
+        assert out == f"{tmp_path / 'out'}\n{line}"
+        (tmp_path / "out").unlink()
+
+
+def test_gold_answers_go_out_as_a_study(run: Path, tmp_path: Path) -> None:
+    said("export", run, tmp_path / "study.json", "--format", "group-workers")
+    said("import", tmp_path / "new", tmp_path / "study.json", "--format", "group-workers")
+    kept = pd.read_csv(tmp_path / "new" / "answers_import.csv", dtype=str)
+    gold = answers(run).query("kind == 'gold'")
+    assert kept.groupby(["worker", "label"]).size().to_dict() == gold.groupby(["worker", "label"]).size().to_dict()
+    assert "no row numbers" in refused("export", run, tmp_path / "a.pt", "--format", "cifar10n")
+    assert "no row numbers" in refused("export", run, tmp_path / "a.csv", "--format", "cifar10h")
+    with AnnotationLog(tmp_path / "none" / "annotations.db") as log:
+        log.ask([Question("1", None)])
+    shutil.copy(run / "labels.csv", tmp_path / "none")
+    assert "no gold answers to count" in refused("export", tmp_path / "none", tmp_path / "b.json", "--format", "group-workers")
+
+
+@pytest.mark.parametrize("name", ["cifar10n", "cifar10h"])
+def test_answers_about_cifar10_go_out_and_come_back(tmp_path: Path, name: str) -> None:
+    rows = [
+        (Question(str(i), w), Answer(0, w, ("cat", "dog")[(i + len(w)) % 2], 1.5))
+        for w in ("a", "bb", "ccc")
+        for i in range(20)
+    ]
+    with AnnotationLog(tmp_path / "annotations.db") as log:
+        log.record(rows)
+    said("export", tmp_path, tmp_path / "out", "--format", name)
+    said("import", tmp_path / "new", tmp_path / "out", "--format", name)
+    kept = pd.read_csv(tmp_path / "new" / "answers_import.csv", dtype=str)
+    wanted = [(q.item, a.worker, a.label, "1.5") for q, a in rows]
+    assert kept[["task", "worker", "label", "seconds"]].to_records(index=False).tolist() == wanted
 
 
 def test_gold_is_gold_only_about_prototypes(run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import (
     Column,
@@ -31,6 +31,7 @@ from sqlalchemy import (
     update,
 )
 
+from lightning_annot.annotations.formats import EXPERT, IMPORT_ROUND
 from lightning_annot.annotations.log import AnnotationLog, utc_now
 from lightning_annot.annotations.schema import ANSWER, QUESTION
 from lightning_annot.types import AnnotError, Answer
@@ -94,6 +95,15 @@ class Person:
     set_aside: str
 
 
+def check_name(worker: str) -> None:
+    """AnnotError unless ``worker`` may be the name of somebody who is invited."""
+    if not worker or worker != worker.strip() or not worker.isprintable() or len(worker) > LONGEST_NAME:
+        raise AnnotError(
+            f"{worker[:LONGEST_NAME]!r} is no name for a worker; give 1 to {LONGEST_NAME} printable characters, without "
+            "spaces around them."
+        )
+
+
 class Desk:
     """Lends open questions, and checks what comes back. Every call is one transaction; several pages may share a log."""
 
@@ -107,11 +117,7 @@ class Desk:
 
     def invite(self, worker: str) -> str:
         """A new secret for ``worker``, of 128 bits; only its hash is kept, and an older one is worth nothing from now on."""
-        if not worker or worker != worker.strip() or not worker.isprintable() or len(worker) > LONGEST_NAME:
-            raise AnnotError(
-                f"{worker[:LONGEST_NAME]!r} is no name for a worker; give 1 to {LONGEST_NAME} printable characters, without "
-                "spaces around them."
-            )
+        check_name(worker)
         token = secrets.token_urlsafe(16)
         with self._log.writing() as connection:
             connection.execute(delete(INVITE).where(INVITE.c.worker == worker))
@@ -202,11 +208,12 @@ class Desk:
         return ids
 
     def _for(self, worker: str, now: float) -> ColumnElement[bool]:
-        """Questions to anyone, to ``worker``, or to others who were set aside or have kept them too long."""
+        """Questions to anyone, to ``worker``, or to others who were set aside or have kept them too long, but no expert's."""
         aside = select(PAUSE.c.worker).where(PAUSE.c.by == _RUN)
         allowed = [QUESTION.c.worker.is_(None), QUESTION.c.worker == worker, QUESTION.c.worker.in_(aside)]
         if self._lending.give_back is not None:
-            allowed.append(QUESTION.c.asked_at < utc_now(now - self._lending.give_back))
+            late = QUESTION.c.asked_at < utc_now(now - self._lending.give_back)
+            allowed.append(late & (QUESTION.c.round != IMPORT_ROUND))
         return or_(*allowed)
 
     def item_lent(self, question: int, worker: str) -> str | None:
@@ -219,10 +226,12 @@ class Desk:
         """Commit the answers to questions that are or were lent to who answers; late ones count too.
 
         For each: True if it is new, False if the worker has answered the item before (the first answer counts), None if the
-        question was never lent to this worker, which leaves the log as it is.
+        question was never lent to this worker, which leaves the log as it is. What an expert was asked of the unfinished
+        items comes in as an expert's.
         """
         with self._log.reading() as connection:
-            items = _lent_items(connection, answers)
+            lent = _lent_items(connection, answers)
+            items = {key: item for key, (item, _) in lent.items()}
             known = _answered(connection, set(items.values()), {a.worker for a in answers})
         outcome: list[bool | None] = []
         for answer in answers:
@@ -230,7 +239,9 @@ class Desk:
             outcome.append(None if item is None else (item, answer.worker) not in known)
             if item is not None:
                 known.add((item, answer.worker))
-        self._log.answer([answer for answer, new in zip(answers, outcome, strict=True) if new])
+        fresh = [answer for answer, new in zip(answers, outcome, strict=True) if new]
+        experts = {key for key, (_, round_) in lent.items() if round_ == IMPORT_ROUND}
+        self._log.answer([replace(a, source=EXPERT) if (a.question, a.worker) in experts else a for a in fresh])
         return outcome
 
     def gold_items(self, items: Sequence[str]) -> set[str]:
@@ -250,7 +261,7 @@ class Desk:
             return connection.scalar(select(func.count()).where(ANSWER.c.worker == worker)) or 0
 
     def standing(self) -> tuple[int, int]:
-        """Open questions, and those of them that are lent; an expert's are in neither."""
+        """Open questions, and those of them that are lent; an audit's are in neither."""
         q, now = QUESTION.c, time.time()
         lent = exists().where(LEASE.c.question == q.id, LEASE.c.expires > now)
         waiting = and_(q.id >= self._first_open, q.kind != "audit", _is_open())
@@ -276,12 +287,12 @@ def _paused(connection: Connection, worker: str) -> str | None:
     return connection.scalar(query.limit(1))
 
 
-def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple[int, str], str]:
-    """Items by (question, worker) of what was lent."""
-    query = select(LEASE.c.question, LEASE.c.worker, QUESTION.c.item)
+def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple[int, str], tuple[str, int]]:
+    """Item and round by (question, worker) of what was lent."""
+    query = select(LEASE.c.question, LEASE.c.worker, QUESTION.c.item, QUESTION.c.round)
     query = query.join_from(LEASE, QUESTION, LEASE.c.question == QUESTION.c.id)
     rows = connection.execute(query.where(LEASE.c.question.in_({answer.question for answer in answers})))
-    return {(question, worker): item for question, worker, item in rows}
+    return {(question, worker): (item, round_) for question, worker, item, round_ in rows}
 
 
 def _answered(connection: Connection, items: set[str], workers: set[str]) -> set[tuple[str, str]]:

@@ -15,7 +15,7 @@ from lightning_annot.types import AnnotError, Answer, Question
 
 IMPORT_ROUND = -1  # known before round 0
 EXPERT_LABEL = "expert_label"  # the column that an expert fills
-EXPERT = "expert"  # source of the answers of whoever was imported as an expert
+EXPERT = "expert"  # source of the answers of whoever was imported, or asked, as an expert
 _OLD_NAMES = {"performer": "worker"}  # crowd-kit before 1.0
 _SHOWN = 5
 
@@ -81,7 +81,8 @@ def write_table(path: str | Path, frame: pd.DataFrame) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            frame.to_csv(file, index=False, lineterminator="\n")
+            quoting = csv.QUOTE_NONNUMERIC if _has_carriage_return(frame) else csv.QUOTE_MINIMAL
+            frame.to_csv(file, index=False, lineterminator="\n", quoting=quoting)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -89,6 +90,13 @@ def write_table(path: str | Path, frame: pd.DataFrame) -> None:
         raise AnnotError(f"{path} cannot be written: {error}; check the folder, its permissions and the disk") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _has_carriage_return(frame: pd.DataFrame) -> bool:
+    """Whether a text has one: Python before 3.13 quotes the ends of lines that it writes alone, and reads others as such."""
+    columns = frame.select_dtypes(exclude=["number", "bool"]).items()
+    texts = [frame.columns.astype(str), *(column.dropna().astype(str) for _, column in columns)]
+    return any("\r" in value for text in texts for value in text)
 
 
 def write_answers(log: AnnotationLog, path: str | Path) -> None:
@@ -168,6 +176,8 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
+            if len(header) == 1 and (odd := [mark for mark in ";\t" if mark in header[0]]):
+                raise AnnotError(f"{path} has columns {header}, with {odd[0]!r} between them; save it with commas, as UTF-8")
             for cells in reader:
                 if len(cells) == len(header):
                     rows.append(cells)

@@ -67,7 +67,7 @@ def open_ledger(
             raise AnnotError(
                 f"annotation.{name} {value:g} given without prototypes, which gold questions are about; set it to 0."
             )
-    if isinstance(workers, LiveWorkers):
+    if isinstance(workers, LiveWorkers) or loaded.source is not None:  # an expert may see images on the page of any run
         write_text(folder / TASK_FILE, page_task(data, bool(gold)).to_json())
     if isinstance(workers, SimulatedWorkers):
         workers.export(folder / "simulated_workers.npz")

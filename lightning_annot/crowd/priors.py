@@ -76,13 +76,19 @@ def with_experts(counts: Tensor, expert: Tensor) -> Tensor:
     if not bool(expert.any()):
         return counts
     n_workers, n_classes = len(expert), counts.shape[-1]
+    check_experts_fit(n_workers, n_classes)
+    own = diagonal_prior(counts.new_full((n_classes,), EXPERT_ACCURACY), EXPERT_STRENGTH)
+    return torch.where(expert[:, None, None], own, counts)
+
+
+def check_experts_fit(n_workers: int, n_classes: int) -> None:
+    """AnnotError where priors of single workers, which an expert needs, are too large."""
     if n_workers * n_classes**2 > DENSE_PRIORS:
         raise AnnotError(
             f"an expert among {n_workers} workers, with {n_classes} classes, needs a prior for each worker, which does not fit "
-            f"into memory; at most {DENSE_PRIORS // n_classes**2} workers are possible."
+            f"into memory; at most {DENSE_PRIORS // n_classes**2} workers are possible. Import the answers by --worker instead "
+            "of --expert."
         )
-    own = diagonal_prior(counts.new_full((n_classes,), EXPERT_ACCURACY), EXPERT_STRENGTH)
-    return torch.where(expert[:, None, None], own, counts)
 
 
 def rescale_rows(counts: Tensor, strength: float) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_annot.annotations.formats import check_none, parse_seconds, read_rows, read_table
+from lightning_annot.exchange.numbers import named
 from lightning_annot.exchange.records import Reading, Records, check_numbers, records
 from lightning_annot.types import AnnotError
 
@@ -19,13 +20,14 @@ BATCH = 10  # images of one HIT of CIFAR-10N
 SIDE = "side_info_cifar10N.csv"
 INDEX = ("cifar10_test_test_idx", "cifar10_test_set_idx")
 CHECK = -99999  # index of an attention check of CIFAR-10H
+UNKNOWN = -1  # a clean_label that nobody knows
 
 
 def read_cifar10n(path: Path, how: Reading) -> Records:
     """``random_label1`` .. ``3`` of the ``.pt``, with who gave them, and in how long, from the CSV beside it.
 
     ``random_label_i`` was given by Worker i of the image's batch of ten, whose time is shared evenly. Tasks are row numbers of
-    the training set. ``clean_label`` is the truth.
+    the training set. ``clean_label`` is the truth; -1 says that it is not known.
     """
     labels = _load(path)
     n = len(labels["clean_label"])
@@ -35,15 +37,16 @@ def read_cifar10n(path: Path, how: Reading) -> Records:
     names = np.array(CLASSES, dtype=object)
     index = pd.Index(np.tile(np.arange(n), SLOTS), name="row")
     given = np.concatenate([labels[f"random_label{slot}"] for slot in range(1, SLOTS + 1)])
-    clean = check_numbers(path, pd.Series(labels["clean_label"]), len(CLASSES), "clean_label of CIFAR-10")
+    clean = pd.Series(labels["clean_label"])
+    clean = check_numbers(path, clean[clean != UNKNOWN], len(CLASSES), "clean_label of CIFAR-10")
     label = check_numbers(path, pd.Series(given, index=index), len(CLASSES), "label of CIFAR-10")
     return records(
         path,
         pd.Series(np.tile(task, SLOTS), index=index, dtype=object),
         pd.Series(worker.T.ravel(), index=index, dtype=object),
         pd.Series(names[label.to_numpy()], index=index, dtype=object),
-        seconds=pd.Series(seconds.T.ravel() / BATCH, index=index),
-        truth=dict(zip(task, names[clean.to_numpy()], strict=True)),
+        seconds=pd.Series(seconds.T.ravel(), index=index),
+        truth=dict(zip(task[clean.index], names[clean.to_numpy()], strict=True)),
         classes=CLASSES,
     )
 
@@ -51,8 +54,8 @@ def read_cifar10n(path: Path, how: Reading) -> Records:
 def read_cifar10h(path: Path, how: Reading) -> Records:
     """The raw answers: ``annotator_id``, ``chosen_category`` about image ``cifar10_test_test_idx``, ``reaction_time`` in ms.
 
-    Attention checks, whose index is -99999, are gold: each is a task of its own, ``attention-CATEGORY-TRIAL``. Tasks are row
-    numbers of the test set. ``true_category`` is the truth.
+    Attention checks are gold. Those whose index is -99999 are each a task of their own, ``attention-CATEGORY-TRIAL``. Tasks are
+    row numbers of the test set. ``true_category`` is the truth, and empty where it is not known.
     """
     header, _, _ = read_rows(path)
     index = next((name for name in INDEX if name in header), INDEX[0])
@@ -63,14 +66,16 @@ def read_cifar10h(path: Path, how: Reading) -> Records:
     check_none(path, table[index][~good], f"have an impossible {index}", f"it is a row of the test set, or {CHECK}")
     gold = (number == CHECK) | ~table["is_attn_check"].isin(["0", "0.0", "False"])
     check = "attention-" + table["true_category"] + "-" + table["trial_index"]
-    task = number.astype("int64").astype(str).astype(object).mask(gold, check)
-    for name in ("true_category", "chosen_category"):
-        odd = table[name][~table[name].isin(CLASSES)]
+    task = number.astype("int64").astype(str).astype(object).mask(number == CHECK, check)
+    known = (table["true_category"] != "") | (number == CHECK)
+    for name, needed_in in (("true_category", known), ("chosen_category", slice(None))):
+        odd = table.loc[needed_in, name]
+        odd = odd[~odd.isin(CLASSES)]
         check_none(path, odd, f"have a {name} outside the classes", f"these are {', '.join(CLASSES)}")
     seconds = parse_seconds(path, table["reaction_time"]) / 1000 if "reaction_time" in table else None
     return records(
-        path, task, table["annotator_id"], table["chosen_category"], seconds=seconds, gold=gold,
-        truth=dict(zip(task, table["true_category"], strict=True)), classes=CLASSES,
+        path, task, named(path, "annotator_id", table["annotator_id"]), table["chosen_category"], seconds=seconds, gold=gold,
+        truth=dict(zip(task[known], table.loc[known, "true_category"], strict=True)), classes=CLASSES,
     )  # fmt: skip
 
 
@@ -98,7 +103,7 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _batches(path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Worker and seconds of the HIT of each image and slot, both (n, 3); batches follow each other in the file."""
+    """Worker of each image and slot, and an even share of the HIT's seconds, both (n, 3); batches follow each other."""
     names = [(f"Worker{slot}-id", f"Work-time-in-seconds-{slot}") for slot in range(1, SLOTS + 1)]
     table = read_table(path, ["Image-batch", *(name for pair in names for name in pair)])
     if len(table) * BATCH < n:
@@ -109,4 +114,4 @@ def _batches(path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
     worker = table[[who for who, _ in names]].to_numpy(dtype=object)
     seconds = np.stack([parse_seconds(path, table[time]).to_numpy() for _, time in names], axis=1)
     rows = np.arange(n) // BATCH
-    return worker[rows], seconds[rows]
+    return worker[rows], seconds[rows] / np.bincount(rows)[rows, None]

@@ -23,8 +23,11 @@ def export_command(args: list[str]) -> int:
     from lightning_annot.exchange.outputs import Outgoing
 
     with open_log(given.dir, given.url) as log:
-        write(given.file, Outgoing(given.dir, log, given.images, given.copy, given.prefix, given.finished))
+        left = write(given.file, Outgoing(given.dir, log, given.images, given.copy, given.prefix, given.finished))
+    missing = ", ".join(f"{number} {word}" for word, number in left.items() if number)
     print(given.file)
+    if missing:
+        print(f"left out, as the format has no place for them: {missing}")
     return 0
 
 
@@ -136,11 +139,15 @@ def _take_in(found: Records, given: argparse.Namespace) -> None:
     from lightning_annot.annotations.formats import EXPERT
     from lightning_annot.exchange import incoming
     from lightning_annot.report.run_files import read_run
+    from lightning_annot.report.unfinished import check_expert
 
     run = read_run(given.dir)
     if given.ignore_unknown:
         found = incoming.known_only(found, run.labels["task"])
-    source = incoming.SOURCE if given.expert is None else EXPERT
+    source = incoming.SOURCE
+    if given.expert is not None:
+        check_expert(run, given.expert)
+        source = EXPERT
     with open_log(given.dir, given.url) as log:
         new = incoming.into_log(given.file, log, found, run.labels, run.classes, source)
     print(f"{given.file}: {new} new answers of {len(found.answers)}; fit goes on with them")

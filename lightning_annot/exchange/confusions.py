@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,15 +55,19 @@ def write_group_workers(
 
 
 def read_group_workers(path: Path, how: Reading) -> Records:
-    """Each count as that many gold answers about images that the file does not name: task ``GROUP-PERSON/CLASS/NUMBER``."""
+    """Each count as that many gold answers about images that the file does not name: task ``WORKER/CLASS/NUMBER``.
+
+    Workers are called ``GROUP-PERSON``, or as ``workers`` in our own files names them.
+    """
     data = read_json(path)
     if not isinstance(data, dict):
         raise AnnotError(f"{path} has no JSON object at its top; it must have {IDS} and {GROUPS}")
     classes = [str(name) for name in member(path, "the file", data, IDS)]
     people = member(path, "the file", data, GROUPS)
     tables = {group: _counts(path, group, counts, len(classes)) for group, counts in sorted(people.items())}
+    called = _called(path, data.get("workers", {}), tables)
     cells = [
-        (f"{group}-{person}", y, z, n)
+        (called[group][person], y, z, n)
         for group, counts in tables.items()
         for person, y, z, n in np.c_[np.argwhere(counts), counts[counts > 0]].tolist()
     ]
@@ -76,6 +81,18 @@ def read_group_workers(path: Path, how: Reading) -> Records:
     gold = pd.Series(True, index=rows.index)
     truth = dict(zip(task, true, strict=True))
     return records(path, task.astype(object), rows["worker"].astype(object), label, gold=gold, truth=truth, classes=classes)
+
+
+def _called(path: Path, names: Any, tables: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """What the people of each group are called; by number where ``names`` does not have all, each another one."""
+    numbered = {group: [f"{group}-{person}" for person in range(len(counts))] for group, counts in tables.items()}
+    if not names:
+        return numbered
+    found = {group: [str(name) for name in names.get(group, ())] for group in tables} if isinstance(names, dict) else {}
+    whole = [name for group in found.values() for name in group]
+    if {group: len(who) for group, who in found.items()} != {group: len(who) for group, who in numbered.items()}:
+        raise AnnotError(f"{path} has other numbers of people in workers than in {GROUPS}; correct or remove workers")
+    return found if len({*whole}) == len(whole) else numbered
 
 
 def _counts(path: Path, group: str, counts: object, k: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from lightning_annot.annotations.formats import read_table
+from lightning_annot.annotations.formats import read_table, write_table
 from lightning_annot.data.files import folder_source
 from lightning_annot.exchange.records import Reading, Records, column, member, records
 from lightning_annot.report.atomic import write_text
@@ -36,7 +36,7 @@ def read_metadata(path: Path, how: Reading) -> Records:
     """``metadata.csv`` or ``metadata.jsonl`` (or the folder with one) with ``file_name`` and ``label``, all of one worker."""
     path = _metadata_of(path)
     task, label = how.column("task", "file_name"), how.column("label")
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         table = read_table(path, (task, label))
     else:
         rows = _json_lines(path)
@@ -48,8 +48,14 @@ def read_metadata(path: Path, how: Reading) -> Records:
 
 
 def write_metadata(path: Path, labels: pd.DataFrame) -> None:
-    """``metadata.jsonl``: ``file_name``, ``label`` and ``confidence`` of each image. It belongs into the images' folder."""
+    """``file_name``, ``label`` and ``confidence`` of each image, as CSV where ``path`` says so, else ``metadata.jsonl``.
+
+    It belongs into the images' folder.
+    """
     path = path / "metadata.jsonl" if path.is_dir() else path
+    if path.suffix.lower() == ".csv":
+        write_table(path, labels[["task", "label", "confidence"]].rename(columns={"task": "file_name"}))
+        return
     rows = zip(labels["task"], labels["label"], labels["confidence"], strict=True)
     lines = [json.dumps({"file_name": t, "label": c, "confidence": p}, ensure_ascii=False) for t, c, p in rows]
     write_text(path, "".join(f"{line}\n" for line in lines))

@@ -15,8 +15,8 @@ from lightning_annot.types import AnnotError
 class Format:
     """``about``: what it is. ``suffix``: what files that are of this format unless told otherwise end in.
 
-    ``read``: a function of (path, ``Reading``) to ``Records``; ``write``: one of (path, ``Outgoing``); each as
-    ``module:name`` below this package, so that a list of formats loads nothing.
+    ``read``: a function of (path, ``Reading``) to ``Records``; ``write``: one of (path, ``Outgoing``) to what was left out;
+    each as ``module:name`` below this package, so that a list of formats loads nothing.
     """
 
     about: str
@@ -37,15 +37,21 @@ FORMATS = {
     "label-studio": Format(
         "answers: JSON; out with the run's labels as predictions", "label_studio:read_label_studio", "outputs:studio"
     ),
-    "label-studio-csv": Format("answers: Label Studio's CSV export", "label_studio:read_label_studio_csv"),
-    "mturk": Format("answers: Mechanical Turk batch results", "tables:read_mturk"),
+    "label-studio-csv": Format(
+        "answers: Label Studio's CSV export", "label_studio:read_label_studio_csv", "outputs:studio_csv"
+    ),
+    "mturk": Format("answers: Mechanical Turk batch results", "tables:read_mturk", "outputs:mturk"),
     "mturk-input": Format("open questions: Mechanical Turk batch input", None, "outputs:mturk_input"),
-    "cifar10n": Format("answers: CIFAR-10N .pt and the CSV beside it (--side)", "cifar:read_cifar10n", None, ".pt"),
-    "cifar10h": Format("answers: CIFAR-10H raw CSV", "cifar:read_cifar10h"),
-    "netease": Format("answers: NetEaseCrowd CSV", "tables:read_netease"),
+    "cifar10n": Format(
+        "answers: CIFAR-10N .pt and the CSV beside it (--side)", "cifar:read_cifar10n", "outputs:cifar10n", ".pt"
+    ),
+    "cifar10h": Format("answers: CIFAR-10H raw CSV", "cifar:read_cifar10h", "outputs:cifar10h"),
+    "netease": Format("answers: NetEaseCrowd CSV", "tables:read_netease", "outputs:netease"),
     "peerannot": Format("answers: folder with answers.json, metadata.json", "json_files:read_peerannot", "outputs:peerannot"),
     "lean": Format("answers: Lean crowdsourcing JSON", "json_files:read_lean", "outputs:lean"),
-    "group-workers": Format("gold answers: confusion counts of the AMT study", "confusions:read_group_workers"),
+    "group-workers": Format(
+        "gold answers: confusion counts of the AMT study", "confusions:read_group_workers", "outputs:group_workers"
+    ),
     "class-folders": Format("labels: a folder a class, links or copies", "folders:read_class_folders", "outputs:class_folders"),
     "imagefolder": Format("labels: metadata.csv or metadata.jsonl", "folders:read_metadata", "outputs:imagefolder", ".jsonl"),
     "labels-csv": Format("labels: CSV, as labels.csv", None, "outputs:labels_csv"),

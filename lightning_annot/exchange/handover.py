@@ -1,36 +1,87 @@
-"""``lightning-annot unfinished``: the table for experts, who fill its last column and give it back to ``import --expert``."""
+"""``lightning-annot unfinished``: what is left, for experts: as a table that they fill, or as questions on their page."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_annot.exchange.command import open_log
+from lightning_annot.types import AnnotError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lightning_annot.annotations.log import AnnotationLog
 
 
 def unfinished_command(args: list[str]) -> int:
-    """Write the table; returns 0, or raises AnnotError."""
+    """Write the table, or ask; returns 0, or raises AnnotError."""
+    given = _parser().parse_args(args)
+    if given.file is None and given.ask is None:
+        raise AnnotError("neither a file nor an expert given; name a CSV to write, or the expert by --ask NAME.")
+    if given.most is not None and given.most < 1:
+        raise AnnotError(f"--most {given.most} given; it must be 1 or more items.")
+    from lightning_annot.annotations.formats import write_table
+
+    with open_log(given.dir, given.url) as log:
+        left = _left(given.dir, log)[: given.most]
+        if given.file is not None:
+            write_table(given.file, left)
+            print(f"{given.file}: {len(left)} items")
+        if given.ask is not None:
+            asked = ask_expert(given.dir, log, left["task"].tolist(), given.ask)
+            print(f"{given.ask}: {asked} new questions; lightning-annot serve {given.dir} --invite {given.ask}")
+    return 0
+
+
+def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: str) -> int:
+    """Commit questions about ``tasks`` to ``expert``, in their order, as known before round 0; returns how many are new.
+
+    The desk lends them to nobody else, and marks the answers as an expert's. The run does not wait for them.
+    """
+    from lightning_annot.annotations.desk import check_name
+    from lightning_annot.annotations.formats import IMPORT_ROUND
+    from lightning_annot.data.page_task import TASK_FILE
+    from lightning_annot.report.run_files import read_run
+    from lightning_annot.report.unfinished import check_expert
+    from lightning_annot.types import Question
+
+    check_name(expert)
+    check_expert(read_run(directory), expert)
+    if not (directory / TASK_FILE).is_file():
+        raise AnnotError(
+            f"{directory} has no {TASK_FILE}, and so no page; run fit again, which writes it, or let a file be filled."
+        )
+    answers, questions = log.answers(), log.questions(open_only=True)
+    known = {*answers.loc[answers["worker"] == expert, "item"], *questions.loc[questions["worker"] == expert, "item"]}
+    return len(log.ask([Question(task, expert, round=IMPORT_ROUND) for task in tasks if task not in known]))
+
+
+def _left(directory: Path, log: AnnotationLog) -> pd.DataFrame:
+    from lightning_annot.data.run_labels import read_run_labels
+    from lightning_annot.report.run_files import image_root, read_run
+    from lightning_annot.report.unfinished import Belief, unfinished_items
+
+    run = read_run(directory)
+    soft = read_run_labels(directory, run.classes)
+    questions, answers = log.questions(open_only=True, kind="annotation"), log.answers(kind="annotation")
+    belief = Belief(soft.classes, soft.top.numpy(), soft.probability.numpy())
+    root = image_root(run)
+    return unfinished_items(run.labels, belief, questions, answers, run.summary, None if root is None else Path(root))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lightning-annot unfinished",
         description="Write the items that a run left unfinished, for experts: what their answer gains (most first), the run's "
-        "label, the most probable classes, the answers so far, and why each item is there. Fill expert_label in and give the "
-        "file to lightning-annot import DIR FILE --expert NAME.",
+        "label, the most probable classes, the answers so far, why each item is there, and where its image is. Fill "
+        "expert_label in and give the file to lightning-annot import DIR FILE --expert NAME. Or let an expert see the images, "
+        "in the same order, on the page of lightning-annot serve: --ask NAME. fit then goes on with the answers.",
     )
     parser.add_argument("dir", type=Path, help="folder of a run")
-    parser.add_argument("file", type=Path, help="CSV to write")
+    parser.add_argument("file", type=Path, nargs="?", help="CSV to write")
+    parser.add_argument("--ask", metavar="NAME", help="ask this expert on the page; again asks what is new alone")
+    parser.add_argument("--most", type=int, metavar="N", help="the first N items alone")
     parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
-    given = parser.parse_args(args)
-    from lightning_annot.annotations.formats import write_table
-    from lightning_annot.data.run_labels import read_run_labels
-    from lightning_annot.report.run_files import read_run
-    from lightning_annot.report.unfinished import Belief, unfinished_items
-
-    run = read_run(given.dir)
-    soft = read_run_labels(given.dir, run.classes)
-    with open_log(given.dir, given.url) as log:
-        questions, answers = log.questions(open_only=True, kind="annotation"), log.answers(kind="annotation")
-    belief = Belief(soft.classes, soft.top.numpy(), soft.probability.numpy())
-    left = unfinished_items(run.labels, belief, questions, answers, run.summary)
-    write_table(given.file, left)
-    print(f"{given.file}: {len(left)} items")
-    return 0
+    return parser

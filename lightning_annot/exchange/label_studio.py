@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import parse_seconds, read_rows, read_table
-from lightning_annot.exchange.records import Reading, Records, column, member, objects, read_json, records, text_of
+from lightning_annot.annotations.formats import parse_seconds, read_rows, read_table, write_table
+from lightning_annot.exchange.records import (
+    Reading,
+    Records,
+    check_unlike,
+    column,
+    member,
+    objects,
+    read_json,
+    records,
+    text_of,
+    texts,
+)
 from lightning_annot.report.atomic import write_text
 from lightning_annot.types import AnnotError
 
@@ -57,14 +69,33 @@ def read_label_studio_csv(path: Path, how: Reading) -> Records:
         raise AnnotError(f"{path} has the columns {own} beside Label Studio's; say which holds the label by --map label=COLUMN")
     label = how.columns.get("label") or own[0]
     table = read_table(path, [task, label] if how.worker is not None else [task, worker, label], ("lead_time",))
-    answer = table[label].str.strip()
-    if len(many := answer[answer.str.startswith("{")]):
+    answer = table[label]
+    if len(many := answer[answer.str.lstrip().str.startswith("{")]):
         raise AnnotError(
             f"{path}, line {many.index[0]}: {many.iloc[0][:60]!r} is more than one choice; one label a task is needed"
         )
     who = pd.Series(how.worker, index=table.index, dtype=object) if how.worker is not None else table[worker]
     seconds = parse_seconds(path, table["lead_time"]) if "lead_time" in table else None
-    return records(path, table[task], who, answer, seconds=seconds, skip=answer == "")
+    return records(path, table[task], who, answer, seconds=seconds, skip=answer.str.strip() == "")
+
+
+def write_label_studio_csv(path: Path, given: Records, address: Callable[[str], str] = str) -> None:
+    """One line an answer; the label of a skip is empty. ``address`` of a task is ``image``, and it has no other name."""
+    answers, labels = given.answers, given.labels()
+    lists = [label for label in {*labels["label"]} if label.lstrip().startswith("{")]
+    check_unlike(path, lists, lists, "would be read as more than one choice")
+    when = answers.get("answered_at", "")
+    table = {
+        IMAGE: [address(task) for task in answers["task"]],
+        "id": pd.factorize(answers["task"])[0] + 1,
+        CONTROL: answers["label"].where(~answers["skip"], ""),
+        "annotator": answers["worker"],
+        "annotation_id": np.arange(1, len(answers) + 1),
+        "created_at": when,
+        "updated_at": when,
+        "lead_time": texts(answers["seconds"]),
+    }
+    write_table(path, pd.DataFrame(table))
 
 
 def write_label_studio(

@@ -1,4 +1,7 @@
-"""What a run's folder and log give away: answers, labels and open questions, each format by one function of (path, run)."""
+"""What a run's folder and log give away: answers, labels and open questions, each format by one function of (path, run).
+
+Each returns what the format has no room for, as a number of answers by a word for them.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ import pandas as pd
 from lightning_annot.annotations.formats import write_table
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.run_labels import read_run_labels
-from lightning_annot.exchange import folders, json_files, label_studio, tables
+from lightning_annot.exchange import cifar_out, confusions, folders, json_files, label_studio, tables
 from lightning_annot.exchange.records import Records
 from lightning_annot.report.run_files import image_root, read_run
 from lightning_annot.types import AnnotError
+
+Left = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -52,59 +57,124 @@ class Outgoing:
         known = run.labels[run.labels["status"] == "prototype"]
         return Records(answers[columns], dict(zip(known["task"], known["label"], strict=True)), tuple(run.classes))
 
+    def without(self, *words: str) -> Left:
+        """How many answers of the log there are of what has no place in a format: ``skips`` and ``times`` of ordinary answers,
+        ``gold answers`` and ``audits``.
+        """
+        log = self.log.answers()
+        ordinary = log["kind"] == "annotation"
+        counts = {
+            "skips": ordinary & log["label"].isna(),
+            "times": ordinary & log["label"].notna() & log["seconds"].notna(),
+            "gold answers": log["kind"] == "gold",
+            "audits": log["kind"] == "audit",
+        }
+        return {word: int(counts[word].sum()) for word in (*words, "audits")}
+
     def address(self, task: str) -> str:
         """Where the image of a task is, as others see it."""
         return self.prefix + task
 
 
-def crowd_kit(path: Path, run: Outgoing) -> None:
+def crowd_kit(path: Path, run: Outgoing) -> Left:
     """``task,worker,label,seconds``."""
     tables.write_crowd_kit(path, run.records())
+    return run.without("skips", "gold answers")
 
 
-def cleanlab(path: Path, run: Outgoing) -> None:
+def cleanlab(path: Path, run: Outgoing) -> Left:
     """``task,annotator,label``."""
     tables.write_cleanlab(path, run.records())
+    return run.without("skips", "gold answers", "times")
 
 
-def cleanlab_wide(path: Path, run: Outgoing) -> None:
+def cleanlab_wide(path: Path, run: Outgoing) -> Left:
     """A row a task, a column a worker."""
     tables.write_cleanlab_wide(path, run.records())
+    return run.without("skips", "gold answers", "times")
 
 
-def peerannot(path: Path, run: Outgoing) -> None:
+def peerannot(path: Path, run: Outgoing) -> Left:
     """A folder with ``answers.json`` and ``metadata.json``."""
     json_files.write_peerannot(path, run.records())
+    return run.without("skips", "gold answers", "times")
 
 
-def lean(path: Path, run: Outgoing) -> None:
+def lean(path: Path, run: Outgoing) -> Left:
     """``annos``, and prototypes as ``gt_labels``."""
     json_files.write_lean(path, run.records())
+    return run.without("skips", "gold answers", "times")
 
 
-def studio(path: Path, run: Outgoing) -> None:
+def netease(path: Path, run: Outgoing) -> Left:
+    """NetEaseCrowd, with prototypes as truth."""
+    tables.write_netease(path, run.records())
+    return run.without("skips", "gold answers", "times")
+
+
+def cifar10n(path: Path, run: Outgoing) -> Left:
+    """The ``.pt``, and the CSV beside it."""
+    further = cifar_out.write_cifar10n(path, run.records())
+    return run.without("skips", "gold answers") | {"labels beside three workers a batch": further}
+
+
+def cifar10h(path: Path, run: Outgoing) -> Left:
+    """Raw answers, gold as attention checks."""
+    cifar_out.write_cifar10h(path, run.records(with_gold=True))
+    return run.without("skips")
+
+
+def mturk(path: Path, run: Outgoing) -> Left:
+    """Results of a batch."""
+    tables.write_mturk(path, run.records(), run.address)
+    return run.without("gold answers")
+
+
+def group_workers(path: Path, run: Outgoing) -> Left:
+    """Counts of gold answers, of all people as one group."""
+    found = run.records(with_gold=True)
+    labels, classes = found.labels(), found.class_names()
+    who, counts = confusions.count_confusions(labels[labels["kind"] == "gold"], found.truth, classes)
+    if not len(who):
+        raise AnnotError(f"{run.directory} has no gold answers to count; ask for some by annotation.gold or gold_rate")
+    names = read_run(run.directory).names
+    confusions.write_group_workers(path, classes, [names[name] for name in classes], {"0": counts}, {"0": who})
+    ordinary = int((found.answers["kind"] == "annotation").sum())
+    return run.without() | {"ordinary answers": ordinary, "skips": int(found.answers["skip"].sum())}
+
+
+def studio_csv(path: Path, run: Outgoing) -> Left:
+    """Label Studio's CSV export."""
+    label_studio.write_label_studio_csv(path, run.records(), run.address)
+    return run.without("gold answers")
+
+
+def studio(path: Path, run: Outgoing) -> Left:
     """Annotations of the log, and the run's labels, where it has any yet, as predictions."""
     given = run.records(with_gold=True)
     predictions = run.labels if (run.directory / "labels.csv").is_file() else None
     tasks = {*given.answers["task"], *([] if predictions is None else predictions["task"])}
     address = {task: run.address(task) for task in tasks} if run.prefix else None
     label_studio.write_label_studio(path, given, address, predictions)
+    return run.without()
 
 
-def mturk_input(path: Path, run: Outgoing) -> None:
+def mturk_input(path: Path, run: Outgoing) -> Left:
     """The open questions, one HIT each."""
     tasks = list(dict.fromkeys(run.log.questions(open_only=True, kind="annotation")["item"]))
     if not tasks:
         raise AnnotError(f"{run.directory} has no open questions; run fit until it waits for answers")
     tables.write_mturk_input(path, tasks, [run.address(task) for task in tasks])
+    return {}
 
 
-def labels_csv(path: Path, run: Outgoing) -> None:
+def labels_csv(path: Path, run: Outgoing) -> Left:
     """``labels.csv``, or the finished part of it."""
     write_table(path, run.labels)
+    return {}
 
 
-def parquet(path: Path, run: Outgoing) -> None:
+def parquet(path: Path, run: Outgoing) -> Left:
     """``labels.csv`` with the most probable classes of each item, ``top_label``, and their ``top_probability``, as lists."""
     try:
         import pyarrow as pa
@@ -125,16 +195,19 @@ def parquet(path: Path, run: Outgoing) -> None:
         raise AnnotError(f"{path} cannot be written: {error}; check the folder, its permissions and the disk") from error
     finally:
         scratch.unlink(missing_ok=True)
+    return {}
 
 
-def class_folders(path: Path, run: Outgoing) -> None:
+def class_folders(path: Path, run: Outgoing) -> Left:
     """One folder a class, with links or copies."""
     root = run.images or image_root(read_run(run.directory))
     if root is None:
         raise AnnotError(f"{run.directory} does not say where its images are; name their folder by --images DIR")
     folders.write_class_folders(path, run.labels, Path(root), run.copy)
+    return {}
 
 
-def imagefolder(path: Path, run: Outgoing) -> None:
-    """``metadata.jsonl``."""
+def imagefolder(path: Path, run: Outgoing) -> Left:
+    """``metadata.jsonl``, or, where the file is to end in ``.csv``, ``metadata.csv``."""
     folders.write_metadata(path, run.labels)
+    return {}

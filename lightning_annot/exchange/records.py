@@ -112,6 +112,11 @@ def text_of(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def texts(values: pd.Series) -> list[str]:
+    """Numbers as text, whole ones without a point, empty where unknown."""
+    return ["" if np.isnan(value) else text_of(value) for value in values.tolist()]
+
+
 def read_json(path: Path) -> Any:
     """What the file holds; AnnotError where it cannot be read or is no JSON."""
     try:
@@ -155,6 +160,12 @@ def check_numbers(path: Path, values: pd.Series, size: int, what: str) -> pd.Ser
 
 
 def check_unlike(path: Path, names: Sequence[str], bad: Sequence[str], why: str) -> None:
-    """AnnotError if one of the ``names`` is among the ``bad`` ones, which the format cannot write."""
+    """AnnotError if one of the ``names`` is among the ``bad`` ones, which the format cannot write: ``why``."""
     if odd := sorted(set(names) & set(bad)):
         raise AnnotError(f"{path} cannot be written: {odd[:5]} {why}; choose another format")
+
+
+def check_no_spaces_around(path: Path, names: Sequence[str]) -> None:
+    """AnnotError if one of the ``names`` begins or ends with a space, which who reads the file takes away."""
+    odd = [name for name in {*names} if name != name.strip()]
+    check_unlike(path, odd, odd, "would be read without the spaces around them")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lightning_annot.annotations.formats import EXPERT_LABEL, check_none, parse_seconds, read_rows, read_table, write_table
-from lightning_annot.exchange.records import Reading, Records, check_unlike, from_table, records
+from lightning_annot.exchange.numbers import named, write_numbered
+from lightning_annot.exchange.records import (
+    Reading,
+    Records,
+    check_no_spaces_around,
+    check_unlike,
+    from_table,
+    records,
+    texts,
+)
 from lightning_annot.types import AnnotError
 
 PERFORMER = {"performer": "worker"}  # crowd-kit before 1.0
@@ -21,10 +30,16 @@ def read_crowd_kit(path: Path, how: Reading) -> Records:
     """``task,worker,label`` and, where it is there, ``seconds``; ``performer`` counts as worker.
 
     In the table of ``unfinished`` the label is what the expert filled in; ``skip`` and ``unsure`` are skips, an empty cell
-    is not answered yet.
+    is not answered yet. The labels of a run are nobody's answers.
     """
-    if EXPERT_LABEL in read_rows(path)[0] and "label" not in how.columns:
+    header = read_rows(path)[0]
+    if "label" not in how.columns and EXPERT_LABEL in header:
         return _read_handover(path, how)
+    if "label" not in how.columns and {"label", "confidence", "risk"} <= {*header}:
+        raise AnnotError(
+            f"{path} has the labels of a run, which nobody gave, and no column {EXPERT_LABEL}; name the column with answers by "
+            "--map label=COLUMN"
+        )
     return from_table(path, how, old_names=PERFORMER)
 
 
@@ -75,9 +90,10 @@ def write_cleanlab_wide(path: Path, given: Records) -> None:
     """One row a task, one column a worker; empty where there is no answer. Skips are left out."""
     labels = given.labels()
     check_unlike(path, labels["label"], BLANK, "would be read as no answer")
+    check_no_spaces_around(path, labels["worker"])
     wide = labels.pivot(index="task", columns="worker", values="label")
     wide = wide.reindex(index=labels["task"].unique(), columns=labels["worker"].unique())
-    write_table(path, wide.reset_index().rename(columns={"index": "task"}))
+    write_table(path, wide.reset_index(names="task", allow_duplicates=True))
 
 
 def read_mturk(path: Path, how: Reading) -> Records:
@@ -101,6 +117,33 @@ def read_mturk(path: Path, how: Reading) -> Records:
     return records(path, table[task], worker, answer, seconds=seconds, skip=answer == "")
 
 
+def write_mturk(path: Path, given: Records, address: Callable[[str], str] = str) -> None:
+    """Results of a batch: ``Input.task``, its ``address`` as ``Input.image_url``, and ``Answer.label``; empty for a skip.
+
+    HITs and assignments are numbered, types of HITs and moments of acceptance unknown, and all assignments submitted, not yet
+    approved or rejected.
+    """
+    answers = given.answers
+    check_no_spaces_around(path, given.labels()["label"])
+    when = answers.get("answered_at", "")
+    table = {
+        "HITId": pd.factorize(answers["task"])[0] + 1,
+        "HITTypeId": "",
+        "AssignmentId": np.arange(1, len(answers) + 1),
+        "WorkerId": answers["worker"],
+        "AssignmentStatus": "Submitted",
+        "AcceptTime": "",
+        "SubmitTime": when,
+        "WorkTimeInSeconds": texts(answers["seconds"]),
+        "Input.image_url": [address(task) for task in answers["task"]],
+        "Input.task": answers["task"],
+        "Answer.label": answers["label"].where(~answers["skip"], ""),
+        "Approve": "",
+        "Reject": "",
+    }
+    write_table(path, pd.DataFrame(table))
+
+
 def write_mturk_input(path: Path, tasks: Sequence[str], addresses: Sequence[str]) -> None:
     """Input of a batch, one HIT a line: ``image_url`` and the ``task`` that comes back as ``Input.task``."""
     write_table(path, pd.DataFrame({"image_url": list(addresses), "task": list(tasks)}))
@@ -112,8 +155,32 @@ def read_netease(path: Path, how: Reading) -> Records:
     """
     names = [how.column(key, usual) for key, usual in (("task", "taskId"), ("worker", "workerId"), ("label", "answer"))]
     table = read_table(path, names, ("truth",))
-    task, worker, label = (table[name] for name in names)
-    return records(path, task, worker, label, truth=_truth(path, task, table["truth"]) if "truth" in table else {})
+    task, worker, label = (named(path, name, table[name]) for name in names)
+    truth = _truth(path, task, named(path, "truth", table["truth"])) if "truth" in table else {}
+    return records(path, task, worker, label, truth=truth)
+
+
+def write_netease(path: Path, given: Records) -> None:
+    """One set of tasks of one capability; ``completeTime`` in milliseconds since 1970, where it is known. Skips are left out.
+
+    The form has numbers for tasks, workers and classes: names are numbered, see exchange/numbers.py.
+    """
+    labels, classes = given.labels(), given.class_names()
+    done = pd.Series("", index=labels.index, dtype=object)
+    if "answered_at" in labels:
+        moment = pd.to_datetime(labels["answered_at"], utc=True, format="ISO8601")
+        done = ((moment - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)).astype(str)
+    table = {
+        "tasksetId": 0,
+        "taskId": labels["task"],
+        "workerId": labels["worker"],
+        "answer": labels["label"],
+        "completeTime": done,
+        "truth": labels["task"].map(given.truth).fillna(""),
+        "capability": 0,
+    }
+    names = {"taskId": labels["task"].unique(), "workerId": labels["worker"].unique(), "answer": classes, "truth": classes}
+    write_numbered(path, pd.DataFrame(table), names)
 
 
 def _truth(path: Path, task: pd.Series, truth: pd.Series) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,22 @@ import pandas as pd
 
 from lightning_annot.annotations.formats import EXPERT as SOURCE
 from lightning_annot.annotations.formats import EXPERT_LABEL
-from lightning_annot.crowd.priors import EXPERT_ACCURACY
+from lightning_annot.crowd.priors import EXPERT_ACCURACY, check_experts_fit
+from lightning_annot.report.run_files import RunFiles
 
-COLUMNS = ("task", "label", "confidence", "risk", "n_annotations", "gain", "probable", "answers", "reason", EXPERT_LABEL)
+COLUMNS = (
+    "task",
+    "label",
+    "confidence",
+    "risk",
+    "n_annotations",
+    "gain",
+    "probable",
+    "answers",
+    "reason",
+    "path",
+    EXPERT_LABEL,
+)
 
 DOUBT = "an expert has seen it, and doubt remains"
 WAITS = "waits for an answer"
@@ -54,14 +68,26 @@ def expert_gain(probability: np.ndarray, n_classes: int, accuracy: float = EXPER
     return gain
 
 
+def check_expert(run: RunFiles, expert: str) -> None:
+    """AnnotError where a run has too many workers and classes to have an expert, before anything is committed."""
+    known = {*run.workers["worker"]} if "worker" in run.workers else set()
+    check_experts_fit(len(known | {expert}), len(run.classes))
+
+
 def unfinished_items(
-    labels: pd.DataFrame, belief: Belief, questions: pd.DataFrame, answers: pd.DataFrame, summary: dict[str, Any]
+    labels: pd.DataFrame,
+    belief: Belief,
+    questions: pd.DataFrame,
+    answers: pd.DataFrame,
+    summary: dict[str, Any],
+    images: Path | None = None,
 ) -> pd.DataFrame:
     """``COLUMNS`` of the unfinished items, by falling ``expert_gain``, then risk.
 
     ``labels``: a run's ``labels.csv``, and ``belief`` in the same order. ``questions`` (open ones alone) and ``answers``:
     ordinary ones of its log, with the column ``item``. ``summary``: its ``summary.json``, with ``cap``, ``stop_reason`` and
     ``leftover``, or empty while the run goes on. Of several reasons the first is told, in the order of ``conditions`` below.
+    ``images``: their folder; ``path`` is that of the item's file, and empty where there is none.
     """
     row = np.flatnonzero(labels["status"] == "unfinished")
     gain = expert_gain(belief.probability[row], len(belief.classes)).round(6)
@@ -82,8 +108,13 @@ def unfinished_items(
     ended = f"{ENDED}: {summary['stop_reason']}" if "stop_reason" in summary else GOES_ON
     reason = np.select([np.asarray(where, dtype=bool) for where in conditions.values()], list(conditions), ended)
     probable = _probable(belief, row)
-    more = {"gain": gain, "probable": probable, "answers": _answers(task, answers), "reason": reason, EXPERT_LABEL: ""}
-    return left.assign(**more)[list(COLUMNS)]
+    path = [_path(images, name) for name in task]
+    more = {"gain": gain, "probable": probable, "answers": _answers(task, answers), "reason": reason, "path": path}
+    return left.assign(**more, **{EXPERT_LABEL: ""})[list(COLUMNS)]
+
+
+def _path(folder: Path | None, task: str) -> str:
+    return str(folder / task) if folder is not None and (folder / task).is_file() else ""
 
 
 def _probable(belief: Belief, row: np.ndarray) -> list[str]:

@@ -19,7 +19,7 @@ _DESCRIPTION = (
 def serve_parser() -> argparse.ArgumentParser:
     """Parses what follows the word ``serve``."""
     parser = argparse.ArgumentParser("lightning-annot serve", description=_DESCRIPTION)
-    parser.add_argument("dir", type=Path, help="folder of a run, whose workers are lightning_annot.workers.live.LiveWorkers")
+    parser.add_argument("dir", type=Path, help="folder of a run with LiveWorkers, or one that has asked an expert")
     parser.add_argument("--invite", nargs="+", default=[], metavar="NAME", help="make a personal link for each who has none")
     parser.add_argument("--renew", nargs="+", default=[], metavar="NAME", help="make a new link; the old one is closed")
     parser.add_argument("--hit", type=int, default=10, help="images of one HIT (10)")
