@@ -124,8 +124,8 @@ class Ledger:
         return arrived, arrived + len(self._open(round_ + 1))
 
     def _open(self, before_round: int | None = None) -> pd.DataFrame:
-        """Open questions, of rounds before ``before_round`` alone if given, less those to experts: audits, see certificate/, and
-        unfinished items, see exchange/handover.py. Nobody waits for these, and what a round asks does not depend on them.
+        """Open questions, of rounds before ``before_round`` alone if given, less those to experts: audits, see certificate/,
+        and unfinished items, see exchange/handover.py. Nobody waits for these; what a round asks does not depend on them.
         """
         waiting = self._log.questions(open_only=True, from_id=self._first_open)
         if len(waiting):
