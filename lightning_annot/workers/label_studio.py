@@ -39,7 +39,7 @@ class LabelStudioWorkers(Workers):
     Args:
         url: address of the server.
         project: title of the project, made if there is none; "lightning-annot" and the name of the output folder by default.
-        images: what comes before an item's name in the address of its image; without it image files are uploaded.
+        images: address of images, with ``{item}`` where an item's name goes, else at the end; without it files are uploaded.
         predictions: show what the last round believes as pre-annotations.
         workers: e-mail addresses of people to address questions to; without them questions go to anyone.
         until: ``all``, or the share of a round's answers to wait for, such as 0.8.

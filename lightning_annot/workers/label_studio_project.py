@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_annot.workers.label_studio_client import LabelStudio
 
 SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".webp")  # of images that the server takes and a browser shows
+NAME = "{item}"
 MOST_FILES, MOST_BYTES = 50, 32_000_000  # of one upload; the server takes up to 100 files and 200 MB
 
 
@@ -62,18 +63,21 @@ class Control:
 
 
 class Pictures:
-    """Addresses of images: ``prefix`` and the item's name, or, without a prefix, files that are uploaded, each once."""
+    """Addresses of images: ``pattern`` with the item's name for ``{item}``, or at its end; without one, of files that are
+    uploaded, each once.
+    """
 
-    def __init__(self, server: LabelStudio, prefix: str | None, paths: Mapping[str, str] | None) -> None:
-        self._server, self._prefix, self._paths = server, prefix, paths or {}
+    def __init__(self, server: LabelStudio, pattern: str | None, paths: Mapping[str, str] | None) -> None:
+        self._server, self._pattern, self._paths = server, pattern, paths or {}
         self._known: dict[str, str] | None = None
-        if prefix is None:  # a run without images shall not start
+        if pattern is None:  # a run without images shall not start
             self._file(next(iter(self._paths), ""))
 
     def addresses(self, items: Sequence[str]) -> dict[str, str]:
         """Where each of the ``items`` is shown."""
-        if self._prefix is not None:
-            return {item: self._prefix + quote(item) for item in items}
+        if self._pattern is not None:
+            before, _, after = self._pattern.partition(NAME)
+            return {item: before + quote(item) + after for item in items}
         if self._known is None:
             self._known = self._server.uploads()
         names: dict[str, str] = {}
@@ -98,6 +102,6 @@ class Pictures:
             return path
         raise AnnotError(
             f"Label Studio shows images, and item {item!r} has no file that ends in {', '.join(SUFFIXES)} (there is "
-            f"{str(path)!r}); set data.root to a folder of such files, or workers.images to what comes before an item's "
-            "name in its address, such as https://images.example.org/."
+            f"{str(path)!r}); set data.root to a folder of such files, or workers.images to where the "
+            f"images are, such as https://images.example.org/{NAME}."
         )
