@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 OWNER, PASSWORD, TOKEN = "ann@example.org", "quite-a-secret", "0123456789abcdef0123456789abcdef01234567"
-START_SECONDS = 180
+START_SECONDS = 600  # some hundred migrations of its database: 40 s where nothing else runs
 
 Opinion = Callable[[str], tuple[str | None, float]]
 """Label (None: a skip) and seconds for an item."""

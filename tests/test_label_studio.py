@@ -35,6 +35,7 @@ pytestmark = [
 
 WORKERS = "lightning_annot.workers.label_studio.LabelStudioWorkers"
 TRUTH = load_digits().target.astype(str)
+IMAGES = "/data/local-files/?d=files/{item}.png"
 ITEMS, CLASSES = ["a", "b", "c"], ["cat", "dog&<cow>"]
 
 
@@ -54,7 +55,7 @@ def start_fit(run: Path, settings: dict[str, Any], *more: str) -> subprocess.Pop
 
 def finish(process: subprocess.Popen[str]) -> str:
     """What it printed; it must have succeeded."""
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert TOKEN not in said
     return said
@@ -103,7 +104,7 @@ def test_200_tasks_by_two_annotators_with_skips_and_gold_killed_and_resumed(serv
         "annotation.workers": WORKERS,
         "annotation.workers.url": server.url,
         "annotation.workers.project": title,
-        "annotation.workers.images": "/data/local-files/?d=files/digits/{item}.png",
+        "annotation.workers.images": IMAGES,
         "annotation.workers.workers": f"[{ann.email},{bob.email}]",
         "annotation.workers.poll_seconds": 0.5,
         "annotation.sampling.per_round": 95,
@@ -168,7 +169,7 @@ def test_200_tasks_by_two_annotators_with_skips_and_gold_killed_and_resumed(serv
     kinds = questions(run).set_index("id")["kind"]
     data = {kind: {tuple(t["data"]) for t in tasks if kinds[question_of(t)] == kind} for kind in ("gold", "annotation")}
     assert data["gold"] == data["annotation"] == {("image", "question", "task", "worker")}  # gold looks like all others
-    assert {*rounds(run)["gold"]} >= {0, 10}
+    assert rounds(run)["annotations"].tolist() == [0, 95 + 2, 190 + 2]  # the star and the second opinion
 
     finish(start_fit(run, settings, *again))  # synchronised again
     (run / "checkpoints" / "last.ckpt").unlink()
@@ -181,16 +182,15 @@ def test_200_tasks_by_two_annotators_with_skips_and_gold_killed_and_resumed(serv
 def disturb(ann: Person, bob: Person, project: int, log: pd.DataFrame) -> tuple[int, int]:
     """While no run looks: edit, star, and give second opinions; which question was starred, and which answered twice."""
     tasks = {question_of(task): task for task in ann.tasks(project)}
-    given = [row for row in log.itertuples() if row.label is not None]
+    given = [row for row in log.itertuples() if row.label is not None and row.kind == "annotation"]
     edited, starred = (tasks[row.question]["annotations"][0] for row in given[:2])
     skipped = next(a for task in tasks.values() for a in task["annotations"] if a["was_cancelled"])
     other = [{**edited["result"][0], "value": {"choices": ["0" if given[0].label != "0" else "1"]}}]
     ann.call("PATCH", f"/api/annotations/{edited['id']}/", json={"result": other})
     for annotation in (starred, skipped):
         ann.call("PATCH", f"/api/annotations/{annotation['id']}/", json={"ground_truth": True})
-    doubled = next(row for row in given[2:] if row.worker == ann.email)
-    if (log["item"] == doubled.item).sum() == 1:
-        bob.annotate(tasks[doubled.question], "3", 2.5)
+    doubled = next(row for row in given[2:] if row.worker == ann.email and row.kind == "annotation")
+    bob.annotate(tasks[doubled.question], "3", 2.5)
     return given[1].question, doubled.question
 
 
@@ -239,14 +239,11 @@ def test_nobody_answers_an_item_twice_and_files_are_uploaded(server: Server, tmp
     assert bob.work(project, say, 1) == 1
     assert ann.work(project, say) == 11
     wait_for(lambda: tasks(24), process)
-    second = ann.work(project, say)  # she has answered 11 of the 12 items before
-    assert second == 12
-    twice = [q for q in ann.given if questions(run).set_index("id")["round"][q] == 1]
-    kept = {questions(run).set_index("id")["item"][q]: q for q in [*ann.given][:11]}
-    items = questions(run).set_index("id")["item"]
-    for q in twice:
-        if items[q] in kept:
-            del ann.given[q]
+    first = {*ann.given}
+    assert ann.work(project, say) == 12  # she has answered 11 of these items before
+    item = questions(run).set_index("id")["item"]
+    seen = {item[question] for question in first}
+    ann.given = {q: given for q, given in ann.given.items() if q in first or item[q] not in seen}
     wait_for(lambda: bob.work(project, say) + len(bob.given) >= 12, process)
     finish(process)
     assert logged(run) == said_by(ann, bob)
@@ -272,9 +269,9 @@ def log(tmp_path: Path) -> Iterator[AnnotationLog]:
 class Bench:
     """Workers over three items, whose log is here; a new instance is like a new process."""
 
-    def __init__(self, log: AnnotationLog, url: str, title: str, **settings: Any) -> None:
+    def __init__(self, log: AnnotationLog, url: str, title: str) -> None:
         self.log = log
-        self.workers = LabelStudioWorkers(url, title, images="/data/local-files/?d=", **settings)
+        self.workers = LabelStudioWorkers(url, title, images=IMAGES)
         folder = str(Path(log.url.removeprefix("sqlite:///")).parent)
         self.workers.bind(Task(ITEMS, CLASSES, 0, folder, log_url=log.url, names=["a cat", "<b>$dog</b>"]))
         known = log.answers()
@@ -322,6 +319,19 @@ def test_pushed_once_and_each_annotation_taken_once(server: Server, log: Annotat
     ann.annotate(fourth, CLASSES[0], 1.0, remember=False)
     assert bench.step() == []
     assert not ann.tasks(project)[3]["is_labeled"]  # somebody else can have it
+
+
+def test_images_at_an_address(server: Server, log: AnnotationLog) -> None:
+    for item in ITEMS:
+        Image.new("L", (8, 8), ord(item)).save(server.files / f"{item}.png")
+    ask(log, *ITEMS)
+    Bench(log, server.url, "local files").step()
+    project = server.ann.project("local files")
+    storage = {"project": project, "path": str(server.files), "use_blob_urls": True}
+    server.ann.call("POST", "/api/storages/localfiles/", json=storage)
+    for task in server.bob.tasks(project):
+        picture = server.bob.http.get(task["data"]["image"])
+        assert picture.content == (server.files / f"{task['data']['task']}.png").read_bytes()
 
 
 def test_two_runs_share_a_project(server: Server, tmp_path: Path) -> None:

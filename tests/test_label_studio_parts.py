@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
+from cli_runs import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +87,10 @@ def test_odd_settings(odd: dict[str, Any], message: str) -> None:
 def test_a_task_without_a_log(tmp_path: Path) -> None:
     with pytest.raises(AnnotError, match="log_url"):
         LabelStudioWorkers().bind(Task(["a"], ["cat", "dog"], seed=0, output_dir=str(tmp_path)))
+
+
+def test_the_page_has_every_setting_and_its_default() -> None:
+    text = (ROOT / "docs" / "label_studio.md").read_text(encoding="utf-8").partition("## What becomes")[0]
+    told = {name: yaml.safe_load(value) for name, value in re.findall(r"^\| `([a-z_]+)` \| (\S+) \|", text, flags=re.M)}
+    settings = inspect.signature(LabelStudioWorkers).parameters.values()
+    assert told == {setting.name: setting.default for setting in settings}
