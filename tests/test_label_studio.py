@@ -269,9 +269,9 @@ def log(tmp_path: Path) -> Iterator[AnnotationLog]:
 class Bench:
     """Workers over three items, whose log is here; a new instance is like a new process."""
 
-    def __init__(self, log: AnnotationLog, url: str, title: str) -> None:
+    def __init__(self, log: AnnotationLog, url: str, title: str, **settings: Any) -> None:
         self.log = log
-        self.workers = LabelStudioWorkers(url, title, images=IMAGES)
+        self.workers = LabelStudioWorkers(url, title, images=IMAGES, **settings)
         folder = str(Path(log.url.removeprefix("sqlite:///")).parent)
         self.workers.bind(Task(ITEMS, CLASSES, 0, folder, log_url=log.url, names=["a cat", "<b>$dog</b>"]))
         known = log.answers()
@@ -308,6 +308,8 @@ def test_pushed_once_and_each_annotation_taken_once(server: Server, log: Annotat
     ann.call("PATCH", f"/api/annotations/{star}/", json={"ground_truth": True})
     assert bench.step() == [Answer(1, GROUND_TRUTH, CLASSES[0], None, "expert")]
     before = log.answers()
+    odd = [{"from_name": "choice", "to_name": "image", "type": "choices", "value": {"choices": ["cow"]}}]
+    ann.call("PATCH", f"/api/annotations/{star}/", json={"result": odd})  # the first answer counts
     assert bench.step() == Bench(log, server.url, title).step() == []
     pd.testing.assert_frame_equal(log.answers(), before)
     assert len(ann.tasks(project)) == 3
@@ -387,6 +389,24 @@ def test_a_project_of_other_classes(server: Server, log: AnnotationLog) -> None:
         AnnotError, match=r"'other classes' is about other classes: it has \['cow'\], this run has \['cat', 'dog"
     ):
         Bench(log, server.url, "other classes")
+
+
+def test_people_without_an_account(server: Server, log: AnnotationLog) -> None:
+    with pytest.raises(AnnotError, match=r"\['eve@example.org'\] have no account at .* knows \['ann@example.org', 'bob@"):
+        Bench(log, server.url, "strangers", workers=["eve@example.org", server.ann.email])
+
+
+def test_pre_annotations_do_not_tell_gold_questions(server: Server, log: AnnotationLog, tmp_path: Path) -> None:
+    rows = [("a", "cat", 1.0, "prototype"), ("b", CLASSES[1], 0.75, "open"), ("c", "cat", 0.5, "open")]
+    pd.DataFrame(rows, columns=["task", "label", "confidence", "status"]).to_csv(tmp_path / "labels.csv", index=False)
+    bench = Bench(log, server.url, "pre-annotations", predictions=True)
+    ask(log, "b", "c")
+    bench.step()
+    ask(log, "a", "b")
+    bench.step()
+    tasks = server.ann.tasks(server.ann.project("pre-annotations"))
+    shown = [[(p["score"], p["result"][0]["value"]["choices"]) for p in task["predictions"]] for task in tasks]
+    assert shown == [[(0.75, [CLASSES[1]])], [(0.5, ["cat"])], [], []]
 
 
 def test_a_wrong_token(server: Server, log: AnnotationLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ def test_the_control_is_found_whatever_it_is_called() -> None:
     other = {**found, "labels": ["sharp", "blurred"]}
     project = {"title": "pets", "parsed_label_config": {"quality": other, "animal": found}}
     assert Control.of(project, ["cat", "dog"]) == Control("animal", "photo", "url")
+    with pytest.raises(AnnotError, match=r"takes its images from \$url"):
+        Control.of(project, ["cat", "dog"], taken=("url",))
     with pytest.raises(AnnotError, match=r"other classes: it has \['blurred', 'cat', 'dog', 'sharp'\], this run has \['cow'\]"):
         Control.of(project, ["cow"])
 

@@ -93,11 +93,23 @@ class LabelStudioWorkers(Workers):
                 config = label_config(task.classes, task.names or task.classes)
                 project = server.create_project(title, config, self._predictions)
                 logger.info("Label Studio project %r is made: %s/projects/%d", title, server.url, server.project)
-            self._control = Control.of(project, task.classes)
-            for name in set(self._workers) - server.tabs():
-                server.add_tab(name, WORKER)
+            self._control = Control.of(project, task.classes, taken=(KEY, ITEM, WORKER))
+            self._introduce()
         except AwayError as error:
             raise AnnotError(f"{error}; start it, or correct workers.url ({self._url}).") from error
+
+    def _introduce(self) -> None:
+        """A tab for each person who is named."""
+        if not self._workers:
+            return
+        people = sorted(self._server.emails().values())
+        if strangers := sorted({*self._workers} - {*people}):
+            raise AnnotError(
+                f"workers.workers {strangers[:5]} have no account at {self._server.url}, which knows {people[:10]}; give the "
+                "e-mail addresses of people who have one, or invite them first."
+            )
+        for name in sorted({*self._workers} - self._server.tabs()):
+            self._server.add_tab(name, WORKER)
 
     def names(self) -> Sequence[str]:
         """The workers given; empty when questions go to anyone."""
@@ -142,8 +154,10 @@ class LabelStudioWorkers(Workers):
         except AwayError as error:
             self._is_away(error)
             return []
-        annotations = [(annotation, task) for task in tasks for annotation in task["annotations"]]
-        answers = [x for a, task in sorted(annotations, key=lambda pair: pair[0]["id"]) for x in self._answers(a, task)]
+        signed = [
+            (a, task) for task in tasks for a in task["annotations"] if a["completed_by"] is not None
+        ]  # else: deleted users
+        answers = [x for a, task in sorted(signed, key=lambda pair: pair[0]["id"]) for x in self._answers(a, task)]
         for answer in answers:
             self._open.pop(answer.question, None)
         try:
@@ -176,8 +190,9 @@ class LabelStudioWorkers(Workers):
         self._pushed, self._total = there, len(keys)
 
     def _as_tasks(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        address = self._pictures.addresses(list(dict.fromkeys(question.item for question in questions)))
-        guesses = self._guesses() if self._predictions else {}
+        items = list(dict.fromkeys(question.item for question in questions))
+        address = self._pictures.addresses(items)
+        guesses = self._guesses(items) if self._predictions else {}
         tasks = []
         for question in questions:
             data = {self._control.key: address[question.item], KEY: self._key_of[question.id], ITEM: question.item}
@@ -187,18 +202,29 @@ class LabelStudioWorkers(Workers):
             tasks.append({"data": data, "predictions": guess})
         return tasks
 
-    def _guesses(self) -> dict[str, dict[str, Any]]:
-        """Pre-annotations by item, from what the round before has left."""
+    def _guesses(self, items: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Pre-annotations by item, from what the round before has left; none where some of the ``items`` are prototypes.
+
+        A gold question must not show its label, and must not be the only one that shows none.
+        """
         path = Path(self._task.output_dir) / "labels.csv"
         if not path.is_file():
             return {}
         table = pd.read_csv(path, dtype={"task": str, "label": str}, keep_default_na=False)
+        table = table[table["task"].isin(items)]
+        if (table["status"] == "prototype").any():
+            return {}
         rows = zip(table["task"], table["label"], table["confidence"], strict=True)
         return {item: prediction(label, score, self._control.name, self._control.shown) for item, label, score in rows}
 
     def _answers(self, annotation: Mapping[str, Any], task: Mapping[str, Any]) -> list[Answer]:
         """What is new in an annotation: its author's answer, and an expert's where it is starred."""
         question, item = self._asked[task["data"][KEY]]
+        author = self._emails[annotation["completed_by"]]
+        who = [author, GROUND_TRUTH] if annotation["ground_truth"] else [author]
+        new = [name for name in who if (item, name) not in self._answered]
+        if not new:  # what has become of it since does not matter
+            return []
         where = f"{task['id']}, annotation {annotation['id']}"
         given = said(f"{self._server.url}/projects/{self._server.project}", where, annotation, self._control.name)
         if given.label is not None and given.label not in self._classes:
@@ -207,12 +233,11 @@ class LabelStudioWorkers(Workers):
                 f"the {len(self._classes)} classes, {sorted(self._classes)[:10]}; correct it there, the same command goes on."
             )
         seconds = given.lead_time if isinstance(given.lead_time, int | float) and 0 <= given.lead_time < math.inf else None
-        answers = [Answer(question, self._emails[annotation["completed_by"]], given.label, seconds, SOURCE)]
+        answers = {author: Answer(question, author, given.label, seconds, SOURCE)}
         if given.ground_truth:
-            answers.append(Answer(question, GROUND_TRUTH, given.label, None, EXPERT))
-        new = [answer for answer in answers if (item, answer.worker) not in self._answered]
-        self._answered |= {(item, answer.worker) for answer in new}
-        return new
+            answers[GROUND_TRUTH] = Answer(question, GROUND_TRUTH, given.label, None, EXPERT)
+        self._answered |= {(item, name) for name in new if name in answers}
+        return [answers[name] for name in new if name in answers]
 
     def _offer_again(self, tasks: Sequence[Mapping[str, Any]]) -> None:
         """Give tasks to one person more where everybody so far had answered the item before, so that the question is open."""

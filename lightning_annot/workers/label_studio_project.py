@@ -47,13 +47,21 @@ class Control:
     key: str
 
     @classmethod
-    def of(cls, project: Mapping[str, Any], classes: Sequence[str]) -> Control:
-        """The choices of ``project``, as the server describes it, that are the ``classes``; AnnotError if none are."""
+    def of(cls, project: Mapping[str, Any], classes: Sequence[str], taken: Sequence[str] = ()) -> Control:
+        """The choices of ``project``, as the server describes it, that are the ``classes``; AnnotError if none are, or if the
+        key is ``taken``.
+        """
         controls = project.get("parsed_label_config") or {}
         found = {name: part for name, part in controls.items() if part["type"] == "Choices"}
         for name, part in found.items():
             if set(part["labels"]) == set(classes) and part["inputs"]:
-                return cls(name, part["to_name"][0], part["inputs"][0]["value"])
+                key = part["inputs"][0]["value"]
+                if key in taken:
+                    raise AnnotError(
+                        f"the Label Studio project {project['title']!r} takes its images from ${key}, which is needed for "
+                        f"something else; name it otherwise, such as ${IMAGE}."
+                    )
+                return cls(name, part["to_name"][0], key)
         there = sorted({label for part in found.values() for label in part["labels"]})
         raise AnnotError(
             f"the Label Studio project {project['title']!r} is about other classes: it has {there[:10]}, this run has "
@@ -84,7 +92,10 @@ class Pictures:
         new: dict[str, bytes] = {}
         for item in items:
             path = self._file(item)
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise AnnotError(f"the image of {item!r} cannot be read: {error}; check the permissions") from error
             # By content, so that what a killed run has uploaded, or another one, is found again.
             names[item] = hashlib.sha256(content).hexdigest()[:32] + path.suffix.lower()
             if names[item] not in self._known:
