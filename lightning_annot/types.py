@@ -65,7 +65,7 @@ class Annotations:
 class Task:
     """What workers may know: items, classes, seed, and ``truth`` (item -> class name) for simulated workers alone.
 
-    ``log_url`` opens the annotation log, for workers whose answers come in through it.
+    ``log_url`` opens the annotation log, for workers whose answers come in through it. ``names``: what people call the classes.
     """
 
     items: Sequence[str]
@@ -75,6 +75,7 @@ class Task:
     paths: Mapping[str, str] | None = None
     truth: Mapping[str, str] | None = None
     log_url: str | None = None
+    names: Sequence[str] | None = None
 
 
 @runtime_checkable

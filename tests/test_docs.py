@@ -34,6 +34,7 @@ DOCUMENTS = (
     "docs/adaptation.md",
     "docs/classifier.md",
     "docs/features.md",
+    "docs/label_studio.md",
     "docs/formats.md",
     "docs/machines.md",
     "docs/people.md",
@@ -46,6 +47,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CERTIFICATE = (ROOT / "docs" / "certificate.md").read_text(encoding="utf-8")
 FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 FORMAT_PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+LABEL_STUDIO = (ROOT / "docs" / "label_studio.md").read_text(encoding="utf-8")
 MACHINES = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
 TRUST = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
 QUICK = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--data.batches.steps", "5"]
@@ -75,7 +77,8 @@ def in_comments(config: Path) -> str:
     return "\n".join(line[4:] for line in config.read_text().splitlines() if line.startswith("#   "))
 
 
-SHOWN = commands("\n".join(blocks(README, "sh") + blocks(FEATURES, "sh") + blocks(MACHINES, "sh") + blocks(TRUST, "sh"))) + [
+PAGES = (README, FEATURES, LABEL_STUDIO, MACHINES, TRUST)
+SHOWN = commands("\n".join(block for page in PAGES for block in blocks(page, "sh"))) + [
     c for path in CONFIGS for c in commands(in_comments(path))
 ]
 FITS = [c for c in SHOWN if c[0] == "fit"]

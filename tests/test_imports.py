@@ -22,7 +22,7 @@ ALLOWED = {
     "sampling": {"types", "crowd"},
     "round": {"types", "annotations", "crowd", "sampling"},
     "recalibration": {"types", "crowd", "round"},
-    "workers": {"types", "annotations"},
+    "workers": {"types", "annotations", "exchange"},
     "learner": PURE,
     "data": PURE | {"backbones"},
     "backbones": {"types", "annotations", "data", "learner"},

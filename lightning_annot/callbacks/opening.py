@@ -55,7 +55,7 @@ def open_ledger(
     if answers is not None:
         import_answers(log, answers, table.classes, table.ids)
     paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
-    task = Task(table.ids, table.classes, data.seed, str(folder), paths, loaded.labels, log.url)
+    task = Task(table.ids, table.classes, data.seed, str(folder), paths, loaded.labels, log.url, table.names)
     ledger = Ledger(log, task, workers, hold_back)
     for name, value in gold.items():
         if not workers.names() and name != "gold_rate":

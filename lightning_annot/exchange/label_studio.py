@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,28 @@ MODEL = "lightning_annot"
 CSV_COLUMNS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
 
 
+@dataclass(frozen=True)
+class Said:
+    """What one annotation says: ``label`` None is a skip; ``lead_time`` as it stands there, seconds or None; ``ground_truth``
+    only where there is a label.
+    """
+
+    label: str | None
+    lead_time: Any
+    ground_truth: bool
+
+
+def said(path: Path | str, at: str, annotation: Mapping[str, Any], control: str | None = None) -> Said:
+    """What the ``annotation`` says by its one choice, of the control of that name where there are several.
+
+    ``path`` and ``at`` (the task, and where in it) are for the AnnotError where there is more than one choice, or no list.
+    """
+    label = _choice(path, at, annotation, control)
+    if annotation.get("was_cancelled"):
+        label = None
+    return Said(label, annotation.get("lead_time"), bool(annotation.get("ground_truth")) and label is not None)
+
+
 def read_label_studio(path: Path, how: Reading) -> Records:
     """The JSON export: ``data.image`` is the task, each annotation an answer of ``completed_by``.
 
@@ -42,14 +65,13 @@ def read_label_studio(path: Path, how: Reading) -> Records:
         task = text_of(member(path, f"task {number}, data", _data(path, number, entry), how.column("task", IMAGE)))
         for place, annotation in objects(path, entry.get("annotations", []), f"annotations of task {number}"):
             at = f"{number}, annotation {place}"
-            label = _choice(path, at, annotation, how.columns.get("label"))
-            skip = bool(annotation.get("was_cancelled")) or label is None
-            gold = bool(annotation.get("ground_truth")) and not skip
+            given = said(path, at, annotation, how.columns.get("label"))
             worker = how.worker if how.worker is not None else _who(path, at, annotation)
-            rows.append((task, worker, "" if skip else label, _text(annotation.get("lead_time")), gold, skip))
+            skip = given.label is None
+            rows.append((task, worker, given.label or "", _text(given.lead_time), given.ground_truth, skip))
             where.append(at)
-            if gold:
-                truth[task] = str(label)
+            if given.ground_truth:
+                truth[task] = str(given.label)
     columns = [column(values, where, "task") for values in zip(*rows, strict=True)] or [column([], [], "task")] * 6
     task_, worker_, label_, seconds, gold_, skip_ = columns
     return records(
@@ -113,7 +135,7 @@ def write_label_studio(
     address, guesses = address or {}, {}
     if predictions is not None:
         columns = (predictions[name] for name in ("task", "label", "confidence"))
-        guesses = {task: _prediction(label, score) for task, label, score in zip(*columns, strict=True)}
+        guesses = {task: prediction(label, score) for task, label, score in zip(*columns, strict=True)}
     answers: dict[str, list[dict[str, Any]]] = {task: [] for task in guesses}
     for number, row in enumerate(given.answers.to_dict("records"), start=1):
         is_truth = row["kind"] == "gold" and given.truth.get(row["task"], row["label"]) == row["label"]
@@ -146,12 +168,13 @@ def _annotation(number: int, row: Mapping[Any, Any], is_truth: bool) -> dict[str
     return given
 
 
-def _prediction(label: str, score: float) -> dict[str, Any]:
-    return {"model_version": MODEL, "score": float(score), "result": _result(label)}
+def prediction(label: str, score: float, control: str = CONTROL, shown: str = OBJECT) -> dict[str, Any]:
+    """A pre-annotation by the ``control`` about the object ``shown``."""
+    return {"model_version": MODEL, "score": float(score), "result": _result(label, control, shown)}
 
 
-def _result(label: str) -> list[dict[str, Any]]:
-    return [{"from_name": CONTROL, "to_name": OBJECT, "type": "choices", "value": {"choices": [label]}}]
+def _result(label: str, control: str = CONTROL, shown: str = OBJECT) -> list[dict[str, Any]]:
+    return [{"from_name": control, "to_name": shown, "type": "choices", "value": {"choices": [label]}}]
 
 
 def _data(path: Path, number: int, entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -161,7 +184,7 @@ def _data(path: Path, number: int, entry: Mapping[str, Any]) -> Mapping[str, Any
     return data
 
 
-def _choice(path: Path, at: str, annotation: Mapping[str, Any], control: str | None) -> str | None:
+def _choice(path: Path | str, at: str, annotation: Mapping[str, Any], control: str | None) -> str | None:
     """The one choice of an annotation, None where nothing was chosen."""
     chosen = [text_of(choice) for choice in _choices(path, at, annotation, control)]
     if len(chosen) > 1:
@@ -172,7 +195,7 @@ def _choice(path: Path, at: str, annotation: Mapping[str, Any], control: str | N
     return chosen[0] if chosen else None
 
 
-def _choices(path: Path, at: str, annotation: Mapping[str, Any], control: str | None) -> Iterator[Any]:
+def _choices(path: Path | str, at: str, annotation: Mapping[str, Any], control: str | None) -> Iterator[Any]:
     for _, part in objects(path, annotation.get("result", []), f"results of task {at}, result"):
         if part.get("type") != "choices" or (control is not None and part.get("from_name") != control):
             continue

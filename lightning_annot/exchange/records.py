@@ -129,7 +129,7 @@ def read_json(path: Path) -> Any:
         raise AnnotError(f"{path}, line {error.lineno}: {error.msg}; the file may be cut") from error
 
 
-def objects(path: Path, value: object, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(path: Path | str, value: object, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number, from 1, and content of each object of a list; AnnotError for what is no list of objects."""
     if not isinstance(value, list):
         raise AnnotError(f"{path} has {type(value).__name__} where a list of {what} belongs; export it anew")

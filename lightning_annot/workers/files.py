@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_annot.annotations.formats import check_members, parse_seconds, read_table, write_table
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
+from lightning_annot.workers.waiting import checked_names
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,7 @@ class FileWorkers(Workers):
 
     def __init__(self, directory: str | None = None, workers: Sequence[str] | None = None) -> None:
         self._directory = directory
-        self._workers = list(workers or ())
-        odd = [name for name in self._workers if not name or name != name.strip()]
-        if odd or len(set(self._workers)) < len(self._workers):
-            raise AnnotError(f"workers are {self._workers}; give names that differ, without spaces around them")
+        self._workers = checked_names(workers)
         self._open: dict[int, Question] = {}
         self._returned: set[int] = set()
         self._written: set[int] | None = None  # questions in the file, None before this process wrote it

@@ -11,6 +11,7 @@ from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
+from lightning_annot.workers.waiting import Waiting, checked_names
 
 
 class LiveWorkers(Workers):
@@ -36,20 +37,9 @@ class LiveWorkers(Workers):
         poll_seconds: float = 2.0,
         workers: Sequence[str] | None = None,
     ) -> None:
-        self._share = 1.0 if until == "all" else _number(until)
-        if not 0 < self._share <= 1:
-            raise AnnotError(f"workers.until {until} given; it must be 'all', or a share above 0 and up to 1, such as 0.8.")
-        if minutes is not None and not minutes >= 0:
-            raise AnnotError(f"workers.minutes {minutes} given; it must be 0 or more, or null to wait for ever.")
-        if not poll_seconds > 0:
-            raise AnnotError(f"workers.poll_seconds {poll_seconds} given; it must be above 0.")
-        self._minutes, self._poll = minutes, poll_seconds
-        self._workers = list(workers or ())
-        odd = [name for name in self._workers if not name or name != name.strip()]
-        if odd or len(set(self._workers)) < len(self._workers):
-            raise AnnotError(f"workers are {self._workers}; give names that differ, without spaces around them")
+        self._waiting = Waiting(until, minutes, poll_seconds)
+        self._workers = checked_names(workers)
         self._people: set[str] = set()
-        self._paused_for = self._looked_at = 0.0
 
     def bind(self, task: Task) -> None:
         """Open the desk where people are invited."""
@@ -89,18 +79,4 @@ class LiveWorkers(Workers):
 
     def patience(self, arrived: int, asked: int, seconds: float) -> float:
         """Wait until the share of the answers is there, or until the minutes are over and any is."""
-        if seconds < self._looked_at:  # another round's wait has begun
-            self._paused_for = self._looked_at = 0.0
-        if self._desk.paused() is not None:
-            self._paused_for += seconds - self._looked_at
-        self._looked_at = seconds
-        full = arrived >= self._share * asked and (arrived > 0 or not asked)
-        over = self._minutes is not None and arrived > 0 and seconds - self._paused_for >= 60 * self._minutes
-        return 0.0 if full or over else self._poll
-
-
-def _number(value: str | float) -> float:
-    try:
-        return float(value)
-    except ValueError as error:
-        raise AnnotError(f"workers.until {value!r} given; it must be 'all', or a share such as 0.8.") from error
+        return self._waiting.patience(arrived, asked, seconds, paused=self._desk.paused() is not None)
