@@ -152,7 +152,6 @@ def test_a_desk_finds_what_another_left(log: AnnotationLog) -> None:
     assert desk.who(token) == "ann"
     assert give(desk, 1, "ann") is True
     assert desk.counts() == {"ann": 1}
-    assert desk.count_of("ann") == 1
 
 
 @pytest.mark.parametrize("odd", [{"seconds": 0}, {"seconds": float("nan")}, {"give_back": -1}])

@@ -155,7 +155,7 @@ def test_what_is_no_log_is_refused(tmp_path):
         AnnotationLog(text)
     assert text.read_text().startswith("task,worker")
     with pytest.raises(AnnotError, match="SQLAlchemy URL"):
-        AnnotationLog("nosuchdatabase://user:secret@host/db")
+        AnnotationLog("nosuchdatabase://user@host/db")
     with pytest.raises(AnnotError, match="cannot be opened"):
         AnnotationLog(text / "below" / "annotations.db")
 
