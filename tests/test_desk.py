@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
-from lightning_annot.annotations.desk import EVERYBODY, Desk, Lending
+from lightning_annot.annotations.desk import EVERYBODY, INVITE, Desk, Lending
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[AnnotationLog]:
-    with AnnotationLog(tmp_path / "annotations.db") as opened:
+def log(log_url: str) -> Iterator[AnnotationLog]:
+    with AnnotationLog(log_url) as opened:
         yield opened
 
 
@@ -127,7 +125,7 @@ def test_pauses(log: AnnotationLog) -> None:
     assert lend(desk, "bob") == [2]
 
 
-def test_invitations(log: AnnotationLog, tmp_path: Path) -> None:
+def test_invitations(log: AnnotationLog) -> None:
     desk = Desk(log)
     old, bob = desk.invite("ann"), desk.invite("bob")
     assert desk.who(old) == "ann"
@@ -137,8 +135,8 @@ def test_invitations(log: AnnotationLog, tmp_path: Path) -> None:
     assert desk.who(bob) is None
     assert [(p.worker, p.revoked) for p in desk.people()] == [("ann", False), ("bob", True)]
     assert len(new) == 22  # 128 bits
-    with closing(sqlite3.connect(tmp_path / "annotations.db")) as raw:
-        assert new not in "\n".join(raw.iterdump())
+    with log.reading() as connection:
+        assert new not in str(connection.execute(select(INVITE)).all())
     for name in ("", " ann", "a\nb", "x" * 101):
         with pytest.raises(AnnotError, match="no name for a worker"):
             desk.invite(name)
@@ -174,13 +172,13 @@ STEPS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_it_does_what_a_plain_list_would(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple]) -> None:
+def test_it_does_what_a_plain_list_would(new_log_url: Callable[[], str], steps: list[tuple]) -> None:
     """Against the rules, written over lists: (item, worker) of questions, lent and live leases, answers."""
     asked: list[tuple[str, str | None]] = []
     lent: set[tuple[int, str]] = set()
     live: set[tuple[int, str]] = set()
     answered: list[tuple[int, str]] = []
-    with AnnotationLog(tmp_path_factory.mktemp("desk") / "log.db") as log:
+    with AnnotationLog(new_log_url()) as log:
         desk = Desk(log)
 
         def item(question: int) -> str:

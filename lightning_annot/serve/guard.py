@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -34,6 +35,35 @@ class Limits:
     stranger_burst: int = 30
 
 
+@dataclass(frozen=True)
+class Hosts:
+    """Host names under which the page is served, None: any; ``addresses``: also under any address in digits.
+
+    A page of another site can make its own name lead to this machine, and would then be let through as ours.
+    """
+
+    names: frozenset[str] | None = None
+    addresses: bool = False
+
+    @classmethod
+    def of(cls, host: str, base: str) -> Hosts:
+        """Where it listens at ``host`` and people come by ``base``."""
+        names = {host, urlsplit(base).hostname or host, "localhost", "127.0.0.1", "::1"}
+        return cls(frozenset(name.lower() for name in names), addresses=host in ("", "0.0.0.0", "::"))
+
+    def allow(self, given: str) -> bool:
+        """Whether a Host header names this page."""
+        if self.names is None:
+            return True
+        try:
+            name = urlsplit(f"//{given}").hostname or ""
+            if name in self.names:
+                return True
+            return self.addresses and ipaddress.ip_address(name) is not None
+        except ValueError:
+            return False
+
+
 class Buckets:
     """Each key may spend ``burst`` at once, and gets ``rate`` a second back. The keys used last are remembered."""
 
@@ -61,8 +91,8 @@ class Guard:
     the JSON type, which a form of another site cannot send.
     """
 
-    def __init__(self, app: ASGIApp, body: int) -> None:
-        self._app, self._body = app, body
+    def __init__(self, app: ASGIApp, body: int, hosts: Hosts = Hosts()) -> None:
+        self._app, self._body, self._hosts = app, body, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -94,6 +124,8 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_PATH:
             return 414, "address too long"
+        if not self._hosts.allow(headers.get(b"host", "")):
+            return 421, "this page has another address"
         if scope["method"] != "POST":
             return None
         origin = headers.get(b"origin")
