@@ -46,7 +46,13 @@ def running_postgres() -> Iterator[str]:
         data = Path(folder) / "data"
         _run("initdb", "--pgdata", str(data), "--username", "annot", "--auth", "trust", "--encoding", "UTF8", "--no-sync")
         free.close()
-        options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "shared_buffers": "16MB", "fsync": "off"}
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "unix_socket_directories": folder,
+            "shared_buffers": "16MB",
+            "fsync": "off",  # the clients are killed in tests, never the machine
+        }
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         server = subprocess.Popen([*_drop(), "postgres", "-D", str(data), *words], stderr=subprocess.DEVNULL, cwd=folder)
         try:

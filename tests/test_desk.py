@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from sqlalchemy.dialects import sqlite
 
+from lightning_annot.annotations import desk as desk_module
 from lightning_annot.annotations.desk import EVERYBODY, INVITE, Desk, Lending
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
@@ -156,6 +159,20 @@ def test_a_desk_finds_what_another_left(log: AnnotationLog) -> None:
 def test_odd_settings(odd: dict[str, float]) -> None:
     with pytest.raises(AnnotError, match="seconds"):
         Lending(**odd)
+
+
+def test_lending_looks_nothing_up_by_reading_a_table(tmp_path: Path) -> None:
+    """SQLite's plan: each table by an index, and what I have answered by the item, however much that is."""
+    with AnnotationLog(tmp_path / "annotations.db") as log:
+        Desk(log)
+        for query in (desk_module._FIRST, desk_module._LENT_BEFORE, desk_module._NEW, desk_module._COUNT):
+            text = str(query.compile(dialect=sqlite.dialect()))
+            with log.reading() as connection:
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (1,) * text.count("?")).all()
+            steps = [step for *_, step in plan]
+            assert not [step for step in steps if step.startswith("SCAN")]
+            if query is not desk_module._COUNT:
+                assert not [step for step in steps if "answer_of_worker" in step]
 
 
 WORKERS = ("ann", "bob", "eve")

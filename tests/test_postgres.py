@@ -1,4 +1,4 @@
-"""A team's log: several writers at once, on a database server and in a file; nothing twice, nothing missed, no password kept."""
+"""A team's log: several writers at once, in a file and on a server; nothing twice, nothing missed, no password kept."""
 
 from __future__ import annotations
 
@@ -181,6 +181,8 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(url: str, bank: Bank, t
     assert not any("hunter2" in path.read_text(errors="ignore") for path in tmp_path.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("url", ["annotations.db", "sqlite:///run.db", "postgresql://ann@db/run?sslmode=require", "postgresql:///run"])
+@pytest.mark.parametrize(
+    "url", ["annotations.db", "sqlite:///run.db", "postgresql://ann@db/run?sslmode=require", "postgresql:///run"]
+)
 def test_a_url_without_a_password(url: str) -> None:
     refuse_password(url)

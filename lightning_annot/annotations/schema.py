@@ -168,7 +168,9 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 
 def _prepare_postgres(connection: Any, _: object) -> None:
     """An answer that is confirmed is on disk, even where the server's own default is not to wait for that."""
-    connection.execute("SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'")
+    connection.execute(
+        "SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'"
+    )
     connection.commit()
 
 

@@ -37,7 +37,7 @@ class PageSettings:
     hit: int = 10
     lending: Lending = field(default_factory=Lending)
     limits: Limits = field(default_factory=Limits)
-    hosts: Hosts = Hosts()
+    hosts: Hosts = field(default_factory=Hosts)
 
     def __post_init__(self) -> None:
         if not 1 <= self.hit <= 500:

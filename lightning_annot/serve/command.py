@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import secrets
 import socket
@@ -37,6 +38,7 @@ def serve_parser() -> argparse.ArgumentParser:
 def serve(args: list[str]) -> int:
     """Run the page until Ctrl-C."""
     given = serve_parser().parse_args(args)
+    gc.disable()  # a tenth of the time to start goes into looking for garbage among what is there to stay
     with _listen(given.host, given.port) as listening:  # first: who comes before all is loaded waits, and is not turned away
         return _serve(given, listening)
 
@@ -66,6 +68,8 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
             app, http=Wire, ws="none", h11_max_incomplete_event_size=LONGEST_HEAD, timeout_keep_alive=75, server_header=False,
             log_level="error", access_log=False,  # addresses of links are secrets
         )  # fmt: skip
+        gc.freeze()
+        gc.enable()
         uvicorn.Server(config).run(sockets=[listening])
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST_PATH = 1000
+_HOST = re.compile(r"(?P<name>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -55,13 +57,19 @@ class Hosts:
         """Whether a Host header names this page."""
         if self.names is None:
             return True
-        try:
-            name = urlsplit(f"//{given}").hostname or ""
-            if name in self.names:
-                return True
-            return self.addresses and ipaddress.ip_address(name) is not None
-        except ValueError:
+        parts = _HOST.fullmatch(given.lower())
+        if parts is None:
             return False
+        name = parts["name"].strip("[]")
+        return name in self.names or (self.addresses and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class Buckets:
@@ -136,6 +144,8 @@ class Guard:
         if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
             return 415, "send JSON"
         length = headers.get(b"content-length", "0")
+        if b"content-length" in headers and b"transfer-encoding" in headers:  # a proxy may go by the other
+            return 400, "say the length once"
         return (413, "too long") if not length.isdecimal() or int(length) > self._body else None
 
     async def _read(self, receive: Receive) -> bytes | None:
