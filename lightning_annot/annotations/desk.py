@@ -191,12 +191,14 @@ class Desk:
             first = connection.scalar(_FIRST, {"first": self._first_open}) or self._first_open
             paused = dict(connection.execute(select(PAUSE.c.worker, PAUSE.c.reason)).tuples().all())
             back = "" if self._lending.give_back is None else utc_now(now - self._lending.give_back)
+            mine = ANSWER.c.worker.in_({worker for worker, _ in wishes})
+            done = dict(connection.execute(_COUNTS.where(mine)).tuples().all())
             loans = []
             for worker, n in wishes:
                 why = paused.get(worker, paused.get(EVERYBODY))
                 given = {"me": worker, "n": n, "some": 4 * n, "first": first, "now": now, "back": back}
                 questions = _lend(connection, given, now + self._lending.seconds) if why is None and n > 0 else []
-                loans.append(Loan(questions, connection.scalar(_COUNT, given) or 0, why or ""))
+                loans.append(Loan(questions, done.get(worker, 0), why or ""))
         self._first_open = first  # only now: an answer that was not committed has closed nothing
         return outcome, loans
 
@@ -215,7 +217,7 @@ class Desk:
     def counts(self) -> dict[str, int]:
         """Answers of each worker."""
         with self._log.reading() as connection:
-            return dict(connection.execute(select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)).tuples().all())
+            return dict(connection.execute(_COUNTS).tuples().all())
 
     def standing(self) -> tuple[int, int]:
         """Open questions, and those of them that are lent; an expert's are in neither."""
@@ -246,7 +248,7 @@ _LENT_BEFORE = _FREE.join(_MINE, _HAVE & (_MINE.c.question >= _SINCE))
 # To anyone, to the worker, or to others who have kept it too long; no time is before "", which is for never.
 _FOR_ME = _Q.worker.is_(None) | (_Q.worker == _ME) | (_Q.asked_at < bindparam("back", type_=Text))
 _NEW = _FREE.where(~exists().where(_HAVE), _FOR_ME)
-_COUNT = select(func.count()).where(ANSWER.c.worker == _ME)
+_COUNTS = select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)
 _GONE = delete(LEASE).where(LEASE.c.worker == _ME, LEASE.c.question == bindparam("old"))
 
 
