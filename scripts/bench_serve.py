@@ -43,10 +43,11 @@ RETRY = 0.1  # seconds
 class Server:
     """``lightning-annot serve`` in a process of its own, always at the same port."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, url: str | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self._command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", str(self.port)]
+        self._command += [] if url is None else ["--url", url]
         self._process = self._start()
         self.kills = 0
 
@@ -140,7 +141,7 @@ async def _until_up(port: int) -> None:
                 await asyncio.sleep(0.1)
 
 
-def prepare(run: Path, n_clients: int, n_answers: int) -> list[tuple[str, str]]:
+def prepare(run: Path, n_clients: int, n_answers: int, url: str | None = None) -> list[tuple[str, str]]:
     """A run of a folder of digits with as many open questions as answers are wanted; names and secrets of its workers."""
     photos = run / "photos"
     photos.mkdir(parents=True)
@@ -149,16 +150,16 @@ def prepare(run: Path, n_clients: int, n_answers: int) -> list[tuple[str, str]]:
         store.open(row).save(photos / f"{row}.png")
     settings = ImageSettings(str(photos), id_pattern="%s.png", numbered=N_ITEMS)
     task = PageTask(CLASSES, CLASSES, dict.fromkeys(CLASSES, ()), settings)
-    with AnnotationLog(run / "annotations.db") as log:
+    with AnnotationLog(url or run / "annotations.db") as log:
         (run / TASK_FILE).write_text(task.to_json())
         log.ask([Question(str(i % N_ITEMS), None) for i in range(n_answers)])
         desk = Desk(log)
         return [(name, desk.invite(name)) for name in (f"client{i}" for i in range(n_clients))]
 
 
-def check(run: Path, tally: Tally) -> dict[str, int]:
+def check(run: Path, tally: Tally, url: str | None = None) -> dict[str, int]:
     """Confirmed answers that the log has not, or has otherwise; answers of one worker to one question or item twice."""
-    with AnnotationLog(run / "annotations.db") as log:
+    with AnnotationLog(url or run / "annotations.db") as log:
         answers = log.answers()
     there = {(q, w): z for q, w, z in zip(answers["question"], answers["worker"], answers["label"], strict=True)}
     changed = [key for key, given in tally.confirmed.items() if key in there and there[key] != given]
@@ -206,14 +207,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--answers", type=int, default=10_000)
     parser.add_argument("--think", type=float, default=0.5, help="mean seconds before an answer")
     parser.add_argument("--kills", type=int, default=0, help="how often the server is killed (-9) and started again")
+    parser.add_argument("--url", help="SQLAlchemy URL of an empty database for the log (a SQLite file)")
     parser.add_argument("--alone", action="store_true", help="without a training loop beside")
     given = parser.parse_args(argv)
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        people = prepare(run, given.clients, given.answers)
+        people = prepare(run, given.clients, given.answers, given.url)
         training = None if given.alone else train_beside(Path(folder) / "beside")
-        server = Server(run)
+        server = Server(run, given.url)
         start = time.perf_counter()
         try:
             clients = [Client(*one, server.port, given.think, given.answers, tally) for one in people]
@@ -223,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if training is not None:
                 training.kill()
                 training.wait()
-        result: dict[str, object] = {"clients": given.clients, "kills": server.kills, **(found := check(run, tally))}
+        result: dict[str, object] = {"clients": given.clients, "kills": server.kills, **(found := check(run, tally, given.url))}
         result |= {"seconds": round(time.perf_counter() - start, 1), "tries_that_failed": dict(tally.failed)}
         result["load_average"] = round(os.getloadavg()[0], 1)
         for kind, seconds in tally.seconds.items():

@@ -40,8 +40,11 @@ def serve(args: list[str]) -> int:
     """Run the page until Ctrl-C."""
     given = serve_parser().parse_args(args)
     gc.disable()  # a tenth of the time to start goes into looking for garbage among what is there to stay
-    with _listen(given.host, given.port) as listening:  # first: who comes before all is loaded waits, and is not turned away
-        return _serve(given, listening)
+    try:
+        with _listen(given.host, given.port) as listening:  # first: who comes too soon waits
+            return _serve(given, listening)
+    finally:
+        gc.enable()
 
 
 def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
