@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     Float,
     Index,
@@ -22,7 +21,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    and_,
     bindparam,
     delete,
     exists,
@@ -192,7 +190,7 @@ class Desk:
             paused = dict(connection.execute(select(PAUSE.c.worker, PAUSE.c.reason)).tuples().all())
             back = "" if self._lending.give_back is None else utc_now(now - self._lending.give_back)
             mine = ANSWER.c.worker.in_({worker for worker, _ in wishes})
-            done = dict(connection.execute(_COUNTS.where(mine)).tuples().all())
+            done: dict[str, int] = dict(connection.execute(_COUNTS.where(mine)).tuples().all())
             loans = []
             for worker, n in wishes:
                 why = paused.get(worker, paused.get(EVERYBODY))
@@ -223,28 +221,26 @@ class Desk:
         """Open questions, and those of them that are lent; an expert's are in neither."""
         q, now = QUESTION.c, time.time()
         lent = exists().where(LEASE.c.question == q.id, LEASE.c.expires > now)
-        waiting = and_(q.id >= self._first_open, q.kind != "audit", _is_open())
+        count, since = select(func.count()).select_from(QUESTION).where(_WAITING), {"first": self._first_open}
         with self._log.reading() as connection:
-            count = select(func.count()).select_from(QUESTION)
-            return connection.scalar(count.where(waiting)) or 0, connection.scalar(count.where(waiting, lent)) or 0
-
-
-def _is_open() -> ColumnElement[bool]:
-    return ~exists().where(ANSWER.c.question == QUESTION.c.id)
+            return connection.scalar(count, since) or 0, connection.scalar(count.where(lent), since) or 0
 
 
 # Statements are put together once: that took longer than running them.
 _Q, _MINE, _ASKED = QUESTION.c, LEASE.alias("mine"), QUESTION.alias("asked")
 _ME, _N = bindparam("me", type_=Text), bindparam("some", type_=Integer)
 _SINCE = bindparam("first", type_=Integer)
-_WAITING = (_Q.id >= _SINCE) & (_Q.kind != "audit") & _is_open()
+# "Since" is said of each table: a server that merges two of them would else begin at the first row of one.
+_WAITING = (_Q.id >= _SINCE) & (_Q.kind != "audit")
+_WAITING &= ~exists().where(ANSWER.c.question == _Q.id, ANSWER.c.question >= _SINCE)
 _FIRST = select(_Q.id).where(_WAITING).order_by(_Q.id).limit(1)
-_THEIRS = exists().where(LEASE.c.question == _Q.id, LEASE.c.worker != _ME, LEASE.c.expires > bindparam("now", type_=Float))
+_OTHERS = (LEASE.c.worker != _ME) & (LEASE.c.expires > bindparam("now", type_=Float))
+_THEIRS = exists().where(LEASE.c.question == _Q.id, LEASE.c.question >= _SINCE, _OTHERS)
 _MY_ANSWER = exists().where(ANSWER.c.question == _ASKED.c.id, ANSWER.c.worker == _ME)
 _KNOWN = exists().where(_ASKED.c.item == _Q.item, _MY_ANSWER)  # nested: from the item, never from all that I have answered
 _FREE = select(_Q.id, _Q.item).where(_WAITING, ~_THEIRS, ~_KNOWN).order_by(_Q.id).limit(_N)
-_HAVE = (_MINE.c.question == _Q.id) & (_MINE.c.worker == _ME)
-_LENT_BEFORE = _FREE.join(_MINE, _HAVE & (_MINE.c.question >= _SINCE))
+_HAVE = (_MINE.c.question == _Q.id) & (_MINE.c.worker == _ME) & (_MINE.c.question >= _SINCE)
+_LENT_BEFORE = _FREE.join(_MINE, _HAVE)
 # To anyone, to the worker, or to others who have kept it too long; no time is before "", which is for never.
 _FOR_ME = _Q.worker.is_(None) | (_Q.worker == _ME) | (_Q.asked_at < bindparam("back", type_=Text))
 _NEW = _FREE.where(~exists().where(_HAVE), _FOR_ME)
