@@ -1,6 +1,8 @@
 """The labelling page under load: clients over loopback, a training loop beside it, and a server that is killed meanwhile.
 
-Prints JSON: what was lost or doubled (nothing may be), and how long requests took. Needs ``pip install -e '.[serve]' httpx``.
+Prints JSON: what was lost or doubled (nothing may be), and how long requests took, from the first try to the answer that
+came, the client's own waits between tries among it. ``static`` is the same run's floor: a small file, which no database,
+worker or image takes part in. Needs ``pip install -e '.[serve]' httpx``.
 
     python scripts/bench_serve.py --clients 50 --answers 10000 --kills 20
 """
@@ -24,23 +26,28 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from sklearn.datasets import load_digits
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.data.datasets import DigitStore
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
 from lightning_annot.types import Question
 
 CLASSES = tuple("0123456789")
 N_ITEMS = 1797  # digits
+KINDS = ("answer", "next", "image", "static")
+RETRY = 0.1  # seconds
 
 
 class Server:
     """``lightning-annot serve`` in a process of its own, always at the same port."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, url: str | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self._command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", str(self.port)]
+        self._command += [] if url is None else ["--url", url]
         self._process = self._start()
         self.kills = 0
 
@@ -61,10 +68,10 @@ class Server:
 
 @dataclass
 class Tally:
-    """What the clients saw: seconds of each request by its kind, requests that failed, answers the server confirmed."""
+    """What the clients saw: seconds of each request by its kind, why tries failed, answers the server confirmed."""
 
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"answer": [], "next": [], "image": []})
-    failed: int = 0
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    failed: Counter[str] = field(default_factory=Counter)
     confirmed: dict[tuple[int, str], str] = field(default_factory=dict)
 
 
@@ -81,6 +88,7 @@ class Client:
         """Label; what fails is tried again."""
         async with self._http:
             while len(self._tally.confirmed) < self._enough:
+                await self._request("static", "GET", "/static/page.css")
                 lent = (await self._request("next", "POST", "/api/next", {"n": 10})).json()["questions"]
                 if not lent:
                     await asyncio.sleep(0.2)
@@ -98,19 +106,18 @@ class Client:
         self._tally.confirmed[question, self._name] = label
 
     async def _request(self, kind: str, method: str, path: str, body: object = None) -> httpx.Response:
+        start = time.perf_counter()
         while True:
-            start = time.perf_counter()
             try:
                 response = await self._http.request(method, path, json=body)
-            except httpx.TransportError:  # the server is being killed, or not up yet
-                self._tally.failed += 1
-                await asyncio.sleep(0.1)
-                continue
-            if response.status_code < 500 and response.status_code != 429:
-                self._tally.seconds[kind].append(time.perf_counter() - start)
-                return response
-            self._tally.failed += 1
-            await asyncio.sleep(0.1)
+                if response.status_code < 500 and response.status_code != 429:
+                    self._tally.seconds[kind].append(time.perf_counter() - start)
+                    return response
+                why = str(response.status_code)
+            except httpx.TransportError as error:  # the server is being killed, or not up yet
+                why = type(error).__name__
+            self._tally.failed[f"{kind}: {why}"] += 1
+            await asyncio.sleep(RETRY)
 
 
 async def label(server: Server, clients: list[Client], tally: Tally, kills: int, enough: int) -> None:
@@ -134,19 +141,25 @@ async def _until_up(port: int) -> None:
                 await asyncio.sleep(0.1)
 
 
-def prepare(run: Path, n_clients: int, n_answers: int) -> list[tuple[str, str]]:
-    """A run of digits with as many open questions as answers are wanted; names and secrets of its workers."""
-    task = PageTask(CLASSES, CLASSES, dict.fromkeys(CLASSES, ()), ImageSettings("digits"))
-    with AnnotationLog(run / "annotations.db") as log:
+def prepare(run: Path, n_clients: int, n_answers: int, url: str | None = None) -> list[tuple[str, str]]:
+    """A run of a folder of digits with as many open questions as answers are wanted; names and secrets of its workers."""
+    photos = run / "photos"
+    photos.mkdir(parents=True)
+    store = DigitStore(load_digits().images.astype(np.uint8))
+    for row in range(N_ITEMS):
+        store.open(row).save(photos / f"{row}.png")
+    settings = ImageSettings(str(photos), id_pattern="%s.png", numbered=N_ITEMS)
+    task = PageTask(CLASSES, CLASSES, dict.fromkeys(CLASSES, ()), settings)
+    with AnnotationLog(url or run / "annotations.db") as log:
         (run / TASK_FILE).write_text(task.to_json())
         log.ask([Question(str(i % N_ITEMS), None) for i in range(n_answers)])
         desk = Desk(log)
         return [(name, desk.invite(name)) for name in (f"client{i}" for i in range(n_clients))]
 
 
-def check(run: Path, tally: Tally) -> dict[str, int]:
+def check(run: Path, tally: Tally, url: str | None = None) -> dict[str, int]:
     """Confirmed answers that the log has not, or has otherwise; answers of one worker to one question or item twice."""
-    with AnnotationLog(run / "annotations.db") as log:
+    with AnnotationLog(url or run / "annotations.db") as log:
         answers = log.answers()
     there = {(q, w): z for q, w, z in zip(answers["question"], answers["worker"], answers["label"], strict=True)}
     changed = [key for key, given in tally.confirmed.items() if key in there and there[key] != given]
@@ -194,14 +207,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--answers", type=int, default=10_000)
     parser.add_argument("--think", type=float, default=0.5, help="mean seconds before an answer")
     parser.add_argument("--kills", type=int, default=0, help="how often the server is killed (-9) and started again")
+    parser.add_argument("--url", help="SQLAlchemy URL of an empty database for the log (a SQLite file)")
     parser.add_argument("--alone", action="store_true", help="without a training loop beside")
     given = parser.parse_args(argv)
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        people = prepare(run, given.clients, given.answers)
+        people = prepare(run, given.clients, given.answers, given.url)
         training = None if given.alone else train_beside(Path(folder) / "beside")
-        server = Server(run)
+        server = Server(run, given.url)
         start = time.perf_counter()
         try:
             clients = [Client(*one, server.port, given.think, given.answers, tally) for one in people]
@@ -211,8 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if training is not None:
                 training.kill()
                 training.wait()
-        result: dict[str, object] = {"clients": given.clients, "kills": server.kills, **(found := check(run, tally))}
-        result |= {"seconds": round(time.perf_counter() - start, 1), "requests_that_failed": tally.failed}
+        result: dict[str, object] = {"clients": given.clients, "kills": server.kills, **(found := check(run, tally, given.url))}
+        result |= {"seconds": round(time.perf_counter() - start, 1), "tries_that_failed": dict(tally.failed)}
         result["load_average"] = round(os.getloadavg()[0], 1)
         for kind, seconds in tally.seconds.items():
             quantiles = np.quantile(seconds, [0.5, 0.95, 0.99]) if seconds else []

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from cli_runs import Bank
+from postgres import new_database, running_postgres
 
 N, D, CLASSES = 300, 16, ("ant", "bee", "cow", "dog")
 
@@ -37,3 +41,26 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
 def _one_thread() -> None:
     """What is equal to the last bit is so with one number of threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server; tests that ask for it are skipped where there is none."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes URLs of annotation logs that are not there yet, in each kind of database."""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres_server")
+        return lambda: new_database(server)
+    count = iter(range(1_000_000))
+    return lambda: f"sqlite:///{tmp_path / f'log{next(count)}.db'}"
+
+
+@pytest.fixture
+def log_url(new_log_url: Callable[[], str]) -> str:
+    """The URL of one such log."""
+    return new_log_url()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from made_up_images import fill, pack, png, shade
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_annot.data import digests as digests_module
 from lightning_annot.data.digests import content_digest, file_digests
-from lightning_annot.data.images import to_rgb
+from lightning_annot.data.images import TORCHVISION_EXTENSIONS, to_rgb
 from lightning_annot.data.sources import folder_source, open_source, remap_ids
 from lightning_annot.types import AnnotError, ImageSource
 
@@ -218,3 +219,7 @@ def test_open_source_errors(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(AnnotError, match="is a file of another kind"):
         open_source(str(tmp_path / "a.tar"))
+
+
+def test_extensions_are_torchvisions() -> None:
+    assert set(TORCHVISION_EXTENSIONS) == set(IMG_EXTENSIONS)

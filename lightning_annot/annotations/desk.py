@@ -10,10 +10,10 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     Float,
     Index,
@@ -21,18 +21,17 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    and_,
+    bindparam,
     delete,
     exists,
     func,
     insert,
-    or_,
     select,
     update,
 )
 
 from lightning_annot.annotations.formats import EXPERT, IMPORT_ROUND
-from lightning_annot.annotations.log import AnnotationLog, utc_now
+from lightning_annot.annotations.log import AnnotationLog, add_answers, check_answers, utc_now
 from lightning_annot.annotations.schema import ANSWER, QUESTION
 from lightning_annot.types import AnnotError, Answer
 
@@ -43,7 +42,6 @@ LEASE = Table(
     Column("question", Integer, primary_key=True, autoincrement=False),
     Column("worker", Text, primary_key=True),
     Column("expires", Float, nullable=False),  # seconds since 1970; kept when over, as a late answer counts
-    Index("lease_of_worker", "worker"),
 )
 INVITE = Table(
     "invite",
@@ -61,7 +59,11 @@ PAUSE = Table(
     Column("reason", Text, nullable=False),
     Column("since", Text, nullable=False),
 )
-_INDEXES = (Index("question_of_item", QUESTION.c.item), Index("answer_of_worker", ANSWER.c.worker))
+_INDEXES = (
+    Index("question_of_item", QUESTION.c.item),
+    Index("answer_of_worker", ANSWER.c.worker),
+    Index("lease_by_worker", LEASE.c.worker, LEASE.c.question),
+)
 
 EVERYBODY = ""
 _OWNER, _RUN = "owner", "run"
@@ -102,6 +104,15 @@ def check_name(worker: str) -> None:
             f"{worker[:LONGEST_NAME]!r} is no name for a worker; give 1 to {LONGEST_NAME} printable characters, without "
             "spaces around them."
         )
+
+
+@dataclass(frozen=True)
+class Loan:
+    """``questions`` lent to a worker who has given ``done`` answers; ``paused``: why none are, "" if they are."""
+
+    questions: list[int]
+    done: int
+    paused: str
 
 
 class Desk:
@@ -179,48 +190,7 @@ class Desk:
 
         Nobody gets an item that the worker has answered, or two questions about one item at once.
         """
-        now = time.time()
-        with self._log.writing() as connection:
-            first = select(QUESTION.c.id).where(QUESTION.c.id >= self._first_open, _is_open()).order_by(QUESTION.c.id).limit(1)
-            self._first_open = connection.scalar(first) or self._first_open
-            return [self._lend(connection, worker, n, now) for worker, n in wishes]
-
-    def _lend(self, connection: Connection, worker: str, n: int, now: float) -> list[int]:
-        if _paused(connection, worker) is not None or n < 1:
-            return []
-        q = QUESTION.c
-        theirs = exists().where(LEASE.c.question == q.id, LEASE.c.worker != worker, LEASE.c.expires > now)
-        lent = select(LEASE.c.question).where(LEASE.c.worker == worker, LEASE.c.question >= self._first_open)
-        answered = select(_ASKED.c.item).join_from(ANSWER, _ASKED, ANSWER.c.question == _ASKED.c.id)
-        free = (q.id >= self._first_open) & (q.kind != "audit") & _is_open() & ~theirs
-        free &= q.item.not_in(answered.where(ANSWER.c.worker == worker))
-        chosen: dict[str, int] = {}
-        for which in (q.id.in_(lent), q.id.not_in(lent) & self._for(worker, now)):
-            query = select(q.id, q.item).where(free, which, q.item.not_in(list(chosen))).order_by(q.id).limit(4 * n)
-            for question, item in connection.execute(query):  # 4: an item may be asked about more than once
-                if len(chosen) < n:
-                    chosen.setdefault(item, question)
-        ids = list(chosen.values())
-        connection.execute(delete(LEASE).where(LEASE.c.worker == worker, LEASE.c.question.in_(ids)))
-        if ids:
-            rows = [{"question": i, "worker": worker, "expires": now + self._lending.seconds} for i in ids]
-            connection.execute(insert(LEASE), rows)
-        return ids
-
-    def _for(self, worker: str, now: float) -> ColumnElement[bool]:
-        """Questions to anyone, to ``worker``, or to others who were set aside or have kept them too long, but no expert's."""
-        aside = select(PAUSE.c.worker).where(PAUSE.c.by == _RUN)
-        allowed = [QUESTION.c.worker.is_(None), QUESTION.c.worker == worker, QUESTION.c.worker.in_(aside)]
-        if self._lending.give_back is not None:
-            late = QUESTION.c.asked_at < utc_now(now - self._lending.give_back)
-            allowed.append(late & (QUESTION.c.round != IMPORT_ROUND))
-        return or_(*allowed)
-
-    def item_lent(self, question: int, worker: str) -> str | None:
-        """The item of a question that is or was lent to ``worker``; None for any other."""
-        query = select(QUESTION.c.item).join_from(LEASE, QUESTION, LEASE.c.question == QUESTION.c.id)
-        with self._log.reading() as connection:
-            return connection.scalar(query.where(LEASE.c.question == question, LEASE.c.worker == worker))
+        return [loan.questions for loan in self.deal([], wishes)[1]]
 
     def take(self, answers: Sequence[Answer]) -> list[bool | None]:
         """Commit the answers to questions that are or were lent to who answers; late ones count too.
@@ -229,20 +199,36 @@ class Desk:
         question was never lent to this worker, which leaves the log as it is. What an expert was asked of the unfinished
         items comes in as an expert's.
         """
+        return self.deal(answers, [])[0]
+
+    def deal(self, answers: Sequence[Answer], wishes: Sequence[tuple[str, int]]) -> tuple[list[bool | None], list[Loan]]:
+        """``take``, then ``lend``, in one transaction: many who come at once wait for the disk once."""
+        check_answers(answers)
+        now = time.time()
+        with self._log.writing() as connection:
+            outcome = _take(connection, answers)
+            if not wishes:
+                return outcome, []
+            first = connection.scalar(_FIRST, {"first": self._first_open}) or self._first_open
+            reasons = select(PAUSE.c.worker, PAUSE.c.reason).order_by(PAUSE.c.by.desc())  # the owner's is told before the run's
+            paused = dict(connection.execute(reasons).tuples().all())
+            back = "" if self._lending.give_back is None else utc_now(now - self._lending.give_back)
+            mine = ANSWER.c.worker.in_({worker for worker, _ in wishes})
+            done: dict[str, int] = dict(connection.execute(_COUNTS.where(mine)).tuples().all())
+            loans = []
+            for worker, n in wishes:
+                why = paused.get(worker, paused.get(EVERYBODY))
+                given = {"me": worker, "n": n, "some": 4 * n, "first": first, "now": now, "back": back}
+                questions = _lend(connection, given, now + self._lending.seconds) if why is None and n > 0 else []
+                loans.append(Loan(questions, done.get(worker, 0), why or ""))
+        self._first_open = first  # only now: an answer that was not committed has closed nothing
+        return outcome, loans
+
+    def item_lent(self, question: int, worker: str) -> str | None:
+        """The item of a question that is or was lent to ``worker``; None for any other."""
+        query = select(QUESTION.c.item).join_from(LEASE, QUESTION, LEASE.c.question == QUESTION.c.id)
         with self._log.reading() as connection:
-            lent = _lent_items(connection, answers)
-            items = {key: item for key, (item, _) in lent.items()}
-            known = _answered(connection, set(items.values()), {a.worker for a in answers})
-        outcome: list[bool | None] = []
-        for answer in answers:
-            item = items.get((answer.question, answer.worker))
-            outcome.append(None if item is None else (item, answer.worker) not in known)
-            if item is not None:
-                known.add((item, answer.worker))
-        fresh = [answer for answer, new in zip(answers, outcome, strict=True) if new]
-        experts = {key for key, (_, round_) in lent.items() if round_ == IMPORT_ROUND}
-        self._log.answer([replace(a, source=EXPERT) if (a.question, a.worker) in experts else a for a in fresh])
-        return outcome
+            return connection.scalar(query.where(LEASE.c.question == question, LEASE.c.worker == worker))
 
     def gold_items(self, items: Sequence[str]) -> set[str]:
         """Those of a few ``items`` that somebody was asked about as a gold question."""
@@ -253,28 +239,58 @@ class Desk:
     def counts(self) -> dict[str, int]:
         """Answers of each worker."""
         with self._log.reading() as connection:
-            return dict(connection.execute(select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)).tuples().all())
-
-    def count_of(self, worker: str) -> int:
-        """Answers of one worker."""
-        with self._log.reading() as connection:
-            return connection.scalar(select(func.count()).where(ANSWER.c.worker == worker)) or 0
+            return dict(connection.execute(_COUNTS).tuples().all())
 
     def standing(self) -> tuple[int, int]:
         """Open questions, and those of them that are lent; an audit's are in neither."""
         q, now = QUESTION.c, time.time()
         lent = exists().where(LEASE.c.question == q.id, LEASE.c.expires > now)
-        waiting = and_(q.id >= self._first_open, q.kind != "audit", _is_open())
+        count, since = select(func.count()).select_from(QUESTION).where(_WAITING), {"first": self._first_open}
         with self._log.reading() as connection:
-            count = select(func.count()).select_from(QUESTION)
-            return connection.scalar(count.where(waiting)) or 0, connection.scalar(count.where(waiting, lent)) or 0
+            return connection.scalar(count, since) or 0, connection.scalar(count.where(lent), since) or 0
 
 
-_ASKED = QUESTION.alias("asked")
+# Statements are put together once: that took longer than running them.
+_Q, _MINE, _ASKED = QUESTION.c, LEASE.alias("mine"), QUESTION.alias("asked")
+_ME, _N = bindparam("me", type_=Text), bindparam("some", type_=Integer)
+_SINCE = bindparam("first", type_=Integer)
+# "Since" is said of each table: a server that merges two of them would else begin at the first row of one.
+_WAITING = (_Q.id >= _SINCE) & (_Q.kind != "audit")
+_WAITING &= ~exists().where(ANSWER.c.question == _Q.id, ANSWER.c.question >= _SINCE)
+_FIRST = select(_Q.id).where(_WAITING).order_by(_Q.id).limit(1)
+_OTHERS = (LEASE.c.worker != _ME) & (LEASE.c.expires > bindparam("now", type_=Float))
+_THEIRS = exists().where(LEASE.c.question == _Q.id, LEASE.c.question >= _SINCE, _OTHERS)
+_MY_ANSWER = exists().where(ANSWER.c.question == _ASKED.c.id, ANSWER.c.worker == _ME)
+_KNOWN = exists().where(_ASKED.c.item == _Q.item, _MY_ANSWER)  # nested: from the item, never from all that I have answered
+_FREE = select(_Q.id, _Q.item).where(_WAITING, ~_THEIRS, ~_KNOWN).order_by(_Q.id).limit(_N)
+_HAVE = (_MINE.c.question == _Q.id) & (_MINE.c.worker == _ME) & (_MINE.c.question >= _SINCE)
+_LENT_BEFORE = _FREE.join(_MINE, _HAVE)
+# To anyone, to the worker, or to others who were set aside or have kept it too long (no time is before "", which is for never);
+# but no expert's.
+_FOR_ME = _Q.worker.is_(None) | (_Q.worker == _ME) | exists().where(PAUSE.c.worker == _Q.worker, PAUSE.c.by == _RUN)
+_FOR_ME |= (_Q.asked_at < bindparam("back", type_=Text)) & (_Q.round != IMPORT_ROUND)
+_NEW = _FREE.where(~exists().where(_HAVE), _FOR_ME)
+_COUNTS = select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)
+_GONE = delete(LEASE).where(LEASE.c.worker == _ME, LEASE.c.question == bindparam("old"))
 
 
-def _is_open() -> ColumnElement[bool]:
-    return ~exists().where(ANSWER.c.question == QUESTION.c.id)
+def _lend(connection: Connection, given: Mapping[str, Any], expires: float) -> list[int]:
+    """Up to ``n`` questions for the worker ``me``, whose leases are renewed or made."""
+    chosen: dict[str, int] = {}
+    renewed = 0
+    for query in (_LENT_BEFORE, _NEW):
+        renewed = len(chosen)
+        if renewed < given["n"]:
+            for question, item in connection.execute(query, given):  # more than n: an item may be asked about again
+                if len(chosen) < given["n"]:
+                    chosen.setdefault(item, question)
+    ids = list(chosen.values())
+    if old := ids[:renewed]:
+        connection.execute(_GONE, [{"me": given["me"], "old": question} for question in old])
+    if ids:
+        rows = [{"question": question, "worker": given["me"], "expires": expires} for question in ids]
+        connection.execute(insert(LEASE), rows)
+    return ids
 
 
 def _hash(token: str) -> str:
@@ -285,6 +301,25 @@ def _hash(token: str) -> str:
 def _paused(connection: Connection, worker: str) -> str | None:
     query = select(PAUSE.c.reason).where(PAUSE.c.worker.in_([worker, EVERYBODY])).order_by(PAUSE.c.worker.desc(), PAUSE.c.by)
     return connection.scalar(query.limit(1))
+
+
+def _take(connection: Connection, answers: Sequence[Answer]) -> list[bool | None]:
+    """Append what is new of ``answers``; see ``Desk.take``."""
+    if not answers:
+        return []
+    lent = _lent_items(connection, answers)
+    items = {key: item for key, (item, _) in lent.items()}
+    known = _answered(connection, set(items.values()), {answer.worker for answer in answers})
+    outcome: list[bool | None] = []
+    for answer in answers:
+        item = items.get((answer.question, answer.worker))
+        outcome.append(None if item is None else (item, answer.worker) not in known)
+        if item is not None:
+            known.add((item, answer.worker))
+    fresh = [answer for answer, new in zip(answers, outcome, strict=True) if new]
+    experts = {key for key, (_, round_) in lent.items() if round_ == IMPORT_ROUND}
+    add_answers(connection, [replace(a, source=EXPERT) if (a.question, a.worker) in experts else a for a in fresh])
+    return outcome
 
 
 def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple[int, str], tuple[str, int]]:

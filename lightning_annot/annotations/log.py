@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Float, Integer, Select, Table, exists, func, insert, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -23,9 +22,14 @@ from lightning_annot.annotations.schema import (
     IDENTITY,
     QUESTION,
     create_tables,
+    isolation,
+    lock_writers,
     open_engine,
 )
 from lightning_annot.types import KINDS, AnnotError, Answer, Kind, Question
+
+if TYPE_CHECKING:
+    import pandas as pd  # where frames are made it is imported: the page serves workers without it, and starts sooner
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +42,9 @@ class AnnotationLog:
 
     ``url`` is a path (a SQLite file, made with its folder if absent) or any SQLAlchemy URL. Each call that writes is
     one transaction: all of it is on disk when the call returns, or none of it ever is. Ids count from 1 without gaps,
-    in the order of commits. Times are UTC, ISO 8601, as text. In SQLite, triggers refuse UPDATE and DELETE; on a server,
-    grant neither of them on ``question`` and ``answer``.
+    in the order of commits, also with several writers: one waits for the other, so that whoever has seen an id has seen all
+    smaller ones. Times are UTC, ISO 8601, as text. In SQLite and PostgreSQL triggers refuse UPDATE and DELETE; on another
+    server, grant neither of them on ``question`` and ``answer``.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -88,7 +93,7 @@ class AnnotationLog:
         An answer that is there already (same question and worker) is left out: the first one counts, and a warning says
         so where the labels differ. An unknown question is an AnnotError.
         """
-        _check_answers(answers)
+        check_answers(answers)
         with self.writing() as connection:
             last = _last_id(connection, QUESTION)
             unknown = sorted({answer.question for answer in answers if not 1 <= answer.question <= last})
@@ -100,7 +105,7 @@ class AnnotationLog:
             known = _labels_of(connection, sorted({answer.question for answer in answers}))
             keys = [(answer.question, answer.worker) for answer in answers]
             new = _new_positions(keys, [answer.label for answer in answers], known)
-            _add_answers(connection, [answers[i] for i in new])
+            add_answers(connection, [answers[i] for i in new])
         return len(new)
 
     def record(self, pairs: Sequence[tuple[Question, Answer]]) -> int:
@@ -111,7 +116,7 @@ class AnnotationLog:
         """
         questions, answers = [question for question, _ in pairs], [answer for _, answer in pairs]
         _check_questions(questions)
-        _check_answers(answers)
+        check_answers(answers)
         with self.writing() as connection:
             query = select(QUESTION.c.item, ANSWER.c.worker, ANSWER.c.label).join_from(ANSWER, QUESTION)
             rows = connection.execute(query.where(QUESTION.c.kind == "annotation"))
@@ -119,7 +124,7 @@ class AnnotationLog:
             keys = [(question.item, answer.worker) for question, answer in pairs]
             new = _new_positions(keys, [answer.label for answer in answers], known)
             asked = _add_questions(connection, [questions[i] for i in new])
-            _add_answers(connection, [replace(answers[i], question=q.id) for i, q in zip(new, asked, strict=True)])
+            add_answers(connection, [replace(answers[i], question=q.id) for i, q in zip(new, asked, strict=True)])
         return len(new)
 
     def questions(
@@ -153,7 +158,7 @@ class AnnotationLog:
 
     @property
     def url(self) -> str:
-        """What opens the same log in another process, with its password; ``name`` is for people to see."""
+        """What opens the same log in another process."""
         return self._engine.url.render_as_string(hide_password=False)
 
     def close(self) -> None:
@@ -168,7 +173,8 @@ class AnnotationLog:
 
     @contextmanager
     def _transaction(self, writes: bool) -> Iterator[Connection]:
-        with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
+        options = isolation(self._engine.dialect.name, writes)
+        with self._engine.connect().execution_options(writes=writes, **options) as connection, connection.begin():
             yield connection
 
     def last_round(self) -> int:
@@ -178,17 +184,21 @@ class AnnotationLog:
             newest = connection.scalar(query.order_by(QUESTION.c.id.desc()).limit(1))
         return -1 if newest is None else int(newest)
 
-    def reading(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the log; tables of other modules beside the log may be read in it too."""
-        return self._transaction(writes=False)
+        try:
+            with self._transaction(writes=False) as connection:
+                yield connection
+        except OperationalError as error:
+            raise AnnotError(f"{self.name} cannot be read: {_reason(error)}; check the disk, or the database server") from error
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that no other writer overlaps, so that the next id is the largest plus one."""
         try:
             with self._transaction(writes=True) as connection:
-                # SQLite ignores FOR UPDATE (BEGIN IMMEDIATE has locked the file); servers wait here for other writers.
-                connection.execute(select(IDENTITY).where(IDENTITY.c.key == FORMAT_KEY).with_for_update())
+                lock_writers(connection)
                 yield connection
         except OperationalError as error:
             raise AnnotError(
@@ -197,6 +207,8 @@ class AnnotationLog:
             ) from error
 
     def _frame(self, query: Select[Any]) -> pd.DataFrame:
+        import pandas as pd
+
         with self.reading() as connection:
             rows = connection.execute(query).all()
         columns = list(query.selected_columns)
@@ -229,7 +241,8 @@ def _add_questions(connection: Connection, questions: Sequence[Question]) -> lis
     return asked
 
 
-def _add_answers(connection: Connection, answers: Sequence[Answer]) -> None:
+def add_answers(connection: Connection, answers: Sequence[Answer]) -> None:
+    """Append checked answers inside a transaction of ``AnnotationLog.writing``."""
     first, now = _last_id(connection, ANSWER) + 1, utc_now()
     rows = [
         {
@@ -286,6 +299,8 @@ def _filtered(query: Select[Any], before_round: int | None, round: int | None, k
 
 def _series(values: tuple[object, ...], column: ColumnElement[Any]) -> pd.Series:
     """One column: int64, float64 with NaN for unknown, or text as objects with None (pandas would guess otherwise)."""
+    import pandas as pd
+
     if isinstance(column.type, Integer):
         return pd.Series(values, dtype="int64")
     return pd.Series(values, dtype="float64" if isinstance(column.type, Float) else object)
@@ -304,7 +319,8 @@ def _check_questions(questions: Sequence[Question]) -> None:
         raise AnnotError(f"{len(asked)} questions are in a log already (ids {_few(asked)}); ask only new ones")
 
 
-def _check_answers(answers: Sequence[Answer]) -> None:
+def check_answers(answers: Sequence[Answer]) -> None:
+    """Raises AnnotError for answers that no worker can have given."""
     if odd := [a for a in answers if not a.worker or a.label == ""]:
         raise AnnotError(f"{len(odd)} answers have no worker or an empty label ({_few(odd)}); a skip has label None")
     if odd := [a for a in answers if a.seconds is not None and not 0 <= a.seconds < math.inf]:

@@ -20,7 +20,9 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    func,
     insert,
+    inspect,
     make_url,
     select,
 )
@@ -63,31 +65,87 @@ _SQLITE_PRAGMAS = (
     "foreign_keys = ON",
     "recursive_triggers = ON",  # without it INSERT OR REPLACE deletes rows unseen by the triggers
 )
+_POSTGRES_GUARD = (
+    "CREATE OR REPLACE FUNCTION annotation_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION 'the annotation log is append-only'; END $$",
+    "CREATE TRIGGER no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} EXECUTE FUNCTION annotation_log_is_append_only()",
+)
+_POSTGRES_LOCK = 7_260_115_920_241  # any number; whoever writes to a log of this database takes this advisory lock
+
+
+def refuse_password(url: str) -> None:
+    """Raises AnnotError if a URL holds a password: settings are kept in files, and words of a command are seen by others."""
+    if "://" not in url:
+        return
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return  # told when it is opened
+    if parsed.password is not None or any("passw" in name.lower() for name in parsed.query):
+        raise AnnotError(
+            "the URL of the annotation log holds a password, which would be written to config.yaml; leave it out of the URL "
+            "(postgresql://USER@HOST/NAME). PostgreSQL looks it up in ~/.pgpass or in the variable PGPASSWORD."
+        )
 
 
 def open_engine(url: str | Path) -> Engine:
     """An engine for a path (SQLite; the folder is made if absent) or for a text with ``://`` (any SQLAlchemy URL).
 
-    On SQLite a transaction of a connection with the execution option ``writes`` locks the file from its start.
+    On SQLite a transaction of a connection with the execution option ``writes`` locks the file from its start. A URL with a
+    password is refused. ``postgresql://`` means psycopg 3.
     """
     try:
         if isinstance(url, str) and "://" in url:
-            engine = create_engine(make_url(url))
+            refuse_password(url)
+            parsed = make_url(url)
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
         else:
             Path(url).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(URL.create("sqlite", database=str(url)))
+            parsed = URL.create("sqlite", database=str(url))
+        # A server may have closed a connection that waited in the pool; a file is always there.
+        engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite", hide_parameters=True)
     except (OSError, ArgumentError, ImportError) as error:
         raise AnnotError(
-            f"the annotation log cannot be opened: {error}; give a path, or a SQLAlchemy URL whose driver is installed"
+            f"the annotation log cannot be opened: {error}; give a path, or a SQLAlchemy URL whose driver is installed "
+            "(PostgreSQL: pip install 'lightning-annot[postgres]')"
         ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    if engine.dialect.name == "postgresql":
+        event.listen(engine, "connect", _prepare_postgres)
     return engine
+
+
+def lock_writers(connection: Connection) -> None:
+    """Wait for all other writers, and keep them waiting until this transaction is over, and seen by all.
+
+    Nothing may have been read before, so that what is read next is what the last writer left.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+    elif connection.dialect.name != "sqlite":  # BEGIN IMMEDIATE has locked the file
+        connection.execute(select(IDENTITY).where(IDENTITY.c.key == FORMAT_KEY).with_for_update())
+
+
+def isolation(dialect: str, writes: bool) -> dict[str, str]:
+    """Execution options that make a server keep to what the log promises, whatever its own defaults are.
+
+    A writer has to see, after ``lock_writers``, what was committed while it waited; a reader sees one state throughout.
+    """
+    return {"isolation_level": "READ COMMITTED" if writes else "REPEATABLE READ"} if dialect == "postgresql" else {}
 
 
 def create_tables(connection: Connection) -> None:
     """Make what is missing; what is there stays as it is."""
+    if connection.dialect.name == "postgresql":
+        lock_writers(connection)  # two that create a table at once would both fail
+        if not inspect(connection).has_table(ANSWER.name):
+            _TABLES.create_all(connection)
+            for table in (QUESTION, ANSWER):
+                for statement in _POSTGRES_GUARD:
+                    connection.exec_driver_sql(statement.format(table=table.name))
     _TABLES.create_all(connection)
     if connection.dialect.name == "sqlite":
         for table in (QUESTION, ANSWER):
@@ -106,6 +164,14 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     for pragma in _SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _prepare_postgres(connection: Any, _: object) -> None:
+    """An answer that is confirmed is on disk, even where the server's own default is not to wait for that."""
+    connection.execute(
+        "SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'"
+    )
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

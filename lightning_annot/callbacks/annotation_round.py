@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import refuse_password
 from lightning_annot.callbacks.asking import Asking, Terms, await_answers, why_not
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
@@ -55,7 +56,7 @@ class AnnotationRound(Callback):
         sampling: which items are asked, and of whom.
         stopping: budget, patience, money, and the price of an expert.
         prices: what answers cost; one each by default.
-        log_url: SQLAlchemy URL of the annotation log; ``annotations.db`` in ``output_dir`` by default.
+        log_url: SQLAlchemy URL of the annotation log, without a password; ``annotations.db`` in ``output_dir`` by default.
         import_answers: CSV ``task,worker,label`` of answers that are known before round 0.
         cost: CSV of a cost matrix, rows and columns in the order of the classes; zero-one loss by default.
         gold: gold questions, about prototypes, that each worker is asked in round 0; they count in ``paid_per_item``.
@@ -85,6 +86,8 @@ class AnnotationRound(Callback):
             raise AnnotError(f"annotation.threshold {threshold} given; it must be above 0.")
         if crowd.estimate == "gold" and not (gold or gold_rate or trust.qualify) and crowd.oracle is None:
             raise AnnotError("crowd.estimate gold given, and no gold questions; set annotation.gold, such as 20 a worker.")
+        if log_url is not None:
+            refuse_password(log_url)
         self.output_dir = output_dir
         self.workers: Workers = workers if workers is not None else StructuredWorkers()
         self.threshold, self.crowd, self.sampling, self.gold, self.method = threshold, crowd, sampling, gold, method

@@ -6,19 +6,19 @@ import inspect
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torchvision
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
-from torchvision.datasets import DatasetFolder, VisionDataset
 
 from lightning_annot.data.digests import content_digest
 from lightning_annot.data.files import FileStore
 from lightning_annot.data.images import Images, first_few
 from lightning_annot.types import AnnotError
+
+if TYPE_CHECKING:  # both are loaded where they are used: a folder of images needs neither, and each takes a second or more
+    from torchvision.datasets import VisionDataset
 
 DIGIT_SIZE = 64  # pixels a side of an opened digit: eight times the original, large enough for a person to read
 
@@ -64,6 +64,8 @@ class DigitStore:
 
 def digits_source() -> Images:
     """scikit-learn's 1,797 handwritten digits: ids ``"0"`` to ``"1796"``, labels ``"0"`` to ``"9"``."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     ids = [str(row) for row in range(len(digits.target))]
     labels = dict(zip(ids, map(str, digits.target.tolist()), strict=True))
@@ -72,6 +74,8 @@ def digits_source() -> Images:
 
 def digits_features() -> NDArray[np.float32]:
     """Pixels of ``digits_source`` as features in [0, 1], (1797, 64) float32."""
+    from sklearn.datasets import load_digits
+
     pixels: NDArray[np.float32] = (load_digits().data / 16.0).astype(np.float32)
     return pixels
 
@@ -84,6 +88,8 @@ def torchvision_source(
     ``split`` and ``download`` go to the class as it names them, ``options`` as they are. Labels are class names where
     the data set has them (numbers where it has targets but no names), else None.
     """
+    from torchvision.datasets import DatasetFolder
+
     dataset = _build(name, os.fspath(root), split, download, options)
     if len(dataset) == 0 or not isinstance(dataset[0], tuple) or not isinstance(dataset[0][0], Image.Image):
         raise AnnotError(f"torchvision's {name} gives no (image, target) pairs; choose a classification data set")
@@ -96,6 +102,9 @@ def torchvision_source(
 
 
 def _build(name: str, root: str, split: str, download: bool, options: dict[str, Any]) -> VisionDataset:
+    import torchvision
+    from torchvision.datasets import VisionDataset
+
     kind = getattr(torchvision.datasets, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, VisionDataset)):
         known = [entry for entry in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, entry))]

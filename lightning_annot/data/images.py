@@ -10,9 +10,11 @@ from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from lightning_annot.types import AnnotError
+
+# torchvision.datasets.folder.IMG_EXTENSIONS, without the seconds that its import takes.
+TORCHVISION_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class Store(Protocol):
@@ -99,7 +101,7 @@ def image_extensions() -> frozenset[str]:
     """Lower-case file extensions with their dot: torchvision's, and all that Pillow reads and calls an image."""
     known = Image.registered_extensions()
     readable = {ext for ext, kind in known.items() if kind in Image.OPEN and Image.MIME.get(kind, "").startswith("image/")}
-    return frozenset(readable.union(IMG_EXTENSIONS))
+    return frozenset(readable.union(TORCHVISION_EXTENSIONS))
 
 
 def is_image_name(name: str) -> bool:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_annot.annotations.formats import read_labels
 from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.types import AnnotError
 
@@ -215,6 +214,8 @@ def _mapped(source: Images, ids: list[str], id_pattern: str | None) -> Images:
 def _labels(path: str | None) -> dict[str, str] | None:
     if path is None:
         return None
+    from lightning_annot.annotations.formats import read_labels
+
     frame = read_labels(path)
     return dict(zip(frame["task"], frame["label"], strict=True))
 

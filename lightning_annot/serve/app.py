@@ -19,7 +19,7 @@ from lightning_annot.annotations.desk import Desk, Lending
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.serve.clerk import Clerk
 from lightning_annot.serve.doors import Doors
-from lightning_annot.serve.guard import Guard, Limits
+from lightning_annot.serve.guard import Guard, Hosts, Limits
 from lightning_annot.serve.overview import Overview
 from lightning_annot.serve.owner_pages import OwnerPages
 from lightning_annot.serve.pictures import Pictures
@@ -37,6 +37,7 @@ class PageSettings:
     hit: int = 10
     lending: Lending = field(default_factory=Lending)
     limits: Limits = field(default_factory=Limits)
+    hosts: Hosts = field(default_factory=Hosts)
 
     def __post_init__(self) -> None:
         if not 1 <= self.hit <= 500:
@@ -62,7 +63,7 @@ def make_app(directory: Path, log: AnnotationLog, owner_token: str, settings: Pa
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(AnnotError, _failed)
-    app.add_middleware(Guard, body=settings.limits.body)
+    app.add_middleware(Guard, body=settings.limits.body, hosts=settings.hosts)
     return app
 
 

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_annot.annotations.desk import Desk
+from lightning_annot.annotations.desk import Desk, Loan
 from lightning_annot.types import Answer
 
 _MOST = 200  # jobs in one commit
@@ -35,9 +35,9 @@ class Clerk:
         outcome: bool | None = await self._ask(answer)
         return outcome
 
-    async def lend(self, worker: str, n: int) -> list[int]:
+    async def lend(self, worker: str, n: int) -> Loan:
         """``Desk.lend`` for one worker."""
-        outcome: list[int] = await self._ask((worker, n))
+        outcome: Loan = await self._ask((worker, n))
         return outcome
 
     async def work(self) -> None:
@@ -61,7 +61,8 @@ class Clerk:
     def _write(self, what: list[Answer | tuple[str, int]]) -> list[Any]:
         answers = [entry for entry in what if isinstance(entry, Answer)]
         wishes = [entry for entry in what if not isinstance(entry, Answer)]
-        return [*(self._desk.take(answers) if answers else ()), *(self._desk.lend(wishes) if wishes else ())]
+        outcomes, loans = self._desk.deal(answers, wishes)
+        return [*outcomes, *loans]
 
     async def _ask(self, what: Answer | tuple[str, int]) -> Any:
         job = _Job(what, asyncio.get_running_loop().create_future())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import secrets
 import socket
+import sys
 from pathlib import Path
 
 from lightning_annot.types import AnnotError
@@ -30,42 +32,61 @@ def serve_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8765, help="0: any that is free (8765)")
     parser.add_argument("--base", help="how people reach the page, such as https://label.example.org (http://HOST:PORT)")
-    parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
+    parser.add_argument("--url", help="SQLAlchemy URL of the log without a password, if it is not DIR/annotations.db")
     return parser
 
 
 def serve(args: list[str]) -> int:
     """Run the page until Ctrl-C."""
     given = serve_parser().parse_args(args)
+    gc.disable()  # a tenth of the time to start goes into looking for garbage among what is there to stay
+    try:
+        with _listen(given.host, given.port) as listening:  # first: who comes too soon waits
+            return _serve(given, listening)
+    finally:
+        gc.enable()
+
+
+def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
     try:
         import uvicorn
 
         from lightning_annot.annotations.desk import Desk, Lending
         from lightning_annot.annotations.log import AnnotationLog
         from lightning_annot.serve.app import PageSettings, make_app
+        from lightning_annot.serve.guard import Hosts
+        from lightning_annot.serve.wire import LONGEST_HEAD, Wire
     except ImportError as error:
         raise AnnotError(f"the page needs more packages ({error}); pip install 'lightning-annot[serve]'") from error
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     lending = Lending(60 * given.lease_minutes, None if given.give_back_hours is None else 3600 * given.give_back_hours)
-    settings = PageSettings(given.hit, lending)
+    base = (given.base or f"http://{given.host}:{listening.getsockname()[1]}").rstrip("/")
+    settings = PageSettings(given.hit, lending, hosts=Hosts.of(given.host, base))
     given.dir.mkdir(parents=True, exist_ok=True)
-    with AnnotationLog(given.url or given.dir / "annotations.db") as log, _listen(given.host, given.port) as listening:
-        base = (given.base or f"http://{given.host}:{listening.getsockname()[1]}").rstrip("/")
+    with AnnotationLog(given.url or given.dir / "annotations.db") as log:
         owner = secrets.token_urlsafe(16)
         print(f"owner: {base}/o/{owner}", flush=True)
         _invite(Desk(log, lending), given.invite, given.renew, base)
         app = make_app(given.dir, log, owner, settings)
-        # No access log: addresses of links are secrets.
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app, http=Wire, ws="none", h11_max_incomplete_event_size=LONGEST_HEAD, timeout_keep_alive=75, server_header=False,
+            log_level="error", access_log=False,  # addresses of links are secrets
+        )  # fmt: skip
+        gc.freeze()
+        gc.enable()
+        sys.setswitchinterval(0.001)  # what answers people waits less for threads that read the log or encode an image
         uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=512)
+        listening = socket.create_server((host, port), backlog=512)
     except (OSError, OverflowError) as error:
         raise AnnotError(f"the page cannot listen at {host}:{port} ({error}); choose another --host or --port.") from error
+    # Connections inherit it: else the body of an answer waits, up to 40 ms, until the client has acknowledged the head.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _invite(desk: object, names: list[str], renewed: list[str], base: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST_PATH = 1000
+_HOST = re.compile(r"(?P<name>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -32,6 +35,41 @@ class Limits:
     worker_burst: int = 100
     stranger_rate: float = 1.0
     stranger_burst: int = 30
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Host names under which the page is served, None: any; ``addresses``: also under any address in digits.
+
+    A page of another site can make its own name lead to this machine, and would then be let through as ours.
+    """
+
+    names: frozenset[str] | None = None
+    addresses: bool = False
+
+    @classmethod
+    def of(cls, host: str, base: str) -> Hosts:
+        """Where it listens at ``host`` and people come by ``base``."""
+        names = {host, urlsplit(base).hostname or host, "localhost", "127.0.0.1", "::1"}
+        return cls(frozenset(name.lower() for name in names), addresses=host in ("", "0.0.0.0", "::"))
+
+    def allow(self, given: str) -> bool:
+        """Whether a Host header names this page."""
+        if self.names is None:
+            return True
+        parts = _HOST.fullmatch(given.lower())
+        if parts is None:
+            return False
+        name = parts["name"].strip("[]")
+        return name in self.names or (self.addresses and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class Buckets:
@@ -61,8 +99,8 @@ class Guard:
     the JSON type, which a form of another site cannot send.
     """
 
-    def __init__(self, app: ASGIApp, body: int) -> None:
-        self._app, self._body = app, body
+    def __init__(self, app: ASGIApp, body: int, hosts: Hosts = Hosts()) -> None:
+        self._app, self._body, self._hosts = app, body, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -94,6 +132,8 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_PATH:
             return 414, "address too long"
+        if not self._hosts.allow(headers.get(b"host", "")):
+            return 421, "this page has another address"
         if scope["method"] != "POST":
             return None
         origin = headers.get(b"origin")
@@ -104,6 +144,8 @@ class Guard:
         if headers.get(b"content-type", "").partition(";")[0].strip().lower() != "application/json":
             return 415, "send JSON"
         length = headers.get(b"content-length", "0")
+        if b"content-length" in headers and b"transfer-encoding" in headers:  # a proxy may go by the other
+            return 400, "say the length once"
         return (413, "too long") if not length.isdecimal() or int(length) > self._body else None
 
     async def _read(self, receive: Receive) -> bytes | None:

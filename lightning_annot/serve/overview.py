@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.report.run_files import Headline, RunFiles, headlines, read_run
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what reads tables is loaded when the owner looks, so that the page starts sooner
+    import pandas as pd
     from matplotlib.figure import Figure
+
+    from lightning_annot.report.run_files import Headline, RunFiles
 
 MOST_SHOWN = 12
 PLOTS = {
@@ -51,6 +51,8 @@ class Overview:
             return None
         with self._lock:
             if stamp != self._stamp:
+                from lightning_annot.report.run_files import read_run
+
                 self._run, self._stamp = read_run(self._directory), stamp
                 self._drawn.clear()
             return self._run
@@ -58,7 +60,11 @@ class Overview:
     def headlines(self) -> list[Headline]:
         """The numbers that are looked for first."""
         run = self.run()
-        return [] if run is None else headlines(run)
+        if run is None:
+            return []
+        from lightning_annot.report.run_files import headlines
+
+        return headlines(run)
 
     def worker_accuracy(self) -> dict[str, str]:
         """Estimated accuracy of each worker with its interval."""

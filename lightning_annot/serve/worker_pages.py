@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Literal
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -82,10 +83,8 @@ class WorkerPages:
     async def next(self, request: Request, wish: Wish) -> dict[str, object]:
         """Lend the next questions; why there are none, if so."""
         worker = await self._doors.worker(request)
-        questions = await self._clerk.lend(worker, min(wish.n, 2 * self._hit + 10)) if self._pictures.task() else []
-        done = await run_in_threadpool(self._desk.count_of, worker)
-        why = "" if questions else await run_in_threadpool(self._desk.paused, worker)
-        return {"questions": questions, "done": done, "paused": why or ""}
+        loan = await self._clerk.lend(worker, min(wish.n, 2 * self._hit + 10) if self._pictures.task() else 0)
+        return asdict(loan)
 
     async def answer(self, request: Request, given: Given) -> dict[str, bool]:
         """Commit an answer to a question that was lent; one that is there already changes nothing."""

@@ -1,0 +1,140 @@
+"""A team on one PostgreSQL database: two pages and a run, of which one page and the run are killed on the way."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import QUIET, ROOT, SMALL, rounds, start
+from postgres import new_database
+
+from lightning_annot.annotations.desk import Desk
+from lightning_annot.annotations.log import AnnotationLog
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
+PER_ROUND, ROUNDS = 12, 3
+WORKERS = ("ann", "bob", "eve")
+
+
+class Page:
+    """``serve`` in a process of its own, at a port that it keeps."""
+
+    def __init__(self, run: Path, url: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        port = self.address.rpartition(":")[2]
+        self._command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--url", url, "--port", port]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Client(threading.Thread):
+    """A worker at one of the pages, who goes on until told to stop; what the page has confirmed."""
+
+    def __init__(self, name: str, token: str, page: Page, stop: threading.Event) -> None:
+        super().__init__()
+        self._worker, self._stop_it = name, stop
+        self._http = httpx.Client(base_url=page.address, cookies={"annot_worker": token}, timeout=10)
+        self.confirmed: dict[tuple[int, str], str] = {}
+
+    def run(self) -> None:
+        while not self._stop_it.is_set():
+            lent = self._post("/api/next", {"n": 2}).get("questions", [])
+            for question in lent:
+                label = str(question % 10)
+                if "new" in self._post("/api/answer", {"question": question, "label": label, "seconds": 1.0}):
+                    self.confirmed[question, self._worker] = label
+            time.sleep(0.02 if lent else 0.1)
+        self._http.close()
+
+    def _post(self, path: str, body: object) -> dict[str, Any]:
+        while not self._stop_it.is_set():
+            try:
+                response = self._http.post(path, json=body)
+            except httpx.TransportError:  # the page is dead
+                time.sleep(0.05)
+                continue
+            if response.status_code == 200:
+                return response.json()
+            assert response.status_code in (429, 503), response.text
+            time.sleep(0.05)
+        return {}
+
+
+@contextmanager
+def labelling(log: AnnotationLog, pages: list[Page]) -> Iterator[list[Client]]:
+    """Every worker at every page at once."""
+    stop, desk = threading.Event(), Desk(log)
+    tokens = {name: desk.invite(name) for name in WORKERS}
+    clients = [Client(name, token, page, stop) for name, token in tokens.items() for page in pages]
+    for client in clients:
+        client.start()
+    try:
+        yield clients
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+
+
+def wait_for(done: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_pages_and_a_run_share_a_log_and_survive_kills(postgres_server: str, tmp_path: Path) -> None:
+    url, run = new_database(postgres_server), tmp_path / "run"
+    settings = {
+        **QUIET, **SMALL, "data.root": "digits", "annotation.output_dir": run, "annotation.log_url": url,
+        "annotation.workers": "lightning_annot.workers.live.LiveWorkers", "annotation.workers.poll_seconds": 0.1,
+        "annotation.sampling.per_round": PER_ROUND, "annotation.threshold": 1e-9, "trainer.max_epochs": ROUNDS + 1,
+    }  # fmt: skip
+    pages = [Page(run, url), Page(run, url)]
+    try:
+        with AnnotationLog(url) as log, labelling(log, pages) as clients:
+            trainer = start("fit", settings, "--ckpt_path=last")
+            wait_for(lambda: len(log.answers()) >= 3)
+            pages[0].kill()
+            pages[0].start()
+            wait_for(lambda: len(log.answers()) >= PER_ROUND + 2)
+            trainer.kill()
+            trainer.join()
+            trainer = start("fit", settings, "--ckpt_path=last")
+            trainer.join(120)
+            assert trainer.exitcode == 0
+        confirmed = {key: label for client in clients for key, label in client.confirmed.items()}
+        with AnnotationLog(url) as log:
+            answers, questions = log.answers(), log.questions()
+    finally:
+        for page in pages:
+            page.kill()
+    there = {(q, w): z for q, w, z in zip(answers["question"], answers["worker"], answers["label"], strict=True)}
+    assert len(confirmed) > PER_ROUND
+    assert {key: there.get(key) for key in confirmed} == confirmed  # none lost or changed
+    assert len(there) == len(answers) == PER_ROUND * ROUNDS
+    assert not answers.duplicated("question").any()
+    assert not answers.duplicated(["item", "worker"]).any()
+    assert sorted(answers["question"]) == questions["id"].tolist()
+    assert rounds(run)["annotations"].tolist() == [PER_ROUND * i for i in range(ROUNDS + 1)]
+    assert json.loads((run / "summary.json").read_text())["stop_reason"].startswith("the last allowed round")
