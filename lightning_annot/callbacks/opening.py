@@ -18,8 +18,15 @@ from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
 
-def page_task(data: AnnotationDataModule) -> PageTask:
-    """What the labelling page must know of the run over ``data``."""
+MOST_EXAMPLES = 6  # of a class
+
+
+def page_task(data: AnnotationDataModule, gold: bool) -> PageTask:
+    """What the labelling page must know of the run over ``data``.
+
+    With ``gold`` questions, which are about prototypes, the first prototype of each class that has two or more is its only
+    example; it is never asked about.
+    """
     table, loaded = data.table, data.loaded
     assert loaded is not None
     source = None
@@ -30,7 +37,8 @@ def page_task(data: AnnotationDataModule) -> PageTask:
     examples: dict[str, list[str]] = {name: [] for name in table.classes}
     for row in table.is_prototype.nonzero()[:, 0].tolist():
         examples[table.classes[int(table.prototype[row])]].append(table.ids[row])
-    return PageTask(table.classes, table.names, {name: tuple(ids) for name, ids in examples.items()}, source)
+    shown = {name: tuple(ids[: (len(ids) > 1) if gold else MOST_EXAMPLES]) for name, ids in examples.items()}
+    return PageTask(table.classes, table.names, shown, source)
 
 
 def open_ledger(
@@ -66,7 +74,7 @@ def open_ledger(
                 f"annotation.{name} {value:g} given without prototypes, which gold questions are about; set it to 0."
             )
     if isinstance(workers, LiveWorkers):
-        write_text(folder / TASK_FILE, page_task(data).to_json())
+        write_text(folder / TASK_FILE, page_task(data, gold=bool(gold)).to_json())
     if isinstance(workers, SimulatedWorkers):
         workers.export(folder / "simulated_workers.npz")
     return ledger
