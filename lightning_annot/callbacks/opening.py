@@ -17,7 +17,6 @@ from lightning_annot.workers.base import Workers
 from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
-
 MOST_EXAMPLES = 6  # of a class
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PROTOTYPES = "prototypes.csv"
 _ABOUT = (
-    "Prepare a confusion study in DIR: who is invited to lightning-annot serve DIR answers --each prototypes of every class, in "
-    "random order. lightning-annot confusions DIR counts the answers, at any time. The same command again changes nothing."
+    "Prepare a confusion study in DIR: who is invited to lightning-annot serve DIR answers --each prototypes of every class, "
+    "in random order. lightning-annot confusions DIR counts the answers, at any time. The same command again changes nothing."
 )
 
 
@@ -88,8 +88,8 @@ def draw(
     wanted, there = (each or 1) + n_examples, len(by_class[fewest])
     if there < wanted:
         raise AnnotError(
-            f"{fewest!r} has {there} prototypes, and {wanted} are needed: {each or 1} to ask about and {n_examples} to show. Give "
-            "more of them, or lower --each or --examples."
+            f"{fewest!r} has {there} prototypes, and {wanted} are needed: {each or 1} to ask about and {n_examples} to show. "
+            "Give more of them, or lower --each or --examples."
         )
     examples = {name: items[:n_examples] for name, items in by_class.items()}
     asked = {name: items[n_examples:] for name, items in by_class.items()}

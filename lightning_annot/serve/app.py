@@ -21,7 +21,6 @@ from lightning_annot.serve.clerk import Clerk
 from lightning_annot.serve.doors import Doors
 from lightning_annot.serve.guard import Guard, Limits
 from lightning_annot.serve.handout import HandOut
-from lightning_annot.serve.overview import Overview
 from lightning_annot.serve.owner_pages import OwnerPages
 from lightning_annot.serve.pictures import Pictures
 from lightning_annot.serve.templates import page
@@ -58,7 +57,7 @@ def make_app(directory: Path, log: AnnotationLog, owner_token: str, settings: Pa
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(WorkerPages(desk, clerk, HandOut(log), pictures, doors, settings.hit).router())
-    app.include_router(OwnerPages(desk, log, pictures, doors, Overview(directory, log)).router())
+    app.include_router(OwnerPages(desk, log, directory, pictures, doors).router())
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
