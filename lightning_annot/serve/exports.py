@@ -43,15 +43,15 @@ EXPORTS = {
 
 
 def available(directory: Path, study: bool, gold: bool) -> dict[str, Export]:
-    """Those that can be had now: of a study, and of a run whose first round has not ended, answers alone."""
+    """Those that can be had now: of a study the counts alone, and of a run whose first round has not ended answers alone."""
     if study:
         return {name: EXPORTS[name] for name in ("group-workers",) if gold}
-    run = (directory / "labels.csv").is_file()
-    without = {"labels", "parquet", "label-studio"} if not run else set()
-    without |= set() if gold else {"group-workers"}
-    own = {name for name, export in EXPORTS.items() if export.format is None and name != "group-workers"}
-    made = {"scorecards", "scorecards-page", "report"} if run else set()
-    without |= {name for name in own if not (name in made or (directory / EXPORTS[name].file).is_file())}
+    without = set() if gold else {"group-workers"}
+    if not (directory / "labels.csv").is_file():
+        without |= {"labels", "label-studio", "report", "group-workers"}
+    if not (directory / "posterior.npz").is_file():
+        without |= {"parquet", "scorecards", "scorecards-page"}
+    without |= {name for name in ("rounds", "workers") if not (directory / EXPORTS[name].file).is_file()}
     return {name: export for name, export in EXPORTS.items() if name not in without}
 
 

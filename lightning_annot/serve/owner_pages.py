@@ -78,7 +78,7 @@ class OwnerPages:
             "owner.html", now=self._now(), headlines=self._overview.headlines(), study=study, people=people,
             paused=self._desk.paused(), plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
-            exports=available(self._directory, study is not None, gold), run=self._overview.run() is not None,
+            exports=available(self._directory, study is not None, gold),
         )  # fmt: skip
 
     def _now(self) -> list[Headline]:
@@ -120,7 +120,10 @@ class OwnerPages:
             raise HTTPException(404, "the first round has not ended yet")
         from lightning_annot.report.scorecards import scorecards
 
-        cards = scorecards(run, self._log.answers())
+        try:
+            cards = scorecards(run, self._log.answers())
+        except AnnotError as error:
+            raise HTTPException(404, str(error)) from error
         return page("scorecards.html", rows=cards.to_dict("records"), columns=CARD_COLUMNS)
 
     async def act(self, request: Request, act: Act) -> dict[str, str]:
