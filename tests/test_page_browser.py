@@ -101,6 +101,13 @@ def person(browser: Any, link: str, run: Path, **device: Any) -> Iterator[Person
     context.close()
 
 
+@contextmanager
+def two(browser: Any, links: dict[str, str], run: Path) -> Iterator[tuple[Person, Person]]:
+    """ann at a desk and bob on a phone, at once."""
+    with person(browser, links["ann"], run) as ann, person(browser, links["bob"], run, **PHONE) as bob:
+        yield ann, bob
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -127,38 +134,35 @@ def tap_right(one: Person) -> Callable[[str], None]:
 
 def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    plain_run(run, 2 * PER_ROUND)
-    with serving(run, "ann", "bob") as links:
-        with person(browser, links["ann"], run) as ann, person(browser, links["bob"], run, **PHONE) as bob:
-            press, tap = ann.page.keyboard.press, bob.page.tap
-            by_key = [ann.act(press_right(ann)) for _ in range(11)]  # past the end of a HIT
-            by_touch = [bob.act(tap_right(bob)) for _ in range(11)]
-            ann.page.reload()
-            assert ann.question not in by_key
-            shown = ann.question
-            press(str((int(TRUTH[ann.item(shown)]) + 1) % 10))
-            ann.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
-            press("Backspace")
-            wait_for(lambda: ann.question == shown)
+    plain_run(run, 4 * PER_ROUND)  # more than they answer, as each is lent a HIT
+    with serving(run, "ann", "bob") as links, two(browser, links, run) as (ann, bob):
+        press, tap = ann.page.keyboard.press, bob.page.tap
+        by_key = [ann.act(press_right(ann)) for _ in range(11)]  # past the end of a HIT
+        by_touch = [bob.act(tap_right(bob)) for _ in range(11)]
+        ann.page.reload()
+        assert ann.question not in by_key
+        shown = ann.question
+        press(str((int(TRUTH[ann.item(shown)]) + 1) % 10))
+        ann.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
+        press("Backspace")
+        wait_for(lambda: ann.question == shown)
+        by_key.append(ann.act(press_right(ann)))
+        reasons = {name: ann.act(lambda label, key=key: press(key)) for name, key in KEYS.items()}
+        shown = bob.question
+        tap("button[data-label='0']")
+        bob.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
+        tap("#undo")
+        wait_for(lambda: bob.question == shown)
+        reasons |= {f"{name}, touched": bob.act(lambda label, name=name: tap(f"[data-reason='{name}']")) for name in KEYS}
+        press("e")
+        assert ann.page.is_visible("#examples img")
+        press("3")  # is no answer while the examples are shown
+        press("Escape")
+        while len(by_key) + len(reasons) // 2 < PER_ROUND:
             by_key.append(ann.act(press_right(ann)))
-            reasons = {name: ann.act(lambda label, key=key: press(key)) for name, key in KEYS.items()}
-            shown = bob.question
-            tap("button[data-label='0']")
-            bob.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
-            tap("#undo")
-            wait_for(lambda: bob.question == shown)
-            reasons |= {f"{name}, touched": bob.act(lambda label, name=name: tap(f"[data-reason='{name}']")) for name in KEYS}
-            press("e")
-            assert ann.page.is_visible("#examples img")
-            press("3")  # is no answer while the examples are shown
-            press("Escape")
-            while len(by_key) + len(reasons) // 2 < PER_ROUND:
-                by_key.append(ann.act(press_right(ann)))
-            while len(by_touch) + len(reasons) // 2 < PER_ROUND:
-                by_touch.append(bob.act(tap_right(bob)))
-            wait_for(lambda: len(answers(run)) == 2 * PER_ROUND)
-            ann.page.wait_for_function("() => document.getElementById('say').textContent.startsWith('Nothing to label')")
-            assert not ann.page.is_visible("#choose")
+        while len(by_touch) + len(reasons) // 2 < PER_ROUND:
+            by_touch.append(bob.act(tap_right(bob)))
+        wait_for(lambda: len(answers(run)) == 2 * PER_ROUND)
     table = answers(run).set_index("question")
     assert not table.index.duplicated().any()
     for name, question in reasons.items():
@@ -173,32 +177,31 @@ def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) ->
 def test_the_owner_pauses_and_invites(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     plain_run(run, 40)
-    with serving(run, "ann") as links:
-        with person(browser, links["owner"], run) as owner, person(browser, links["ann"], run) as ann:
-            page = owner.page
-            given = [ann.act(press_right(ann)) for _ in range(3)]
-            page.fill("#reason", "lunch until two")
-            page.click("button[aria-label='Pause ann']")
-            page.wait_for_function("() => document.body.textContent.includes('paused: lunch until two')")
-            page.fill("#reason", "")
-            while ann.page.is_visible("#picture"):  # what is lent may be answered
-                given.append(ann.act(press_right(ann)))
-            ann.page.wait_for_function("() => document.getElementById('say').textContent === 'Paused: lunch until two.'")
-            assert 10 <= len(given) < 40
-            page.focus("button[aria-label='Go on with ann']")
-            page.keyboard.press("Enter")
-            assert ann.question not in given
-            page.fill("#name", "carl")
-            page.keyboard.press("Enter")
-            page.wait_for_function("() => document.getElementById('link-text').value")
-            with person(browser, page.input_value("#link-text"), run) as carl:
-                carl.act(press_right(carl))
-                carl.page.goto("about:blank")  # who leaves can take nothing back
-                wait_for(lambda: "carl" in set(answers(run)["worker"]))
-            page.wait_for_function("() => [...document.querySelectorAll('tbody th')].some((th) => th.textContent === 'carl')")
-            ann.page.goto("about:blank")
-            wait_for(lambda: len(answers(run)) == len(given) + 1)
-            check_owner(owner, run)
+    with serving(run, "ann") as links, person(browser, links["owner"], run) as owner, person(browser, links["ann"], run) as ann:
+        page = owner.page
+        given = [ann.act(press_right(ann)) for _ in range(3)]
+        page.fill("#reason", "lunch until two")
+        page.click("button[aria-label='Pause ann']")
+        page.wait_for_function("() => document.body.textContent.includes('paused: lunch until two')")
+        page.fill("#reason", "")
+        while ann.page.is_visible("#picture"):  # what is lent may be answered
+            given.append(ann.act(press_right(ann)))
+        ann.page.wait_for_function("() => document.getElementById('say').textContent === 'Paused: lunch until two.'")
+        assert 10 <= len(given) < 40
+        page.focus("button[aria-label='Go on with ann']")
+        page.keyboard.press("Enter")
+        assert ann.question not in given
+        page.fill("#name", "carl")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.getElementById('link-text').value")
+        with person(browser, page.input_value("#link-text"), run) as carl:
+            carl.act(press_right(carl))
+            carl.page.goto("about:blank")  # who leaves can take nothing back
+            wait_for(lambda: "carl" in set(answers(run)["worker"]))
+        page.wait_for_function("() => [...document.querySelectorAll('tbody th')].some((th) => th.textContent === 'carl')")
+        ann.page.goto("about:blank")
+        wait_for(lambda: len(answers(run)) == len(given) + 1)
+        check_owner(owner, run)
 
 
 def check_owner(owner: Person, run: Path) -> None:
@@ -206,12 +209,11 @@ def check_owner(owner: Person, run: Path) -> None:
     page, table = owner.page, answers(run)
     page.click("thead button >> text=answers")
     page.evaluate("window.scrollTo(0, 300)")
+    rows = """() => [...document.querySelectorAll('#people-table tbody tr')].map(
+        (row) => [row.cells[0].textContent, Number(row.cells[1].textContent)])"""
+    wanted = [[worker, int(n)] for worker, n in table.loc[table["label"].notna(), "worker"].value_counts().items()]
     for _ in range(2):
-        rows = (
-            "() => [...document.querySelectorAll('#people-table tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
-        )
-        wanted = table["label"].notna().groupby(table["worker"]).sum().sort_values(ascending=False)
-        wait_for(lambda: [[row[0], int(row[1])] for row in page.evaluate(rows)] == [[w, n] for w, n in wanted.items()])
+        wait_for(lambda: page.evaluate(rows) == wanted, 20)
         page.wait_for_timeout(5500)  # it has renewed itself
     assert page.evaluate("window.scrollY") == 300
     tiles = dict(zip(page.locator(".numbers dt").all_inner_texts(), page.locator(".numbers b").all_inner_texts(), strict=True))
