@@ -66,7 +66,8 @@ class Person:
     def question(self) -> int:
         """The question whose image can be seen; waits for it, and for the run."""
         self.page.wait_for_function(
-            "() => { const p = document.getElementById('picture'); return p && !p.hidden && p.complete; }"
+            "() => { const p = document.getElementById('picture'); "
+            "return p && !p.hidden && p.dataset.shown && p.src.endsWith('/' + p.dataset.shown); }"
         )
         return int(self.page.get_attribute("#picture", "src").rsplit("/", 1)[1])
 
@@ -171,7 +172,7 @@ def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) ->
         assert (table.loc[given, "worker"] == who).all()
         assert table.loc[given, "label"].tolist() == [TRUTH[item] for item in table.loc[given, "item"]]
     assert table["worker"].value_counts().to_dict() == {"ann": PER_ROUND, "bob": PER_ROUND}
-    assert table["seconds"].between(0.001, 60).all()
+    assert table["seconds"].between(0, 600).all()
 
 
 def test_the_owner_pauses_and_invites(browser: Any, tmp_path: Path) -> None:
@@ -212,9 +213,9 @@ def check_owner(owner: Person, run: Path) -> None:
     rows = """() => [...document.querySelectorAll('#people-table tbody tr')].map(
         (row) => [row.cells[0].textContent, Number(row.cells[1].textContent)])"""
     wanted = [[worker, int(n)] for worker, n in table.loc[table["label"].notna(), "worker"].value_counts().items()]
-    for _ in range(2):
+    for pause in (5500, 0):  # it renews itself meanwhile
         wait_for(lambda: page.evaluate(rows) == wanted, 20)
-        page.wait_for_timeout(5500)  # it has renewed itself
+        page.wait_for_timeout(pause)
     assert page.evaluate("window.scrollY") == 300
     tiles = dict(zip(page.locator(".numbers dt").all_inner_texts(), page.locator(".numbers b").all_inner_texts(), strict=True))
     still_open = len(set(questions(run)["id"]) - set(table["question"]))

@@ -104,7 +104,7 @@ def test_a_study_becomes_workers(tmp_path: Path, prototypes: Path) -> None:
         counts["eve"] = work(f"{base}{late}", run, "eve", confusions["eve"])
         html = owner.get("/owner").text
         assert "Confusion study" in html
-        assert html.count("40 of 40") == 3
+        assert html.count("<td>40 of 40</td>") == 3
         assert '<td data-value="1.0">40 of 40</td>' in html  # eve was right each time
         for plot in ("confusion", "people", "pace"):
             assert "<svg" in owner.get(f"/owner/plot/{plot}").text

@@ -176,6 +176,7 @@
   picture.addEventListener("load", () => {
     picture.classList.toggle("crisp", Math.max(picture.naturalWidth, picture.naturalHeight) <= CRISP);
     if (since === null) since = performance.now();
+    picture.dataset.shown = current;
   });
   picture.addEventListener("error", () => {
     if (current === null) return;
