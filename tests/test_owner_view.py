@@ -136,13 +136,13 @@ def test_pace() -> None:
 def test_all_files_can_be_taken_away(run: Path) -> None:
     nothing = Confusions([], np.zeros((0, 2, 2), dtype=int), {"cat": "cat", "dog": "dog"})
     with AnnotationLog(run / "annotations.db") as log:
-        offered = available(run, study=False, gold=True)
+        offered = available(run, study=False, gold=True, asked=True)
         assert set(EXPORTS) - set(offered) == {"parquet", "scorecards", "scorecards-page"}  # no posterior in this run
         log.ask([Question("00150", None)])
         for name in offered:
             assert len(export(name, run, log, lambda: nothing)) > 10, name
         table = pd.read_csv(io.BytesIO(export("crowd-kit", run, log, lambda: nothing)))
         assert len(table) == Tally(log).per_item().sum()
-    assert set(available(run, study=True, gold=True)) == {"group-workers"}
+    assert set(available(run, study=True, gold=True, asked=True)) == {"group-workers"}
     answers = {"crowd-kit", "cleanlab", "cleanlab-wide", "lean", "mturk-input"}
-    assert set(available(run.parent, study=False, gold=False)) == answers
+    assert set(available(run.parent, study=False, gold=False, asked=True)) == answers

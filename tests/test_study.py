@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cli_runs import CONFIGS, PIXELS, QUIET, ROOT, answers, call, fit, questions
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
@@ -126,9 +126,9 @@ def test_a_study_becomes_workers(tmp_path: Path, prototypes: Path) -> None:
     np.testing.assert_array_equal(data["group_workers"]["0"], [counts[name] for name in ("ann", "bob", "eve")])
     assert out.with_suffix(".png").stat().st_size > 1000
     assert (tmp_path / "study-people.png").stat().st_size > 1000
-    settings = {**QUIET, **PIXELS, "config": CONFIGS / "digits.yaml", "trainer.max_epochs": 2, "data.batches.steps": 5}
-    settings |= {"annotation.workers": "lightning_annot.workers.amt.AMTWorkers", "annotation.workers.workers_file": out}
-    simulated = fit(settings, tmp_path / "simulated")
+    options = {**QUIET, **PIXELS, "config": CONFIGS / "digits.yaml", "trainer.max_epochs": 2, "data.batches.steps": 5}
+    options |= {"annotation.workers": "lightning_annot.workers.amt.AMTWorkers", "annotation.workers.workers_file": out}
+    simulated = fit(options, tmp_path / "simulated")
     assert len(answers(simulated)) > 0
 
 
@@ -159,6 +159,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, prototypes: Path, more: tuple
     assert not (tmp_path / "study" / TASK_FILE).exists()
 
 
+@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(1, 4), st.integers(0, 3), st.integers(0, 2), st.text(min_size=1))
 def test_everybody_gets_as_many_of_each_class_and_no_example(k: int, each: int, spare: int, shown: int, name: str) -> None:
     n = each + spare + shown

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import dates
-from matplotlib.figure import Figure
 
-from lightning_annot.report.plots import BLUE, SIZE, STYLE
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_BARS = 48
 WIDTHS = (60, 300, 900, 3600, 21_600, 86_400, 604_800)  # seconds of a bar
@@ -43,17 +41,23 @@ def bars(seconds: np.ndarray, now: float) -> tuple[np.ndarray, np.ndarray]:
     return edges, 3600.0 * counts / length
 
 
-@mpl.rc_context(STYLE)
 def plot_pace(seconds: np.ndarray, now: float) -> Figure:
-    """Answers an hour over time, by ``bars``."""
+    """Answers an hour over time, by ``bars``; what draws is loaded here, since a page that only counts can do without."""
+    import matplotlib as mpl
+    from matplotlib import dates
+    from matplotlib.figure import Figure
+
+    from lightning_annot.report.plots import BLUE, SIZE, STYLE
+
     edges, rate = bars(seconds, now)
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots()
-    axes.stairs(rate, edges / 86_400, fill=True, color=BLUE)  # days since 1970, as matplotlib counts them
-    untyped: Any = dates
-    locator = untyped.AutoDateLocator(minticks=3, maxticks=7)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator))
-    axes.grid(axis="x", visible=False)
-    axes.set(xlabel="time (UTC)", ylabel="answers an hour", ylim=(0, None))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.stairs(rate, edges / 86_400, fill=True, color=BLUE)  # days since 1970, as matplotlib counts them
+        untyped: Any = dates
+        locator = untyped.AutoDateLocator(minticks=3, maxticks=7)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(untyped.ConciseDateFormatter(locator))
+        axes.grid(axis="x", visible=False)
+        axes.set(xlabel="time (UTC)", ylabel="answers an hour", ylim=(0, None))
     return figure

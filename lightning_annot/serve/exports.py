@@ -42,11 +42,15 @@ EXPORTS = {
 }
 
 
-def available(directory: Path, study: bool, gold: bool) -> dict[str, Export]:
-    """Those that can be had now: of a study the counts alone, and of a run whose first round has not ended answers alone."""
+def available(directory: Path, study: bool, gold: bool, asked: bool) -> dict[str, Export]:
+    """Those that can be had now: of a study the counts alone, and of a run whose first round has not ended answers alone.
+
+    ``gold``: whether there are gold answers; ``asked``: whether ordinary questions are open.
+    """
     if study:
         return {name: EXPORTS[name] for name in ("group-workers",) if gold}
     without = set() if gold else {"group-workers"}
+    without |= set() if asked else {"mturk-input"}
     if not (directory / "labels.csv").is_file():
         without |= {"labels", "label-studio", "report", "group-workers"}
     if not (directory / "posterior.npz").is_file():

@@ -78,7 +78,7 @@ class OwnerPages:
             "owner.html", now=self._now(), headlines=self._overview.headlines(), study=study, people=people,
             paused=self._desk.paused(), plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
-            exports=available(self._directory, study is not None, gold),
+            exports=available(self._directory, study is not None, gold, asked=self._desk.standing()[0] > 0),
         )  # fmt: skip
 
     def _now(self) -> list[Headline]:
