@@ -18,3 +18,4 @@ test:
 
 pictures:
 	$(PYTHON) scripts/make_pictures.py
+	$(PYTHON) scripts/make_page_pictures.py

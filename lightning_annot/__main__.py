@@ -10,6 +10,7 @@ from lightning_annot.certificate.command import certify
 from lightning_annot.exchange.command import export_command, import_command, open_log
 from lightning_annot.exchange.confusion_study import confusions_command
 from lightning_annot.exchange.handover import unfinished_command
+from lightning_annot.exchange.study import study_command
 from lightning_annot.types import AnnotError
 
 USAGE = """lightning-annot: label image sets with as few human answers as possible
@@ -26,6 +27,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
   lightning-annot confusions DIR --out FILE   count who takes what for what in the gold answers, for simulated workers
   lightning-annot export-model CKPT --out FILE   write a trained classifier as ONNX, TorchScript or pt2
   lightning-annot serve DIR              the page where people answer, while a run with live workers goes on
+  lightning-annot study DIR              a confusion study on that page: people answer prototypes alone, no run is needed
   lightning-annot certify DIR            draw an audit for an expert, and bound the error of the finished labels by it
 
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
@@ -104,6 +106,7 @@ _COMMANDS = {
     "unfinished": unfinished_command,
     "confusions": confusions_command,
     "serve": _serve,
+    "study": study_command,
     "certify": certify,
 }
 

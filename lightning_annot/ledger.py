@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_annot.annotations.formats import EXPERT, IMPORT_ROUND
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import EXPERT, IMPORT_ROUND
 from lightning_annot.round.facts import Facts
 from lightning_annot.types import KINDS, AnnotError, Kind, Question, Task
 from lightning_annot.workers.base import Workers

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from sqlalchemy.dialects import sqlite
 
-from lightning_annot.annotations import desk as desk_module
 from lightning_annot.annotations.desk import EVERYBODY, INVITE, Desk, Lending
+from lightning_annot.annotations.lending import FIRST, LENT_BEFORE, NEW
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
 
@@ -184,7 +184,7 @@ def test_lending_looks_nothing_up_by_reading_a_table(tmp_path: Path) -> None:
     """SQLite's plan: each table by an index, and what I have answered by the item, however much that is."""
     with AnnotationLog(tmp_path / "annotations.db") as log:
         Desk(log)
-        for query in (desk_module._FIRST, desk_module._LENT_BEFORE, desk_module._NEW):
+        for query in (FIRST, LENT_BEFORE, NEW):
             text = str(query.compile(dialect=sqlite.dialect()))
             with log.reading() as connection:
                 plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (1,) * text.count("?")).all()

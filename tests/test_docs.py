@@ -22,6 +22,7 @@ from lightning_annot.certificate.command import certify_parser
 from lightning_annot.cli import AnnotationCLI, run
 from lightning_annot.exchange.command import export_parser, import_parser
 from lightning_annot.exchange.formats import FORMATS
+from lightning_annot.exchange.study import study_parser
 from lightning_annot.presets import expand
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # pytest has arguments of its own
@@ -38,6 +39,7 @@ DOCUMENTS = (
     "docs/formats.md",
     "docs/machines.md",
     "docs/people.md",
+    "docs/study.md",
     "docs/trust.md",
     "CHANGELOG.md",
     "checkpoints/README.md",
@@ -315,3 +317,12 @@ def test_formats_are_told(tmp_path: Path) -> None:
         assert bool(goes.strip()) == bool(FORMATS[name].write)
     options = {word for parser in parsers.values() for word in re.findall(r"--[a-z-]+", parser.format_help())} - {"--help"}
     assert not [word for word in options if f"`{word}" not in FORMAT_PAGE and f" {word} " not in FORMAT_PAGE]
+
+
+def test_options_of_a_study_are_told() -> None:
+    text = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    options = set(re.findall(r"--[a-z-]+", study_parser().format_help())) - {"--help"}
+    assert options == set(re.findall(r"^\| `(--[a-z-]+)`", text, flags=re.M))
+    shown = [args for args in commands("\n".join(blocks(text, "sh"))) if args[0] == "study"]
+    assert shown
+    assert all(study_parser().parse_args(args[1:]).each == 10 for args in shown)

@@ -30,7 +30,7 @@ ALLOWED = {
     "report": PURE,
     "certificate": {"types", "annotations", "report"},
     "exchange": {"types", "annotations", "data", "report"},
-    "serve": {"types", "annotations", "data", "report"},
+    "serve": {"types", "annotations", "data", "report", "exchange"},
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report"},
     "presets": {"types"},
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},

@@ -94,7 +94,7 @@ def test_a_worker_labels_a_hit(place: Place) -> None:
     assert ask(ann) == []
     rows = place.log.answers()[["worker", "label", "seconds", "source"]].to_numpy().tolist()
     assert rows == [["ann", "cat", 1.0, "page"], ["ann", None, 1.0, "page: unsure"], ["ann", MARKUP, 1.0, "page"]]
-    assert ann.post("/api/next", json={"n": 1}).json() == {"questions": [], "done": 3, "paused": ""}
+    assert ann.post("/api/next", json={"n": 1}).json() == {"questions": [], "done": 3, "of": 0, "paused": ""}
 
 
 def test_pixels_alone_are_sent(place: Place) -> None:
@@ -107,12 +107,12 @@ def test_pixels_alone_are_sent(place: Place) -> None:
     assert image.size == (300, 200)
     assert image.getpixel((5, 5))[0] > 250
     assert not image.getexif()
-    example = Image.open(io.BytesIO(ann.get("/example/0").content))
+    example = Image.open(io.BytesIO(ann.get("/example/0/1").content))
     assert max(example.size) == 160
     red, green, blue = example.getpixel((5, 5))
     assert red > 200 > green > blue or (red > 200 and blue > 150)  # pink: b.jpg is a gold question, and would tell its answer
-    assert ann.get("/example/1").status_code == 404
-    assert ann.get("/example/9").status_code == 404
+    assert ann.get("/example/1/0").status_code == 404
+    assert ann.get("/example/9/0").status_code == 404
 
 
 def test_class_names_are_text(place: Place) -> None:
@@ -137,7 +137,7 @@ def test_every_answer_has_the_headers(place: Place) -> None:
 def test_pauses_and_closed_links(place: Place) -> None:
     ann = place.client("ann")
     place.desk.pause(reason="lunch")
-    assert ann.post("/api/next", json={"n": 1}).json() == {"questions": [], "done": 0, "paused": "lunch"}
+    assert ann.post("/api/next", json={"n": 1}).json() == {"questions": [], "done": 0, "of": 0, "paused": "lunch"}
     place.desk.resume()
     place.desk.revoke("ann")
     other = make_app(place.folder, place.log, OWNER)  # without what the first has in mind for two seconds
@@ -166,7 +166,7 @@ def test_a_hundred_hostile_requests_change_nothing(place: Place) -> None:
         for method, path, arguments in [
             ("GET", "/", {}),
             ("GET", "/image/1", {}),
-            ("GET", "/example/0", {}),
+            ("GET", "/example/0/1", {}),
             ("GET", "/owner", {}),
             ("POST", "/api/next", {"json": {"n": 1}}),
             ("POST", "/api/answer", {"json": given(1)}),
@@ -185,7 +185,7 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
     assert owner.get(f"/o/{OWNER}").status_code == 200
     html = owner.get("/owner").text
     assert "The first round has not ended yet" in html
-    assert "<b>3</b> open questions" in html
+    assert re.search(r"<dt>Open questions</dt><dd><b>3</b> <small>0 of them lent", html)
     path = owner.post("/owner/act", json={"action": "invite", "worker": MARKUP}).json()["path"]
     assert place.client().get(path).status_code == 200
     assert MARKUP not in owner.get("/owner").text
@@ -205,13 +205,13 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
 
 def test_the_owner_sees_plots_and_images_of_a_run(place: Place) -> None:
     make_run(place.folder)
-    place.log.record([(Question("a.jpg", None), Answer(0, who, label)) for who, label in (("x", "cat"), ("y", "dog"))])
+    place.log.record([(Question("00200", None), Answer(0, who, label)) for who, label in (("x", "cat"), ("y", "dog"))])
     owner = place.client()
     owner.get(f"/o/{OWNER}")
     html = owner.get("/owner").text
-    assert "People disagree: 1" in html
-    assert "a.jpg: cat, dog" in html
-    for name in PLOTS:
+    assert "Images people disagree about: 1" in html
+    assert "<small>x: cat</small><small>y: dog</small>" in html
+    for name in set(PLOTS) - {"people"}:
         plot = owner.get(f"/owner/plot/{name}")
         assert plot.headers["content-type"] == "image/svg+xml"
         assert "<svg" in plot.text

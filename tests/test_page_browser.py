@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cli_runs import CONFIGS, ROOT, answers, questions, start
+from cli_runs import CONFIGS, PIXELS, ROOT, answers, questions, start
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -30,6 +30,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 PER_ROUND = 30
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
+KEYS = {"skip": "s", "unsure": "u", "none": "n"}
 TRUTH = {str(row): str(label) for row, label in enumerate(load_digits().target)}
 
 
@@ -65,7 +66,8 @@ class Person:
     def question(self) -> int:
         """The question whose image can be seen; waits for it, and for the run."""
         self.page.wait_for_function(
-            "() => { const p = document.getElementById('picture'); return p && !p.hidden && p.complete; }"
+            "() => { const p = document.getElementById('picture'); "
+            "return p && !p.hidden && p.dataset.shown && p.src.endsWith('/' + p.dataset.shown); }"
         )
         return int(self.page.get_attribute("#picture", "src").rsplit("/", 1)[1])
 
@@ -93,11 +95,18 @@ def person(browser: Any, link: str, run: Path, **device: Any) -> Iterator[Person
     page.goto(link)
     page.wait_for_function("() => document.activeElement.classList.contains('start')")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/")
+    page.wait_for_function("() => ['/', '/owner'].includes(location.pathname)")
     yield Person(page, run)
     assert problems == []
     assert hosts == {link.split("/")[2]}
     context.close()
+
+
+@contextmanager
+def two(browser: Any, links: dict[str, str], run: Path) -> Iterator[tuple[Person, Person]]:
+    """ann at a desk and bob on a phone, at once."""
+    with person(browser, links["ann"], run) as ann, person(browser, links["bob"], run, **PHONE) as bob:
+        yield ann, bob
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -107,54 +116,179 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+def plain_run(run: Path, n: int) -> None:
+    """Open questions about the first n digits, with examples, and no training run beside."""
+    names = tuple("0123456789")
+    examples = {name: tuple(item for item, label in TRUTH.items() if label == name)[-3:] for name in names}
+    with AnnotationLog(run / "annotations.db") as log:
+        log.ask([Question(str(i), None) for i in range(n)])
+    (run / TASK_FILE).write_text(PageTask(names, names, examples, ImageSettings("digits")).to_json())
+
+
+def press_right(one: Person) -> Callable[[str], None]:
+    return lambda label: one.page.keyboard.press(label)
+
+
+def tap_right(one: Person) -> Callable[[str], None]:
+    return lambda label: one.page.tap(f"button[data-label='{label}']")
+
+
+def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    plain_run(run, 4 * PER_ROUND)  # more than they answer, as each is lent a HIT
+    with serving(run, "ann", "bob") as links, two(browser, links, run) as (ann, bob):
+        press, tap = ann.page.keyboard.press, bob.page.tap
+        by_key = [ann.act(press_right(ann)) for _ in range(11)]  # past the end of a HIT
+        by_touch = [bob.act(tap_right(bob)) for _ in range(11)]
+        ann.page.reload()
+        assert ann.question not in by_key
+        shown = ann.question
+        press(str((int(TRUTH[ann.item(shown)]) + 1) % 10))
+        ann.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
+        press("Backspace")
+        wait_for(lambda: ann.question == shown)
+        by_key.append(ann.act(press_right(ann)))
+        reasons = {name: ann.act(lambda label, key=key: press(key)) for name, key in KEYS.items()}
+        shown = bob.question
+        tap("button[data-label='0']")
+        bob.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
+        tap("#undo")
+        wait_for(lambda: bob.question == shown)
+        reasons |= {f"{name}, touched": bob.act(lambda label, name=name: tap(f"[data-reason='{name}']")) for name in KEYS}
+        press("e")
+        assert ann.page.is_visible("#examples img")
+        press("3")  # is no answer while the examples are shown
+        press("Escape")
+        while len(by_key) + len(reasons) // 2 < PER_ROUND:
+            by_key.append(ann.act(press_right(ann)))
+        while len(by_touch) + len(reasons) // 2 < PER_ROUND:
+            by_touch.append(bob.act(tap_right(bob)))
+        wait_for(lambda: len(answers(run)) == 2 * PER_ROUND)
+    table = answers(run).set_index("question")
+    assert not table.index.duplicated().any()
+    for name, question in reasons.items():
+        assert table.loc[question, "source"] == f"page: {name.partition(',')[0]}"
+    for who, given in (("ann", by_key), ("bob", by_touch)):
+        assert (table.loc[given, "worker"] == who).all()
+        assert table.loc[given, "label"].tolist() == [TRUTH[item] for item in table.loc[given, "item"]]
+    assert table["worker"].value_counts().to_dict() == {"ann": PER_ROUND, "bob": PER_ROUND}
+    assert table["seconds"].between(0, 600).all()
+
+
+def test_the_owner_pauses_and_invites(browser: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    plain_run(run, 40)
+    with serving(run, "ann") as links, person(browser, links["owner"], run) as owner, person(browser, links["ann"], run) as ann:
+        page = owner.page
+        given = [ann.act(press_right(ann)) for _ in range(3)]
+        page.fill("#reason", "lunch until two")
+        page.click("button[aria-label='Pause ann']")
+        page.wait_for_function("() => document.body.textContent.includes('paused: lunch until two')")
+        page.fill("#reason", "")
+        while ann.page.is_visible("#picture"):  # what is lent may be answered
+            given.append(ann.act(press_right(ann)))
+        ann.page.wait_for_function("() => document.getElementById('say').textContent === 'Paused: lunch until two.'")
+        assert 10 <= len(given) < 40
+        page.focus("button[aria-label='Go on with ann']")
+        page.keyboard.press("Enter")
+        assert ann.question not in given
+        page.fill("#name", "carl")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.getElementById('link-text').value")
+        with person(browser, page.input_value("#link-text"), run) as carl:
+            carl.act(press_right(carl))
+            carl.page.goto("about:blank")  # who leaves can take nothing back
+            wait_for(lambda: "carl" in set(answers(run)["worker"]))
+        page.wait_for_function("() => [...document.querySelectorAll('tbody th')].some((th) => th.textContent === 'carl')")
+        ann.page.goto("about:blank")
+        wait_for(lambda: len(answers(run)) == len(given) + 1)
+        check_owner(owner, run)
+
+
+def check_owner(owner: Person, run: Path) -> None:
+    """The page shows, without being loaded again, what the log holds; it stays where it was, sorted as it was."""
+    page, table = owner.page, answers(run)
+    page.click("thead button >> text=answers")
+    page.evaluate("window.scrollTo(0, 300)")
+    rows = """() => [...document.querySelectorAll('#people-table tbody tr')].map(
+        (row) => [row.cells[0].textContent, Number(row.cells[1].textContent)])"""
+    wanted = [[worker, int(n)] for worker, n in table.loc[table["label"].notna(), "worker"].value_counts().items()]
+    for pause in (5500, 0):  # it renews itself meanwhile
+        wait_for(lambda: page.evaluate(rows) == wanted, 20)
+        page.wait_for_timeout(pause)
+    assert page.evaluate("window.scrollY") == 300
+    tiles = dict(zip(page.locator(".numbers dt").all_inner_texts(), page.locator(".numbers b").all_inner_texts(), strict=True))
+    still_open = len(set(questions(run)["id"]) - set(table["question"]))
+    assert int(tiles["Open questions"].replace(",", "")) == still_open
+    assert float(tiles["Cost"].replace(",", "")) == len(table)
+    assert tiles["Round 0"] == f"{table['question'].nunique()} of {len(questions(run))}"
+    assert page.locator("#plots img").count() >= 1
+    assert page.evaluate("() => [...document.querySelectorAll('#plots img')].every((i) => i.complete && i.naturalWidth)")
+    with page.expect_download() as download:
+        page.click("a >> text=answers.csv")
+    assert len(pd.read_csv(download.value.path())) == len(table)
+
+
 @pytest.mark.slow
 def test_people_label_what_a_run_asks(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = {"config": CONFIGS / "digits.yaml", "trainer.enable_progress_bar": False, "trainer.max_epochs": 3,
+    settings = {"config": CONFIGS / "digits.yaml", **PIXELS, "trainer.enable_progress_bar": False, "trainer.max_epochs": 3,
                 "annotation.workers": "lightning_annot.workers.live.LiveWorkers", "annotation.workers.poll_seconds": 0.1,
                 "annotation.sampling.per_round": PER_ROUND, "annotation.threshold": 1e-9,
                 "annotation.output_dir": run}  # fmt: skip
     process = start("fit", settings)
     with serving(run, "ann", "bob") as links:
         with person(browser, links["ann"], run) as ann:
-            press = ann.page.keyboard.press
-            first = [ann.act(press) for _ in range(12)]
-            ann.page.reload()
-            thirteenth = ann.question
-            assert thirteenth not in first
-            wrong = str((int(TRUTH[ann.item(thirteenth)]) + 1) % 10)
-            press(wrong)
-            ann.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{thirteenth}')")
-            press("Backspace")
-            wait_for(lambda: ann.question == thirteenth)
-            ann.act(press)
-            skipped, unsure = ann.act(lambda label: press("s")), ann.act(lambda label: press("u"))
-            given = [*first, thirteenth, skipped, unsure, *(ann.act(press) for _ in range(PER_ROUND - 15))]
+            given = [ann.act(press_right(ann)) for _ in range(PER_ROUND)]
             assert sorted(given) == list(range(1, PER_ROUND + 1))
-            wait_for(lambda: len(answers(run)) == PER_ROUND)
-        table = answers(run).set_index("question")
-        assert table.loc[[skipped, unsure], "source"].tolist() == ["page: skip", "page: unsure"]
-        rest = table.drop(index=[skipped, unsure])
-        assert rest["label"].tolist() == [TRUTH[item] for item in rest["item"]]
-        assert (table["seconds"] > 0).all()
-
-        wait_for(lambda: len(questions(run)) == 2 * PER_ROUND)
+            wait_for(lambda: len(questions(run)) == 2 * PER_ROUND)
         with person(browser, links["ann"], run) as ann, person(browser, links["bob"], run, **PHONE) as bob:
             for _ in range(10):
-                ann.act(ann.page.keyboard.press)
-                bob.act(lambda label: bob.page.tap(f"button[data-label='{label}']"))
+                ann.act(press_right(ann))
+                bob.act(tap_right(bob))
             while len(answers(run)) < 2 * PER_ROUND:  # whoever is quicker gets what is left
                 for one in (ann, bob):
                     if one.page.is_visible("#picture"):
                         one.act(lambda label, one=one: one.page.click(f"button[data-label='{label}']"))
                     else:
                         one.page.wait_for_timeout(200)
-    process.join()
-    assert process.exitcode == 0
+        process.join()
+        assert process.exitcode == 0
+        with person(browser, links["owner"], run) as owner:
+            check_galleries(owner, run)
     table = answers(run)
     assert not table.duplicated("question").any()
     assert set(table["worker"][PER_ROUND:]) == {"ann", "bob"}
+    assert table["label"].tolist() == [TRUTH[item] for item in table["item"]]
     assert pd.read_csv(run / "rounds.csv")["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND]
+
+
+def check_galleries(owner: Person, run: Path) -> None:
+    """Shelves and galleries hold as many images as the files and the log say; scorecards and files are there."""
+    page, labels = owner.page, pd.read_csv(run / "labels.csv", dtype={"task": str})
+    labels = labels[labels["status"] != "prototype"]
+    count = labels["task"].map(answers(run)["item"].value_counts()).fillna(0).clip(upper=3)
+    titles = page.locator("#images h2").all_inner_texts()
+    assert titles[0] == f"Unfinished images: {(labels['status'] == 'unfinished').sum():,}"
+    for n, words in enumerate(("without an answer", "with 1 answer", "with 2 answers")):
+        assert titles[n + 1].startswith(f"Images {words}: {(count == n).sum():,}")
+    page.click("#images a >> text=All >> nth=1")
+    assert page.locator(".gallery figure").count() == 60
+    page.click("a[rel=next]")
+    page.wait_for_url("**page=2")
+    page.click("nav a:text-is('1')")
+    assert f"with 1 answer: {(count == 1).sum():,}" in page.inner_text("h1")
+    said = page.locator(".gallery figure").first.inner_text()
+    assert "ann: " in said or "bob: " in said
+    page.goto(page.url.split("/owner")[0] + "/owner/scorecards")
+    assert page.locator("tbody tr").count() == 2
+    page.go_back()
+    page.goto(page.url.split("/owner")[0] + "/owner")
+    for link in page.locator("#files a").all():
+        response = page.request.get(page.url.split("/owner")[0] + str(link.get_attribute("href")), timeout=90_000)
+        assert response.ok
+        assert response.headers["content-disposition"] == f'attachment; filename="{link.inner_text()}"'
+        assert len(response.body()) > 20
 
 
 def test_three_hundred_classes_are_found_by_typing(browser: Any, tmp_path: Path) -> None:

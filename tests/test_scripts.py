@@ -59,7 +59,7 @@ def test_report_is_photographed(tmp_path: Path) -> None:
     check_picture(picture)
 
 
-@pytest.mark.parametrize("name", ["progress.png", "error.png", "report.png"])
+@pytest.mark.parametrize("name", ["progress.png", "error.png", "report.png", "label.png", "label-phone.png", "owner.png"])
 def test_pictures_of_the_readme_are_small(name: str) -> None:
     check_picture(ROOT / "docs" / "pictures" / name)
 

@@ -8,65 +8,18 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
-from lightning_annot.annotations.formats import EXPERT, IMPORT_ROUND
-from lightning_annot.annotations.log import AnnotationLog, add_answers, check_answers, utc_now
+from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RUN, create_desk
+from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, lend, take
+from lightning_annot.annotations.log import AnnotationLog, check_answers, utc_now
 from lightning_annot.annotations.schema import ANSWER, QUESTION
 from lightning_annot.types import AnnotError, Answer
 
-_TABLES = MetaData()
-LEASE = Table(
-    "lease",
-    _TABLES,
-    Column("question", Integer, primary_key=True, autoincrement=False),
-    Column("worker", Text, primary_key=True),
-    Column("expires", Float, nullable=False),  # seconds since 1970; kept when over, as a late answer counts
-)
-INVITE = Table(
-    "invite",
-    _TABLES,
-    Column("worker", Text, primary_key=True),
-    Column("token_hash", Text, nullable=False, unique=True),
-    Column("created", Text, nullable=False),
-    Column("revoked", Text),
-)
-PAUSE = Table(
-    "pause",
-    _TABLES,
-    Column("worker", Text, primary_key=True),  # "": everybody
-    Column("by", Text, primary_key=True),  # the owner, or the run
-    Column("reason", Text, nullable=False),
-    Column("since", Text, nullable=False),
-)
-_INDEXES = (
-    Index("question_of_item", QUESTION.c.item),
-    Index("answer_of_worker", ANSWER.c.worker),
-    Index("lease_by_worker", LEASE.c.worker, LEASE.c.question),
-)
-
 EVERYBODY = ""
-_OWNER, _RUN = "owner", "run"
 LONGEST_NAME = 100
 
 
@@ -122,9 +75,7 @@ class Desk:
         self._log, self._lending = log, lending
         self._first_open = 1  # no question before it is open; questions never open again, so it only grows
         with log.writing() as connection:
-            _TABLES.create_all(connection)
-            for index in _INDEXES:
-                index.create(connection, checkfirst=True)
+            create_desk(connection)
 
     def invite(self, worker: str) -> str:
         """A new secret for ``worker``, of 128 bits; only its hash is kept, and an older one is worth nothing from now on."""
@@ -152,7 +103,7 @@ class Desk:
         """Everybody who was invited, by name."""
         why = [
             select(PAUSE.c.reason).where(PAUSE.c.worker == INVITE.c.worker, PAUSE.c.by == by).scalar_subquery().label(by)
-            for by in (_OWNER, _RUN)
+            for by in (OWNER, RUN)
         ]
         query = select(INVITE.c.worker, INVITE.c.created, INVITE.c.revoked, *why).order_by(INVITE.c.worker)
         with self._log.reading() as connection:
@@ -161,21 +112,21 @@ class Desk:
     def pause(self, worker: str = EVERYBODY, reason: str = "paused by the owner") -> None:
         """Lend ``worker`` nothing more; what is lent may still be answered."""
         with self._log.writing() as connection:
-            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker, PAUSE.c.by == _OWNER))
-            connection.execute(insert(PAUSE), [{"worker": worker, "by": _OWNER, "reason": reason, "since": utc_now()}])
+            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker, PAUSE.c.by == OWNER))
+            connection.execute(insert(PAUSE), [{"worker": worker, "by": OWNER, "reason": reason, "since": utc_now()}])
 
     def resume(self, worker: str = EVERYBODY) -> None:
         """End the owner's pause of ``worker``."""
         with self._log.writing() as connection:
-            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker, PAUSE.c.by == _OWNER))
+            connection.execute(delete(PAUSE).where(PAUSE.c.worker == worker, PAUSE.c.by == OWNER))
 
     def set_aside(self, reasons: Mapping[str, str]) -> None:
         """Lend nothing more to the workers in ``reasons``, name -> why, as the run judges them now; others may take over what
         was meant for them. What an earlier call said is void.
         """
         with self._log.writing() as connection:
-            connection.execute(delete(PAUSE).where(PAUSE.c.by == _RUN))
-            rows = [{"worker": name, "by": _RUN, "reason": why, "since": utc_now()} for name, why in reasons.items()]
+            connection.execute(delete(PAUSE).where(PAUSE.c.by == RUN))
+            rows = [{"worker": name, "by": RUN, "reason": why, "since": utc_now()} for name, why in reasons.items()]
             if rows:
                 connection.execute(insert(PAUSE), rows)
 
@@ -206,20 +157,20 @@ class Desk:
         check_answers(answers)
         now = time.time()
         with self._log.writing() as connection:
-            outcome = _take(connection, answers)
+            outcome = take(connection, answers)
             if not wishes:
                 return outcome, []
-            first = connection.scalar(_FIRST, {"first": self._first_open}) or self._first_open
+            first = connection.scalar(FIRST, {"first": self._first_open}) or self._first_open
             reasons = select(PAUSE.c.worker, PAUSE.c.reason).order_by(PAUSE.c.by.desc())  # the owner's is told before the run's
             paused = dict(connection.execute(reasons).tuples().all())
             back = "" if self._lending.give_back is None else utc_now(now - self._lending.give_back)
             mine = ANSWER.c.worker.in_({worker for worker, _ in wishes})
-            done: dict[str, int] = dict(connection.execute(_COUNTS.where(mine)).tuples().all())
+            done: dict[str, int] = dict(connection.execute(COUNTS.where(mine)).tuples().all())
             loans = []
             for worker, n in wishes:
                 why = paused.get(worker, paused.get(EVERYBODY))
                 given = {"me": worker, "n": n, "some": 4 * n, "first": first, "now": now, "back": back}
-                questions = _lend(connection, given, now + self._lending.seconds) if why is None and n > 0 else []
+                questions = lend(connection, given, now + self._lending.seconds) if why is None and n > 0 else []
                 loans.append(Loan(questions, done.get(worker, 0), why or ""))
         self._first_open = first  # only now: an answer that was not committed has closed nothing
         return outcome, loans
@@ -239,58 +190,15 @@ class Desk:
     def counts(self) -> dict[str, int]:
         """Answers of each worker."""
         with self._log.reading() as connection:
-            return dict(connection.execute(_COUNTS).tuples().all())
+            return dict(connection.execute(COUNTS).tuples().all())
 
     def standing(self) -> tuple[int, int]:
         """Open questions, and those of them that are lent; an audit's are in neither."""
         q, now = QUESTION.c, time.time()
         lent = exists().where(LEASE.c.question == q.id, LEASE.c.expires > now)
-        count, since = select(func.count()).select_from(QUESTION).where(_WAITING), {"first": self._first_open}
+        count, since = select(func.count()).select_from(QUESTION).where(WAITING), {"first": self._first_open}
         with self._log.reading() as connection:
             return connection.scalar(count, since) or 0, connection.scalar(count.where(lent), since) or 0
-
-
-# Statements are put together once: that took longer than running them.
-_Q, _MINE, _ASKED = QUESTION.c, LEASE.alias("mine"), QUESTION.alias("asked")
-_ME, _N = bindparam("me", type_=Text), bindparam("some", type_=Integer)
-_SINCE = bindparam("first", type_=Integer)
-# "Since" is said of each table: a server that merges two of them would else begin at the first row of one.
-_WAITING = (_Q.id >= _SINCE) & (_Q.kind != "audit")
-_WAITING &= ~exists().where(ANSWER.c.question == _Q.id, ANSWER.c.question >= _SINCE)
-_FIRST = select(_Q.id).where(_WAITING).order_by(_Q.id).limit(1)
-_OTHERS = (LEASE.c.worker != _ME) & (LEASE.c.expires > bindparam("now", type_=Float))
-_THEIRS = exists().where(LEASE.c.question == _Q.id, LEASE.c.question >= _SINCE, _OTHERS)
-_MY_ANSWER = exists().where(ANSWER.c.question == _ASKED.c.id, ANSWER.c.worker == _ME)
-_KNOWN = exists().where(_ASKED.c.item == _Q.item, _MY_ANSWER)  # nested: from the item, never from all that I have answered
-_FREE = select(_Q.id, _Q.item).where(_WAITING, ~_THEIRS, ~_KNOWN).order_by(_Q.id).limit(_N)
-_HAVE = (_MINE.c.question == _Q.id) & (_MINE.c.worker == _ME) & (_MINE.c.question >= _SINCE)
-_LENT_BEFORE = _FREE.join(_MINE, _HAVE)
-# To anyone, to the worker, or to others who were set aside or have kept it too long (no time is before "", which is for never);
-# but no expert's.
-_FOR_ME = _Q.worker.is_(None) | (_Q.worker == _ME) | exists().where(PAUSE.c.worker == _Q.worker, PAUSE.c.by == _RUN)
-_FOR_ME |= (_Q.asked_at < bindparam("back", type_=Text)) & (_Q.round != IMPORT_ROUND)
-_NEW = _FREE.where(~exists().where(_HAVE), _FOR_ME)
-_COUNTS = select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)
-_GONE = delete(LEASE).where(LEASE.c.worker == _ME, LEASE.c.question == bindparam("old"))
-
-
-def _lend(connection: Connection, given: Mapping[str, Any], expires: float) -> list[int]:
-    """Up to ``n`` questions for the worker ``me``, whose leases are renewed or made."""
-    chosen: dict[str, int] = {}
-    renewed = 0
-    for query in (_LENT_BEFORE, _NEW):
-        renewed = len(chosen)
-        if renewed < given["n"]:
-            for question, item in connection.execute(query, given):  # more than n: an item may be asked about again
-                if len(chosen) < given["n"]:
-                    chosen.setdefault(item, question)
-    ids = list(chosen.values())
-    if old := ids[:renewed]:
-        connection.execute(_GONE, [{"me": given["me"], "old": question} for question in old])
-    if ids:
-        rows = [{"question": question, "worker": given["me"], "expires": expires} for question in ids]
-        connection.execute(insert(LEASE), rows)
-    return ids
 
 
 def _hash(token: str) -> str:
@@ -301,37 +209,3 @@ def _hash(token: str) -> str:
 def _paused(connection: Connection, worker: str) -> str | None:
     query = select(PAUSE.c.reason).where(PAUSE.c.worker.in_([worker, EVERYBODY])).order_by(PAUSE.c.worker.desc(), PAUSE.c.by)
     return connection.scalar(query.limit(1))
-
-
-def _take(connection: Connection, answers: Sequence[Answer]) -> list[bool | None]:
-    """Append what is new of ``answers``; see ``Desk.take``."""
-    if not answers:
-        return []
-    lent = _lent_items(connection, answers)
-    items = {key: item for key, (item, _) in lent.items()}
-    known = _answered(connection, set(items.values()), {answer.worker for answer in answers})
-    outcome: list[bool | None] = []
-    for answer in answers:
-        item = items.get((answer.question, answer.worker))
-        outcome.append(None if item is None else (item, answer.worker) not in known)
-        if item is not None:
-            known.add((item, answer.worker))
-    fresh = [answer for answer, new in zip(answers, outcome, strict=True) if new]
-    experts = {key for key, (_, round_) in lent.items() if round_ == IMPORT_ROUND}
-    add_answers(connection, [replace(a, source=EXPERT) if (a.question, a.worker) in experts else a for a in fresh])
-    return outcome
-
-
-def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple[int, str], tuple[str, int]]:
-    """Item and round by (question, worker) of what was lent."""
-    query = select(LEASE.c.question, LEASE.c.worker, QUESTION.c.item, QUESTION.c.round)
-    query = query.join_from(LEASE, QUESTION, LEASE.c.question == QUESTION.c.id)
-    rows = connection.execute(query.where(LEASE.c.question.in_({answer.question for answer in answers})))
-    return {(question, worker): (item, round_) for question, worker, item, round_ in rows}
-
-
-def _answered(connection: Connection, items: set[str], workers: set[str]) -> set[tuple[str, str]]:
-    """Which of these items these workers have answered."""
-    query = select(QUESTION.c.item, ANSWER.c.worker).join_from(ANSWER, QUESTION)
-    rows = connection.execute(query.where(QUESTION.c.item.in_(items), ANSWER.c.worker.in_(workers)))
-    return set(rows.tuples().all())

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import IMPORT_ROUND
 from lightning_annot.types import AnnotError, Answer, Question
 
-IMPORT_ROUND = -1  # known before round 0
 EXPERT_LABEL = "expert_label"  # the column that an expert fills
-EXPERT = "expert"  # source of the answers of whoever was imported, or asked, as an expert
 _OLD_NAMES = {"performer": "worker"}  # crowd-kit before 1.0
 _SHOWN = 5
 

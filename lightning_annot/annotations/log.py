@@ -87,6 +87,15 @@ class AnnotationLog:
         with self.writing() as connection:
             return _add_questions(connection, questions)
 
+    def ask_newcomer(self, worker: str, questions: Sequence[Question]) -> bool:
+        """Commit the first questions to ``worker``, all or none; nothing, and False, if the worker was asked any before."""
+        _check_questions(questions)
+        with self.writing() as connection:
+            if connection.scalar(select(exists().where(QUESTION.c.worker == worker))):
+                return False
+            _add_questions(connection, questions)
+        return True
+
     def answer(self, answers: Sequence[Answer]) -> int:
         """Commit answers to logged questions, all or none; returns how many were new.
 

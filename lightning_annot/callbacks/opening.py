@@ -18,6 +18,8 @@ from lightning_annot.workers.base import Workers
 from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
+MOST_EXAMPLES = 6  # of a class
+
 
 def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     """What the labelling page must know of the run over ``data``; ``with_gold``: examples leave room for gold questions."""
@@ -32,7 +34,7 @@ def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     by_class: dict[str, list[str]] = {name: [] for name in table.classes}
     for row in shown.nonzero()[:, 0].tolist():
         by_class[table.classes[int(table.prototype[row])]].append(table.ids[row])
-    return PageTask(table.classes, table.names, {name: tuple(ids) for name, ids in by_class.items()}, source)
+    return PageTask(table.classes, table.names, {name: tuple(ids[:MOST_EXAMPLES]) for name, ids in by_class.items()}, source)
 
 
 def open_ledger(

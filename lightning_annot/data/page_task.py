@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lightning_annot.types import AnnotError
 
@@ -40,13 +43,42 @@ class ImageSettings:
 
 
 @dataclass(frozen=True)
+class Study:
+    """A confusion study: everybody is asked about ``each`` of the ``prototypes`` of every class, and about nothing else."""
+
+    prototypes: Mapping[str, tuple[str, ...]]
+    each: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Questions to each worker."""
+        return self.each * len(self.prototypes)
+
+    @property
+    def truth(self) -> dict[str, str]:
+        """The class of each prototype that may be asked about."""
+        return {item: label for label, items in self.prototypes.items() for item in items}
+
+    def items_for(self, worker: str) -> list[str]:
+        """What ``worker`` is asked, in order: a function of (seed, worker), as many of each class, in random order."""
+        name = np.frombuffer(hashlib.sha256(worker.encode()).digest(), dtype=np.uint32)
+        rng = np.random.default_rng([self.seed, *name.tolist()])
+        drawn = [items[i] for items in self.prototypes.values() for i in rng.permutation(len(items))[: self.each]]
+        return [drawn[i] for i in rng.permutation(len(drawn))]
+
+
+@dataclass(frozen=True)
 class PageTask:
-    """``names``: what people call the ``classes``; ``examples``: prototypes by class; ``images``: None where there are none."""
+    """``names``: what people call the ``classes``; ``examples``: prototypes by class that people may see, none of which is ever
+    asked about; ``images``: None where there are none; ``study``: what to ask, where no run does.
+    """
 
     classes: tuple[str, ...]
     names: tuple[str, ...]
     examples: Mapping[str, tuple[str, ...]]
     images: ImageSettings | None
+    study: Study | None = None
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -60,10 +92,19 @@ class PageTask:
             if found.pop("format") != _FORMAT:
                 raise ValueError("another format")
             images = None if found["images"] is None else ImageSettings(**found["images"])
-            examples = {name: tuple(ids) for name, ids in found["examples"].items()}
-            return cls(tuple(found["classes"]), tuple(found["names"]), examples, images)
+            return cls(
+                tuple(found["classes"]), tuple(found["names"]), _by_class(found["examples"]), images, _study(found.get("study"))
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AnnotError(f"{path} is no description of a run ({error}); run fit again, which writes it anew.") from error
+
+
+def _by_class(found: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(ids) for name, ids in found.items()}
+
+
+def _study(found: dict[str, Any] | None) -> Study | None:
+    return None if found is None else Study(**{**found, "prototypes": _by_class(found["prototypes"])})
 
 
 def whole_path(given: str) -> str:

@@ -136,7 +136,7 @@ def _convert(found: Records, given: argparse.Namespace) -> None:
 
 
 def _take_in(found: Records, given: argparse.Namespace) -> None:
-    from lightning_annot.annotations.formats import EXPERT
+    from lightning_annot.annotations.schema import EXPERT
     from lightning_annot.exchange import incoming
     from lightning_annot.report.run_files import read_run
     from lightning_annot.report.unfinished import check_expert

@@ -41,7 +41,7 @@ def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: st
     The desk lends them to nobody else, and marks the answers as an expert's. The run does not wait for them.
     """
     from lightning_annot.annotations.desk import check_name
-    from lightning_annot.annotations.formats import IMPORT_ROUND
+    from lightning_annot.annotations.schema import IMPORT_ROUND
     from lightning_annot.data.page_task import TASK_FILE
     from lightning_annot.report.run_files import read_run
     from lightning_annot.report.unfinished import check_expert

@@ -10,8 +10,9 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import IMPORT_ROUND, check_members, check_none, read_answers, read_table, write_table
+from lightning_annot.annotations.formats import check_members, check_none, read_answers, read_table, write_table
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import IMPORT_ROUND
 from lightning_annot.exchange.records import Records
 from lightning_annot.types import AnnotError, Answer, Question
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import EXPERT as SOURCE
 from lightning_annot.annotations.formats import EXPERT_LABEL
+from lightning_annot.annotations.schema import EXPERT as SOURCE
 from lightning_annot.crowd.priors import EXPERT_ACCURACY, check_experts_fit
 from lightning_annot.report.run_files import RunFiles
 

@@ -9,19 +9,20 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
+from starlette.types import Lifespan
 
 from lightning_annot.annotations.desk import Desk, Lending
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.serve.clerk import Clerk
 from lightning_annot.serve.doors import Doors
 from lightning_annot.serve.guard import Guard, Hosts, Limits
-from lightning_annot.serve.overview import Overview
-from lightning_annot.serve.owner_pages import OwnerPages
+from lightning_annot.serve.handout import HandOut
+from lightning_annot.serve.later import Later
 from lightning_annot.serve.pictures import Pictures
 from lightning_annot.serve.templates import page
 from lightning_annot.serve.worker_pages import WorkerPages
@@ -56,14 +57,24 @@ def make_app(directory: Path, log: AnnotationLog, owner_token: str, settings: Pa
         for task in tasks:
             task.cancel()
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(WorkerPages(desk, clerk, pictures, doors, settings.hit).router())
-    app.include_router(OwnerPages(desk, log, pictures, doors, Overview(directory, log)).router())
+    def owners() -> FastAPI:
+        from lightning_annot.serve.owner_pages import OwnerPages  # what reads and draws tables takes seconds to load
+
+        return _application(OwnerPages(desk, log, directory, pictures, doors).router())
+
+    app = _application(WorkerPages(desk, clerk, HandOut(log), pictures, doors, settings.hit).router(), lifespan)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.mount("/", Later(owners))
+    app.add_middleware(Guard, body=settings.limits.body, hosts=settings.hosts)
+    return app
+
+
+def _application(router: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(AnnotError, _failed)
-    app.add_middleware(Guard, body=settings.limits.body, hosts=settings.hosts)
     return app
 
 

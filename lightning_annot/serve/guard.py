@@ -32,7 +32,7 @@ class Limits:
 
     body: int = 16_384
     worker_rate: float = 20.0
-    worker_burst: int = 100
+    worker_burst: int = 600  # a page of 300 classes shows as many examples
     stranger_rate: float = 1.0
     stranger_burst: int = 30
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-RESERVED = {"n", "u", "s"}
-"""Keys of "none of these", "unsure" and "skip"."""
+RESERVED = {"n", "u", "s", "e"}
+"""Keys of "none of these", "unsure", "skip" and "examples"."""
 
 
 def class_keys(names: Sequence[str]) -> list[str]:

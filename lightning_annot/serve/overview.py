@@ -1,130 +1,178 @@
-"""What the owner's page tells of a run, from its files and its log."""
+"""What the owner's page tells of a run or a study: from the files that the last round left, and from the log as it is."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_annot.annotations.log import AnnotationLog
+import numpy as np
+import yaml
 
-if TYPE_CHECKING:  # what reads tables is loaded when the owner looks, so that the page starts sooner
-    import pandas as pd
+from lightning_annot.annotations.formats import read_table
+from lightning_annot.data.page_task import PageTask
+from lightning_annot.report.run_files import Headline, RunFiles, headlines, read_run
+from lightning_annot.serve.tally import Tally
+from lightning_annot.types import AnnotError
+
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lightning_annot.report.run_files import Headline, RunFiles
-
-MOST_SHOWN = 12
 PLOTS = {
+    "pace": "Answers an hour",
     "quality": "Progress: what the answers bought",
     "error": "The error that the run believes in, and the true one if known",
     "risk": "Risk of the labels",
     "answers": "Answers an item",
     "workers": "Estimated accuracy of each worker",
+    "confusion": "Who takes what for what; row: class, column: answer",
+    "people": "The same for each worker",
 }
+_FILES = ("labels.csv", "rounds.csv")
+_REDRAWN = 60  # seconds after which the pace is drawn anew though nobody answers
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Some items of one kind: (item, what is said about it)."""
+class Plot:
+    """A plot that can be had: ``version`` changes when it does."""
 
-    title: str
-    items: list[tuple[str, str]]
+    name: str
+    caption: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """``counts`` (W, K, K) of gold answers of the ``workers``: row = true class, column = answer; ``names`` (K) by class."""
+
+    workers: list[str]
+    counts: np.ndarray
+    names: dict[str, str]
 
 
 class Overview:
-    """Reads a run's files when they have changed; before the first round has ended there are none."""
+    """Reads a run's files when they have changed; before the first round has ended, and in a study, there are none."""
 
-    def __init__(self, directory: Path, log: AnnotationLog) -> None:
-        self._directory, self._log = directory, log
+    def __init__(self, directory: Path, tally: Tally, task: Callable[[], PageTask | None]) -> None:
+        self._directory, self._tally, self._task = directory, tally, task
         self._lock = threading.Lock()  # matplotlib draws one figure at a time
         self._stamp, self._run = 0, None  # type: int, RunFiles | None
-        self._drawn: dict[str, str] = {}
+        self._drawn: dict[str, tuple[str, str]] = {}
 
     def run(self) -> RunFiles | None:
         """The files of the last round that has ended."""
         try:
-            stamp = max((self._directory / name).stat().st_mtime_ns for name in ("labels.csv", "rounds.csv"))
+            stamp = max((self._directory / name).stat().st_mtime_ns for name in _FILES)
         except FileNotFoundError:
             return None
         with self._lock:
             if stamp != self._stamp:
-                from lightning_annot.report.run_files import read_run
-
                 self._run, self._stamp = read_run(self._directory), stamp
-                self._drawn.clear()
             return self._run
 
     def headlines(self) -> list[Headline]:
-        """The numbers that are looked for first."""
+        """The numbers that are looked for first, as the last round left them."""
         run = self.run()
-        if run is None:
-            return []
-        from lightning_annot.report.run_files import headlines
+        return [] if run is None else headlines(run)
 
-        return headlines(run)
-
-    def worker_accuracy(self) -> dict[str, str]:
-        """Estimated accuracy of each worker with its interval."""
+    def prices(self) -> dict[str, Any]:
+        """What answers cost: ``per_answer``, ``per_second``, and ``workers`` by name; one each where no run says otherwise."""
         run = self.run()
-        if run is None or run.workers.empty:
+        if run is None or "prices" in run.summary:
+            return {} if run is None else dict(run.summary["prices"])
+        given = (yaml.safe_load(run.config) or {}).get("annotation", {}).get("prices") or {}
+        listed = given.get("workers")
+        return {**given, "workers": _listed(Path(listed)) if listed else {}}
+
+    def truth(self) -> dict[str, str]:
+        """The class of each prototype."""
+        if (task := self._task()) is not None and task.study is not None:
+            return task.study.truth
+        if (run := self.run()) is None:
             return {}
-        columns = (run.workers[c] for c in ("worker", "accuracy_mean", "accuracy_low", "accuracy_high"))
-        return {w: f"{m:.0%} ({low:.0%} to {high:.0%})" for w, m, low, high in zip(*columns, strict=True) if m == m}
+        known = run.labels[run.labels["status"] == "prototype"]
+        return dict(zip(known["task"], known["label"], strict=True))
 
-    def shelves(self) -> list[Shelf]:
-        """Unfinished items by their number of answers, riskiest first, and items on which people disagree."""
-        run, shelves = self.run(), []
-        if run is not None:
-            left = run.items[run.items["status"] == "unfinished"].sort_values("risk", ascending=False, kind="stable")
-            count = left["n_annotations"].clip(upper=3)
-            for n, title in enumerate(("no answer", "1 answer", "2 answers", "3 answers or more")):
-                some = left[count == n]
-                rows = some.head(MOST_SHOWN)[["task", "label", "risk"]].itertuples(index=False, name=None)
-                items = [(item, f"{run.names.get(label, label)}? risk {risk:.0%}") for item, label, risk in rows]
-                shelves.append(Shelf(f"Unfinished, {title}: {len(some):,}", items))
-        return [*shelves, self._disagreements()]
-
-    def _disagreements(self) -> Shelf:
-        given = self._log.answers(kind="annotation").dropna(subset=["label"])
-        said = given.groupby("item")["label"].agg(["nunique", lambda labels: ", ".join(labels)])
-        said = said[said["nunique"] > 1].iloc[::-1]
-        shown: list[tuple[str, str]] = list(said.iloc[:MOST_SHOWN, 1].items())
-        return Shelf(f"People disagree: {len(said):,}", shown)
-
-    def plots(self) -> dict[str, str]:
-        """Names and captions of the plots that the run has data for."""
+    def believed(self) -> dict[str, dict[str, Any]]:
+        """What the run thinks of each worker: a row of ``workers.csv``, by name."""
         run = self.run()
-        return {} if run is None else {name: text for name, text in PLOTS.items() if _drawing(run, name) is not None}
+        return {} if run is None or run.workers.empty else {row["worker"]: row for row in run.workers.to_dict("records")}
+
+    def confusions(self) -> Confusions:
+        """Who took what for what in gold answers so far."""
+        from lightning_annot.exchange.confusions import count_confusions
+
+        task, run = self._task(), self.run()
+        if task is None and run is None:
+            return Confusions([], np.zeros((0, 0, 0), np.int64), {})
+        names = dict(zip(task.classes, task.names, strict=True)) if task is not None else run.names  # type: ignore[union-attr]
+        answers = self._tally.answers()
+        gold = answers[answers["kind"] == "gold"].rename(columns={"item": "task"})
+        who, counts = count_confusions(gold, self.truth(), list(names))
+        return Confusions(who, counts, names)
+
+    def plots(self) -> list[Plot]:
+        """The plots that there is data for."""
+        return [Plot(name, caption, self._version(name)) for name, caption in PLOTS.items() if self._drawing(name) is not None]
 
     def plot(self, name: str) -> str | None:
-        """A plot as SVG; None where the run has no data for it yet."""
-        run = self.run()
-        if run is None:
+        """A plot as SVG; None where there is no data for it yet."""
+        draw, version = self._drawing(name), self._version(name)
+        if draw is None:
             return None
         with self._lock:
-            if name not in self._drawn:
+            if self._drawn.get(name, ("", ""))[0] != version:
                 from lightning_annot.report.plots import figure_svg
 
-                draw = _drawing(run, name)
-                if draw is None:
-                    return None
-                self._drawn[name] = figure_svg(draw())
-            return self._drawn[name]
+                self._drawn[name] = version, figure_svg(draw())
+            return self._drawn[name][1]
+
+    def _version(self, name: str) -> str:
+        if name == "pace":
+            return f"{self._tally.stamp}-{int(time.time() / _REDRAWN)}"
+        return str(self._tally.stamp if self._gold_alone(name) else self._stamp)
+
+    def _gold_alone(self, name: str) -> bool:
+        return name in ("confusion", "people") and self._stamp == 0
+
+    def _drawing(self, name: str) -> Callable[[], Figure] | None:
+        from lightning_annot.report import plots
+        from lightning_annot.report.pace import plot_pace
+        from lightning_annot.report.study_plots import plot_people, shares
+
+        if name == "pace":
+            times = self._tally.times()
+            return (lambda: plot_pace(times, time.time())) if len(times) else None
+        run = self.run()
+        if self._gold_alone(name):
+            found = self.confusions()
+            if not found.workers:
+                return None
+            if name == "people":
+                return lambda: plot_people(found.counts, found.workers)
+            return lambda: plots.plot_confusion(shares(found.counts.sum(0)), list(found.names.values()))
+        if run is None:
+            return None
+        items, pooled = run.items, np.zeros((0, 0)) if run.pooled is None else run.pooled
+        table: dict[str, tuple[int, Callable[[], Figure] | None]] = {
+            "quality": (len(run.rounds), lambda: plots.plot_quality(run.rounds)),
+            "error": (len(run.rounds), lambda: plots.plot_error(run.rounds)),
+            "risk": (len(items), lambda: plots.plot_risk(items["risk"].to_numpy(), run.summary.get("threshold"))),
+            "answers": (len(items), lambda: plots.plot_answers_per_item(items["n_annotations"].to_numpy())),
+            "workers": (len(run.workers), lambda: plots.plot_workers(run.workers)),
+            "confusion": (len(pooled), lambda: plots.plot_confusion(pooled, list(run.names.values()))),
+        }
+        there, draw = table.get(name, (0, None))
+        return draw if there else None
 
 
-def _drawing(run: RunFiles, name: str) -> Callable[[], Figure] | None:
-    from lightning_annot.report import plots
-
-    items: Any = run.items
-    table: dict[str, tuple[pd.DataFrame, Callable[[], Figure]]] = {
-        "quality": (run.rounds, lambda: plots.plot_quality(run.rounds)),
-        "error": (run.rounds, lambda: plots.plot_error(run.rounds)),
-        "risk": (items, lambda: plots.plot_risk(items["risk"].to_numpy(), run.summary.get("threshold"))),
-        "answers": (items, lambda: plots.plot_answers_per_item(items["n_annotations"].to_numpy())),
-        "workers": (run.workers, lambda: plots.plot_workers(run.workers)),
-    }
-    data, draw = table[name]
-    return draw if len(data) else None
+def _listed(path: Path) -> dict[str, float]:
+    """Prices by worker; none where the file, which the run has checked, has moved since."""
+    try:
+        table = read_table(path, ("worker", "price"))
+    except AnnotError:
+        return {}
+    return dict(zip(table["worker"], table["price"].astype(float), strict=True))

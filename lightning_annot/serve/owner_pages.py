@@ -1,24 +1,31 @@
-"""What the owner sees and does: how far the run is, who answers, pauses, links, and the answers as a file."""
+"""What the owner sees and does: how far the run is, who answers, images, pauses, links, and files to take away."""
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from lightning_annot.annotations.desk import EVERYBODY, LONGEST_NAME, Desk
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.report.run_files import Headline
 from lightning_annot.serve.doors import Doors
+from lightning_annot.serve.exports import EXPORTS, available, export
+from lightning_annot.serve.gallery import ON_PAGE, SHELVES, Choice, Gallery, Order, Which
 from lightning_annot.serve.overview import PLOTS, Overview
+from lightning_annot.serve.people import CARD_COLUMNS, people_rows
 from lightning_annot.serve.pictures import SMALL, Pictures
+from lightning_annot.serve.tally import Tally
 from lightning_annot.serve.templates import page
 from lightning_annot.types import AnnotError
 
 # A plot is an image: what it may do is drawn with style attributes, and nothing else.
 PLOT_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+LONGEST_REASON = 200
 
 
 class Act(BaseModel):
@@ -27,23 +34,30 @@ class Act(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     action: Literal["invite", "close", "pause", "resume"]
     worker: str = Field(max_length=LONGEST_NAME)
+    reason: str = Field("", max_length=LONGEST_REASON)
 
 
 class OwnerPages:
     """Routes of the owner alone."""
 
-    def __init__(self, desk: Desk, log: AnnotationLog, pictures: Pictures, doors: Doors, overview: Overview) -> None:
-        self._desk, self._log, self._pictures, self._doors, self._overview = desk, log, pictures, doors, overview
+    def __init__(self, desk: Desk, log: AnnotationLog, directory: Path, pictures: Pictures, doors: Doors) -> None:
+        self._desk, self._log, self._directory, self._pictures, self._doors = desk, log, directory, pictures, doors
+        self._tally = Tally(log)
+        self._overview = Overview(directory, self._tally, pictures.task)
+        self._gallery = Gallery(self._overview.run, self._tally)
 
     def router(self) -> APIRouter:
         """All routes."""
         router = APIRouter()
         router.add_api_route("/o/{token}", self.enter, methods=["GET"])
         router.add_api_route("/owner", self.show, methods=["GET"])
+        router.add_api_route("/owner/gallery", self.gallery, methods=["GET"])
+        router.add_api_route("/owner/scorecards", self.scorecards, methods=["GET"])
         router.add_api_route("/owner/act", self.act, methods=["POST"])
         router.add_api_route("/owner/image", self.image, methods=["GET"])
         router.add_api_route("/owner/plot/{name}", self.plot, methods=["GET"])
-        router.add_api_route("/owner/answers.csv", self.export, methods=["GET"])
+        router.add_api_route("/owner/answers.csv", self.answers, methods=["GET"])
+        router.add_api_route("/owner/export/{name}", self.export, methods=["GET"])
         return router
 
     def enter(self, request: Request, token: str) -> HTMLResponse:
@@ -56,15 +70,61 @@ class OwnerPages:
     def show(self, request: Request) -> HTMLResponse:
         """The overview."""
         self._doors.owner(request)
-        counts = self._desk.counts()
-        people = self._desk.people()
-        named = {person.worker for person in people}
-        open_, lent = self._desk.standing()
+        task = self._pictures.task()
+        study = None if task is None else task.study
+        people = people_rows(self._desk, self._tally, self._overview, study)
+        gold = bool((self._tally.answers()["kind"] == "gold").any())
         return page(
-            "owner.html", headlines=self._overview.headlines(), people=people, counts=counts, open=open_, lent=lent,
-            others=sorted(set(counts) - named), accuracy=self._overview.worker_accuracy(), paused=self._desk.paused(),
-            plots=self._overview.plots(), shelves=self._overview.shelves(),
+            "owner.html", now=self._now(), headlines=self._overview.headlines(), study=study, people=people,
+            paused=self._desk.paused(), plots=self._overview.plots(),
+            shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
+            exports=available(self._directory, study is not None, gold, asked=self._desk.standing()[0] > 0),
         )  # fmt: skip
+
+    def _now(self) -> list[Headline]:
+        """The round that goes on, the pace and the cost."""
+        standing, pace = self._tally.standing(), self._tally.pace()
+        open_, lent = self._desk.standing()
+        tiles = [Headline("Open questions", f"{open_:,}", f"{lent:,} of them lent just now")]
+        if standing is not None:
+            share = f"{standing.answered / standing.asked:.0%} answered"
+            tiles.append(Headline(f"Round {standing.round}", f"{standing.answered:,} of {standing.asked:,}", share))
+        tiles.append(Headline("Answers an hour", f"{pace:,.0f}", "over the last quarter of an hour"))
+        left = _duration(3600 * open_ / pace) if pace and open_ else "–"
+        tiles.append(Headline("Until the round is full", left, "at this pace" if pace else "nobody answers just now"))
+        prices = self._overview.prices()
+        cost = float(self._tally.people({}, prices)["cost"].sum())
+        note = f"so far; {prices.get('per_answer', 1.0):g} an answer, skips and gold too"
+        return [*tiles, Headline("Cost", f"{cost:,.2f}", note)]
+
+    def gallery(
+        self,
+        request: Request,
+        which: Which = "all",
+        order: Order = "riskiest",
+        answers: int | None = Query(None, ge=0, le=3),
+        disputed: bool = False,
+        number: int = Query(1, ge=1, le=1_000_000, alias="page"),
+    ) -> HTMLResponse:
+        """All images of one kind, page by page."""
+        self._doors.owner(request)
+        choice = Choice(which, answers, disputed, order)
+        shelf = self._gallery.shelf(choice, ON_PAGE * (number - 1), ON_PAGE)
+        return page("gallery.html", shelf=shelf, choice=choice, number=number, pages=max(1, -(-shelf.total // ON_PAGE)))
+
+    def scorecards(self, request: Request) -> HTMLResponse:
+        """How each worker does, by all that the run and the log tell."""
+        self._doors.owner(request)
+        run = self._overview.run()
+        if run is None:
+            raise HTTPException(404, "the first round has not ended yet")
+        from lightning_annot.report.scorecards import scorecards
+
+        try:
+            cards = scorecards(run, self._log.answers())
+        except AnnotError as error:
+            raise HTTPException(404, str(error)) from error
+        return page("scorecards.html", rows=cards.to_dict("records"), columns=CARD_COLUMNS)
 
     async def act(self, request: Request, act: Act) -> dict[str, str]:
         """Do it; an invitation answers with the path of the new link, which is told this once."""
@@ -81,7 +141,10 @@ class OwnerPages:
                 return f"/w/{self._desk.invite(act.worker)}"
             except AnnotError as error:
                 raise HTTPException(422, str(error)) from error
-        {"close": self._desk.revoke, "pause": self._desk.pause, "resume": self._desk.resume}[act.action](act.worker)
+        if act.action == "pause":
+            self._desk.pause(act.worker, act.reason.strip() or "by the owner")
+        else:
+            {"close": self._desk.revoke, "resume": self._desk.resume}[act.action](act.worker)
         return ""
 
     def image(self, request: Request, item: str) -> Response:
@@ -91,7 +154,8 @@ class OwnerPages:
             picture = self._pictures.encoded(item, SMALL)
         except AnnotError as error:
             raise HTTPException(404, "the image cannot be shown") from error
-        return Response(picture.data, media_type=picture.media_type)
+        headers = {"cache-control": "private, max-age=3600"}
+        return Response(picture.data, media_type=picture.media_type, headers=headers)
 
     def plot(self, request: Request, name: str) -> Response:
         """One of the plots, as the last round left it."""
@@ -101,10 +165,33 @@ class OwnerPages:
             raise HTTPException(404, "there is no such plot yet")
         return Response(svg, media_type="image/svg+xml", headers=PLOT_HEADERS)
 
-    def export(self, request: Request) -> Response:
+    def answers(self, request: Request) -> Response:
         """All answers, skips and gold questions among them."""
         self._doors.owner(request)
         answers = self._log.answers().rename(columns={"item": "task"})
         columns = ["task", "worker", "label", "seconds", "kind", "round", "answered_at", "source"]
-        headers = {"content-disposition": 'attachment; filename="answers.csv"'}
-        return Response(answers[columns].to_csv(index=False), media_type="text/csv", headers=headers)
+        return _file(answers[columns].to_csv(index=False), "text/csv", "answers.csv")
+
+    def export(self, request: Request, name: str) -> Response:
+        """One of ``EXPORTS``."""
+        self._doors.owner(request)
+        if name not in EXPORTS:
+            raise HTTPException(404, "there is no such file")
+        try:
+            data = export(name, self._directory, self._log, self._overview.confusions)
+        except AnnotError as error:
+            raise HTTPException(404, str(error)) from error
+        return _file(data, EXPORTS[name].media_type, EXPORTS[name].file)
+
+
+def _file(data: str | bytes, media_type: str, name: str) -> Response:
+    headers: dict[str, Any] = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(data, media_type=media_type, headers=headers)
+
+
+def _duration(seconds: float) -> str:
+    """``1 h 20 min``."""
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 2880 else f"{minutes // 1440} days"

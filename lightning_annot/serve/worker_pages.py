@@ -15,12 +15,14 @@ from lightning_annot.annotations.desk import Desk
 from lightning_annot.data.page_task import PageTask
 from lightning_annot.serve.clerk import Clerk
 from lightning_annot.serve.doors import Doors
+from lightning_annot.serve.handout import HandOut
 from lightning_annot.serve.keys import class_keys
 from lightning_annot.serve.pictures import LARGE, SMALL, Pictures
 from lightning_annot.serve.templates import page
 from lightning_annot.types import AnnotError, Answer
 
 IMAGE_CACHE = {"cache-control": "private, max-age=3600"}
+_IN_LIST = 500  # prototypes in one look at the log
 
 
 class Wish(BaseModel):
@@ -41,10 +43,14 @@ class Given(BaseModel):
 
 
 class WorkerPages:
-    """Routes of workers; each person sees the questions that the desk lends them, and no other image but the examples."""
+    """Routes of workers; each person sees the questions that the desk lends them, and no other image but the examples.
 
-    def __init__(self, desk: Desk, clerk: Clerk, pictures: Pictures, doors: Doors, hit: int) -> None:
-        self._desk, self._clerk, self._pictures, self._doors, self._hit = desk, clerk, pictures, doors, hit
+    ``hit``: images of one HIT.
+    """
+
+    def __init__(self, desk: Desk, clerk: Clerk, handout: HandOut, pictures: Pictures, doors: Doors, hit: int) -> None:
+        self._desk, self._clerk, self._handout = desk, clerk, handout
+        self._pictures, self._doors, self._hit = pictures, doors, hit
 
     def router(self) -> APIRouter:
         """All routes."""
@@ -54,7 +60,7 @@ class WorkerPages:
         router.add_api_route("/api/next", self.next, methods=["POST"])
         router.add_api_route("/api/answer", self.answer, methods=["POST"])
         router.add_api_route("/image/{question}", self.image, methods=["GET"])
-        router.add_api_route("/example/{place}", self.example, methods=["GET"])
+        router.add_api_route("/example/{place}/{number}", self.example, methods=["GET"])
         return router
 
     async def enter(self, request: Request, token: str) -> HTMLResponse:
@@ -73,18 +79,22 @@ class WorkerPages:
         task = self._pictures.task()
         if task is None:
             return page("waiting.html", worker=worker)
-        keys = class_keys(task.names)
+        keys, examples = class_keys(task.names), await asyncio.to_thread(self._examples, task)
         classes = [
-            {"label": label, "name": name, "key": keys[i] if keys else "", "example": bool(task.examples.get(label))}
+            {"label": label, "name": name, "key": keys[i] if keys else "", "examples": examples[i]}
             for i, (label, name) in enumerate(zip(task.classes, task.names, strict=True))
         ]
         return page("label.html", worker=worker, classes=classes, find=not keys, hit=self._hit)
 
     async def next(self, request: Request, wish: Wish) -> dict[str, object]:
-        """Lend the next questions; why there are none, if so."""
+        """Lend the next questions; why there are none, if so. ``of``: all questions of this worker in a study, else 0."""
         worker = await self._doors.worker(request)
-        loan = await self._clerk.lend(worker, min(wish.n, 2 * self._hit + 10) if self._pictures.task() else 0)
-        return asdict(loan)
+        task = self._pictures.task()
+        study = None if task is None else task.study
+        if study is not None:
+            await run_in_threadpool(self._handout.to, worker, study)
+        loan = await self._clerk.lend(worker, min(wish.n, 2 * self._hit + 10) if task else 0)
+        return {**asdict(loan), "of": 0 if study is None else study.size}
 
     async def answer(self, request: Request, given: Given) -> dict[str, bool]:
         """Commit an answer to a question that was lent; one that is there already changes nothing."""
@@ -108,21 +118,23 @@ class WorkerPages:
             raise HTTPException(404, "there is no such image for you")
         return await self._picture(item, LARGE)
 
-    async def example(self, request: Request, place: int) -> Response:
-        """The example of the class at ``place``: its first prototype that is no gold question, whose answer it would tell."""
+    async def example(self, request: Request, place: int, number: int) -> Response:
+        """One of the examples of the class at ``place``; a gold question is none, as that would tell its answer."""
         await self._doors.worker(request)
         task = self._pictures.task()
-        if task is None or not 0 <= place < len(task.classes):
-            raise HTTPException(404, "there is no such class")
-        item = await asyncio.to_thread(self._example, task, place)
-        if item is None:
-            raise HTTPException(404, "the class has no example")
-        return await self._picture(item, SMALL)
+        own = task.examples.get(task.classes[place], ()) if task is not None and 0 <= place < len(task.classes) else ()
+        gold = await asyncio.to_thread(self._desk.gold_items, own)
+        if not 0 <= number < len(own) or own[number] in gold:
+            raise HTTPException(404, "there is no such example")
+        return await self._picture(own[number], SMALL)
 
-    def _example(self, task: PageTask, place: int) -> str | None:
-        own = task.examples.get(task.classes[place], ())
-        gold = self._desk.gold_items(own)
-        return next((item for item in own if item not in gold), own[0] if own else None)
+    def _examples(self, task: PageTask) -> list[list[int]]:
+        """Numbers of the examples of each class that may be shown."""
+        shown = [task.examples.get(label, ()) for label in task.classes]
+        every = [item for own in shown for item in own]
+        parts = [self._desk.gold_items(every[i : i + _IN_LIST]) for i in range(0, len(every), _IN_LIST)]
+        gold: set[str] = set().union(*parts)
+        return [[number for number, item in enumerate(own) if item not in gold] for own in shown]
 
     async def _picture(self, item: str, edge: int) -> Response:
         try:

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_annot.annotations.formats import EXPERT
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import EXPERT
 from lightning_annot.exchange.label_studio import prediction, said
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers

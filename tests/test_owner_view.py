@@ -1,0 +1,148 @@
+"""What the owner is told: counts of the log, each against a slow second way, galleries, pace, files."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folder import make_run
+
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.report.pace import MOST_BARS, WIDTHS, bars, per_hour, plot_pace
+from lightning_annot.report.run_files import read_run
+from lightning_annot.serve.exports import EXPORTS, available, export
+from lightning_annot.serve.gallery import SHELVES, Choice, Gallery
+from lightning_annot.serve.overview import Confusions
+from lightning_annot.serve.tally import Tally
+from lightning_annot.types import Answer, Question
+
+LABELS = ["cat", "dog", "frog"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of 200 items and 10 workers, whose log has some answers, gold ones, skips and an audit."""
+    folder = make_run(tmp_path / "run", n=200, w=10, rounds=3)
+    rng = np.random.default_rng(3)
+    items = read_run(folder).items["task"].tolist()[:40]
+    with AnnotationLog(folder / "annotations.db") as log:
+        for item in items[:30]:
+            for who in rng.choice(["ann", "bob", "eve", "kim"], rng.integers(0, 5), replace=False):
+                skip = rng.random() < 0.2
+                source = "page: unsure" if skip else "page"
+                given = Answer(0, str(who), None if skip else str(rng.choice(LABELS)), float(rng.integers(1, 9)), source)
+                log.record([(Question(item, None, round=1), given)])
+        gold = log.ask(
+            [Question("00000", "ann", "gold", 2), Question("00001", "bob", "gold", 2), Question("00002", None, "audit")]
+        )
+        log.answer([Answer(gold[0].id, "ann", "cat", 1.0, "page"), Answer(gold[2].id, "owner", "cat", 1.0, "audit")])
+    return folder
+
+
+def test_the_tally_is_what_the_log_says(run: Path) -> None:
+    with AnnotationLog(run / "annotations.db") as log:
+        tally, table = Tally(log), log.answers()
+        table = table[table["kind"] != "audit"]
+        pd.testing.assert_frame_equal(tally.answers(), table[list(tally.answers())].reset_index(drop=True))
+        said = table[(table["kind"] == "annotation") & table["label"].notna()]
+        slow = {item: len(some) for item, some in said.groupby("item")}
+        assert tally.per_item().to_dict() == slow
+        several = {item for item, some in said.groupby("item") if len(set(some["label"])) > 1}
+        assert set(tally.disputed()) == several
+        standing = tally.standing()
+        assert standing is not None
+        assert (standing.round, standing.asked, standing.answered) == (2, 2, 1)
+        people = tally.people({"00000": "cat"}, {"per_answer": 2.0, "per_second": 0.5, "workers": {"bob": 10.0}})
+        for who, some in table.groupby("worker"):
+            row = people.loc[who]
+            assert (row["answers"], row["skips"]) == (some["label"].notna().sum(), some["label"].isna().sum())
+            price = 10.0 if who == "bob" else 2.0
+            assert row["cost"] == pytest.approx(len(some) * price + 0.5 * some["seconds"].sum())
+        assert (people.loc["ann", "gold"], people.loc["ann", "right"]) == (1, 1)
+        log.record([(Question("00199", None), Answer(0, "new", "cat"))])  # what comes later is seen
+        assert tally.per_item()["00199"] == 1
+        assert "owner" not in tally.people({}, {}).index
+
+
+def test_galleries_hold_what_they_say(run: Path) -> None:
+    files = read_run(run)
+    with AnnotationLog(run / "annotations.db") as log:
+        tally = Tally(log)
+        gallery = Gallery(lambda: files, tally)
+        count = {item: tally.per_item().get(item, 0) for item in files.items["task"]}
+        status, risk = (files.items.set_index("task")[name] for name in ("status", "risk"))
+        for which in ("all", "unfinished", "finished"):
+            for n in (None, 0, 1, 2, 3):
+                for disputed in (False, True):
+                    shelf = gallery.shelf(Choice(which, n, disputed), most=1000)
+                    slow = [
+                        item for item in files.items["task"]
+                        if which in ("all", status[item]) and n in (None, min(3, count[item]))
+                        and (not disputed or item in tally.disputed())
+                    ]  # fmt: skip
+                    assert sorted(tile.item for tile in shelf.tiles) == sorted(slow)
+                    assert shelf.total == len(slow)
+                    assert shelf.unfinished == sum(status[item] == "unfinished" for item in slow)
+                    risks = [risk[tile.item] for tile in shelf.tiles]
+                    assert risks == sorted(risks, reverse=True)
+        pages = [gallery.shelf(Choice(), start, 60).tiles for start in range(0, 200, 60)]
+        assert len({tile.item for page in pages for tile in page}) == len(files.items)
+        tiles = gallery.shelf(Choice("all", 3)).tiles
+        assert tiles
+        assert all(len(tile.said) >= 3 for tile in tiles)
+        told = {word for tile in gallery.shelf(Choice(), most=1000).tiles for _, word in tile.said}
+        assert told == {*LABELS, "unsure"}
+        before = Gallery(lambda: None, tally).shelf(Choice())  # the first round has not ended
+        assert before.total == len(tally.per_item())
+
+
+def test_shelves_are_those_of_the_paper() -> None:
+    assert [choice.title for choice in SHELVES] == [
+        "Unfinished images", "Images without an answer", "Images with 1 answer", "Images with 2 answers",
+        "Images with 3 answers or more", "Images people disagree about",
+    ]  # fmt: skip
+    assert Choice("finished", 0).address == "/owner/gallery?which=finished&answers=0&disputed=0&order=riskiest"
+
+
+@given(st.lists(st.floats(0, 3e7), min_size=1, max_size=50), st.floats(1, 1e6))
+def test_bars_count_what_is_not_too_old(ages: list[float], since: float) -> None:
+    now = 1.7e9 + since
+    times = now - np.array(ages)
+    edges, rate = bars(times, now)
+    assert 1 <= len(rate) <= MOST_BARS
+    assert len(edges) == len(rate) + 1
+    assert edges[-2] <= now < edges[-1]
+    width = edges[1] - edges[0]
+    assert width in WIDTHS
+    length = np.append(np.full(len(rate) - 1, width), max(60.0, now - edges[-2]))
+    assert (rate * length / 3600).sum() == pytest.approx((times >= edges[0]).sum())
+
+
+def test_pace() -> None:
+    now = time.time()
+    assert per_hour(np.array([]), now) == 0
+    assert per_hour(now - np.arange(0, 900, 9.0), now) == pytest.approx(100 / (891 / 3600))
+    assert per_hour(now - np.array([7200.0]), now) == 0
+    assert per_hour(now - np.array([7200.0, 10.0, 20.0]), now) == pytest.approx(8)
+    assert plot_pace(now - np.arange(0, 7000, 9.0), now).axes[0].get_ylabel() == "answers an hour"
+
+
+def test_all_files_can_be_taken_away(run: Path) -> None:
+    nothing = Confusions([], np.zeros((0, 2, 2), dtype=int), {"cat": "cat", "dog": "dog"})
+    with AnnotationLog(run / "annotations.db") as log:
+        offered = available(run, study=False, gold=True, asked=True)
+        assert set(EXPORTS) - set(offered) == {"parquet", "scorecards", "scorecards-page"}  # no posterior in this run
+        log.ask([Question("00150", None)])
+        for name in offered:
+            assert len(export(name, run, log, lambda: nothing)) > 10, name
+        table = pd.read_csv(io.BytesIO(export("crowd-kit", run, log, lambda: nothing)))
+        assert len(table) == Tally(log).per_item().sum()
+    assert set(available(run, study=True, gold=True, asked=True)) == {"group-workers"}
+    answers = {"crowd-kit", "cleanlab", "cleanlab-wide", "lean", "mturk-input"}
+    assert set(available(run.parent, study=False, gold=False, asked=True)) == answers
