@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folder import make_run
 
+from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.report.pace import MOST_BARS, WIDTHS, bars, per_hour, plot_pace
 from lightning_annot.report.run_files import read_run
 from lightning_annot.serve.exports import EXPORTS, available, export
 from lightning_annot.serve.gallery import SHELVES, Choice, Gallery
-from lightning_annot.serve.overview import Confusions
+from lightning_annot.serve.overview import Confusions, Overview
+from lightning_annot.serve.people import people_rows
 from lightning_annot.serve.tally import Tally
 from lightning_annot.types import Answer, Question
 
@@ -146,3 +148,21 @@ def test_all_files_can_be_taken_away(run: Path) -> None:
     assert set(available(run, study=True, gold=True, asked=True)) == {"group-workers"}
     answers = {"crowd-kit", "cleanlab", "cleanlab-wide", "lean", "mturk-input"}
     assert set(available(run.parent, study=False, gold=False, asked=True)) == answers
+
+
+def test_the_owner_sees_who_pauses_whom(run: Path) -> None:
+    with AnnotationLog(run / "annotations.db") as log:
+        desk, tally = Desk(log), Tally(log)
+        for name in ("ann", "bob", "new"):
+            desk.invite(name)
+        desk.revoke("new")
+        desk.pause("ann", "on holiday")
+        desk.set_aside({"bob": "the answers do not depend on the image"})
+        rows = {row.worker: row for row in people_rows(desk, tally, Overview(run, tally, lambda: None), None)}
+        counts = tally.answers()["worker"].value_counts()
+    assert {name: row.answers + row.skips for name, row in rows.items() if row.answers + row.skips} == counts.to_dict()
+    assert {name: (row.link, row.paused, row.set_aside) for name, row in rows.items() if row.link != "none"} == {
+        "ann": ("open", "on holiday", ""),
+        "bob": ("open", "", "the answers do not depend on the image"),
+        "new": ("closed", "", ""),
+    }

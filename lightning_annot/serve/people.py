@@ -20,7 +20,8 @@ CARD_COLUMNS = {
 
 @dataclass(frozen=True)
 class PersonRow:
-    """``paused``: why the page lends nothing, or ""; ``link``: open, closed or none; ``state`` and ``reason``: the run's.
+    """Why the page lends nothing, or "": ``paused`` by the owner, ``set_aside`` by the run; ``link``: open, closed or none;
+    ``state`` and ``reason``: what the run's last round left.
 
     ``idle``: seconds since the last answer, None before any.
     """
@@ -38,6 +39,7 @@ class PersonRow:
     reason: str
     link: str
     paused: str
+    set_aside: str
     done: str
 
     @property
@@ -58,13 +60,14 @@ def people_rows(desk: Desk, tally: Tally, overview: Overview, study: Study | Non
     for name in sorted({*invited, *map(str, counted)}):
         n, person, own = counted.get(name, {}), invited.get(name), believed.get(name, {})
         answers, skips, seconds = int(n.get("answers", 0)), int(n.get("skips", 0)), n.get("seconds")
+        link = "none" if person is None else "closed" if person.revoked else "open"
+        paused, aside = ("", "") if person is None else (person.paused, person.set_aside)
         rows.append(
             PersonRow(
                 name, answers, skips, int(n.get("gold", 0)), int(n.get("right", 0)), _accuracy(own),
                 None if seconds is None or seconds != seconds else float(seconds),
                 now - float(n["last"]) if n else None, float(n.get("cost", 0.0)), str(own.get("state", "")),
-                str(own.get("reason", "")), "none" if person is None else "closed" if person.revoked else "open",
-                "" if person is None else person.paused, "" if study is None else f"{answers + skips} of {study.size}",
+                str(own.get("reason", "")), link, paused, aside, "" if study is None else f"{answers + skips} of {study.size}",
             )
         )  # fmt: skip
     return rows
