@@ -21,8 +21,10 @@ from sklearn.datasets import load_digits
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.page_task import TASK_FILE, PageTask, Study
+from lightning_annot.exchange.confusions import write_group_workers
 from lightning_annot.exchange.study import draw
 from lightning_annot.types import AnnotError, Question
+from lightning_annot.workers.amt import AMTWorkers
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
@@ -126,10 +128,17 @@ def test_a_study_becomes_workers(tmp_path: Path, prototypes: Path) -> None:
     np.testing.assert_array_equal(data["group_workers"]["0"], [counts[name] for name in ("ann", "bob", "eve")])
     assert out.with_suffix(".png").stat().st_size > 1000
     assert (tmp_path / "study-people.png").stat().st_size > 1000
+    assert AMTWorkers(str(out), n_workers=5).confusions(CLASSES, seed=0).shape == (5, 10, 10)
+
+
+@pytest.mark.slow
+def test_a_run_starts_with_the_workers_of_a_study(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).multinomial(EACH, np.full(10, 0.1), size=(3, 10))
+    write_group_workers(tmp_path / "study.json", CLASSES, CLASSES, {"0": counts}, {"0": ["ann", "bob", "eve"]})
     options = {**QUIET, **PIXELS, "config": CONFIGS / "digits.yaml", "trainer.max_epochs": 2, "data.batches.steps": 5}
-    options |= {"annotation.workers": "lightning_annot.workers.amt.AMTWorkers", "annotation.workers.workers_file": out}
-    simulated = fit(options, tmp_path / "simulated")
-    assert len(answers(simulated)) > 0
+    options |= {"annotation.workers": "lightning_annot.workers.amt.AMTWorkers"}
+    options |= {"annotation.workers.workers_file": tmp_path / "study.json"}
+    assert len(answers(fit(options, tmp_path / "run"))) > 0
 
 
 def test_the_same_again_changes_nothing_and_another_is_refused(tmp_path: Path, prototypes: Path) -> None:
@@ -140,8 +149,8 @@ def test_the_same_again_changes_nothing_and_another_is_refused(tmp_path: Path, p
     assert (run / TASK_FILE).read_text() == before
     assert "belongs to another run" in prepare(run, prototypes, "--seed", "3")
     assert (run / TASK_FILE).read_text() == before
-    result = call("fit", {**QUIET, **PIXELS, "config": CONFIGS / "digits.yaml", "annotation.output_dir": run})
-    assert "belongs to another run" in result.err
+    with AnnotationLog(run / "annotations.db") as log, pytest.raises(AnnotError, match="belongs to another run"):
+        log.claim({"items": "of a run"})  # as fit does first
 
 
 @pytest.mark.parametrize(
