@@ -129,9 +129,11 @@ def test_a_skip_is_an_answer(live: dict[str, Any], tmp_path: Path) -> None:
     assert answers(run)["label"].isna().all()
 
 
-def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(
-    live: dict[str, Any], tmp_path: Path, truth: dict[str, str]
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
+    live: dict[str, Any], tmp_path: Path, truth: dict[str, str], told: signal.Signals
 ) -> None:
+    """By Ctrl-C, which leaves a report, and by what a machine sends before it goes down, which gets a quick end."""
     run = tmp_path / "run"
     process = start("fit", {**live, "annotation.output_dir": run})
     with people(run, truth.get, "ann", most=5):
@@ -139,11 +141,13 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_command_goes_on(
             time.sleep(0.02)
     time.sleep(0.3)
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, told)
     process.join()
     assert process.exitcode == 0
-    assert reason(run) == f"interrupted while waiting for people: 5 of {PER_ROUND} answers are there; the same command goes on"
-    assert (run / "report.html").is_file()
+    if told == signal.SIGINT:
+        what = f"5 of {PER_ROUND} answers are there; the same command goes on"
+        assert reason(run) == f"interrupted while waiting for people: {what}"
+        assert (run / "report.html").is_file()
     with people(run, truth.get, "ann"):
         fit(live, run)
     assert rounds(run)["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND, 3 * PER_ROUND]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.purchase import Gold, Questions, commit
+from lightning_annot.callbacks.run_folder import progress
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.ledger import Ledger
 from lightning_annot.round.choice import Panel, choose, open_to_questions, refilled, round_generator
@@ -175,16 +177,16 @@ class Asking:
 
 
 def await_answers(
-    ledger: Ledger, workers: Workers, round_: int, known: int, look: Callable[[], None], bar: RoundProgress | None
+    ledger: Ledger, workers: Workers, round_: int, known: int, look: Callable[[], None], trainer: Trainer
 ) -> str | None:
     """Collect answers until the workers' patience is over; ``known`` ones are those of earlier rounds.
 
     Meanwhile ``look`` is called whenever ``LOOK_AFTER`` more answers have come.
-    Returns why the run ends instead, if somebody pressed Ctrl-C meanwhile: all is committed, and the same command goes on.
+    Returns why the run ends instead, if it is told to meanwhile, by Ctrl-C or SIGTERM: all is committed.
     """
-    start, arrived, asked, looked = time.monotonic(), 0, 0, 0
-    try:
-        while True:
+    start, arrived, asked, looked, bar = time.monotonic(), 0, 0, 0, progress(trainer)
+    with contextlib.suppress(KeyboardInterrupt):
+        while not trainer.received_sigterm:
             ledger.collect()
             arrived, asked = ledger.awaited(round_, known)
             pause = workers.patience(arrived, asked, time.monotonic() - start)
@@ -196,8 +198,7 @@ def await_answers(
                 looked = arrived
                 look()
             time.sleep(pause)
-    except KeyboardInterrupt:
-        return f"interrupted while waiting for people: {arrived} of {asked} answers are there; the same command goes on"
+    return f"interrupted while waiting for people: {arrived} of {asked} answers are there; the same command goes on"
 
 
 def why_not(terms: Terms, now: Facts, too_dear: int, nobody_left: bool) -> str:
