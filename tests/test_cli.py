@@ -47,7 +47,10 @@ def test_digits_config(tmp_path: Path) -> None:
     table = check_run(run, n_classes=10, n_prototypes=100, truth=True)
     assert table["annotations"].tolist() == [0, 50, 100]
     assert table["accuracy"].min() > 0.5  # one epoch of thirty
-    assert {path.name for path in run.iterdir()} == {*FILES, "thumbnails.json", "simulated_workers.npz", "adapted"}
+    assert {path.name for path in run.iterdir()} == {
+        *FILES,
+        *("task.json", "thumbnails.json", "simulated_workers.npz", "adapted"),
+    }
     said = result.out + result.err
     assert "the last allowed round is done" in said
     assert "report.html" in said
@@ -173,8 +176,7 @@ def test_the_unfinished_are_left_for_experts(finished: Path, tmp_path: Path) -> 
         pd.read_csv(tmp_path / "left.csv", dtype={"task": str}),
         pd.read_csv(finished / "labels.csv", dtype={"task": str}),
     )
-    columns = ["task", "label", "confidence", "risk", "n_annotations", "gain", "probable", "answers", "reason", "expert_label"]
-    assert list(table) == columns
+    assert list(table) == list(UNFINISHED_COLUMNS)
     ended = "the run ended first: the last allowed round is done (trainer.max_epochs)"
     assert set(table["reason"]) <= {"never asked", ended}
     assert ((table["reason"] == ended) == table["task"].isin(answers(finished)["item"])).all()
@@ -188,7 +190,7 @@ def test_the_unfinished_are_left_for_experts(finished: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("report", "labels.csv"), ("export", "annotations.db"), ("unfinished", "labels.csv"), ("certify", "labels.csv")],
+    [("report", "labels.csv"), ("export", "annotations.db"), ("unfinished", "annotations.db"), ("certify", "labels.csv")],
 )
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path, command: str, words: str) -> None:
     result = call(command, {}, str(tmp_path), *([str(tmp_path / "all.csv")] if command in ("export", "unfinished") else []))
