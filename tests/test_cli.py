@@ -21,6 +21,8 @@ from run_checks import (
     run_config,
 )
 
+from lightning_annot.report.unfinished import COLUMNS as UNFINISHED_COLUMNS
+
 
 @pytest.fixture(scope="module")
 def finished(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
