@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import sqlite
 
 from lightning_annot.annotations.desk import EVERYBODY, INVITE, Desk, Lending
-from lightning_annot.annotations.lending import FIRST, LENT_BEFORE, NEW
+from lightning_annot.annotations.lending import ADDRESSED, FIRST, LENT_BEFORE, NEW
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
 
@@ -184,7 +184,7 @@ def test_lending_looks_nothing_up_by_reading_a_table(tmp_path: Path) -> None:
     """SQLite's plan: each table by an index, and what I have answered by the item, however much that is."""
     with AnnotationLog(tmp_path / "annotations.db") as log:
         Desk(log)
-        for query in (FIRST, LENT_BEFORE, NEW):
+        for query in (FIRST, LENT_BEFORE, ADDRESSED, NEW):
             text = str(query.compile(dialect=sqlite.dialect()))
             with log.reading() as connection:
                 plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (1,) * text.count("?")).all()
@@ -240,7 +240,8 @@ def test_it_does_what_a_plain_list_would(new_log_url: Callable[[], str], steps: 
                 taken = {question for question, _ in answered} | {question for question, worker in live if worker != first}
                 free = [q for q in range(1, len(asked) + 1) if q not in taken and item(q) not in done]
                 before = [q for q in free if (q, first) in lent]
-                for q in before + [q for q in free if q not in before and asked[q - 1][1] in (None, first)]:
+                fresh = [q for q in free if q not in before]
+                for q in before + [q for whom in (first, None) for q in fresh if asked[q - 1][1] == whom]:
                     if len(mine) < second:
                         mine.setdefault(item(q), q)
                 assert lend(desk, first, second) == list(mine.values())

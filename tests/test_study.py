@@ -168,6 +168,13 @@ def test_what_cannot_be_is_refused(tmp_path: Path, prototypes: Path, more: tuple
     assert not (tmp_path / "study" / TASK_FILE).exists()
 
 
+def test_nobody_answers_for_another_in_a_study(tmp_path: Path, prototypes: Path) -> None:
+    prepare(tmp_path / "study", prototypes)
+    result = call("serve", {}, str(tmp_path / "study"), "--port", "0", "--give-back-hours", "1")
+    assert result.status == 2
+    assert "--give-back-hours given for a study" in result.err
+
+
 @settings(deadline=None)
 @given(st.integers(2, 6), st.integers(1, 4), st.integers(0, 3), st.integers(0, 2), st.text(min_size=1))
 def test_everybody_gets_as_many_of_each_class_and_no_example(k: int, each: int, spare: int, shown: int, name: str) -> None:

@@ -137,7 +137,8 @@ class Desk:
 
     def lend(self, wishes: Sequence[tuple[str, int]]) -> list[list[int]]:
         """For each (worker, n), the ids of up to n questions, lent from now on: first those that were lent before and are
-        open still, then open ones that are lent to nobody else, the oldest first.
+        open still, then those addressed to the worker, then others; of each kind the oldest first, and none that is lent to
+        somebody else.
 
         Nobody gets an item that the worker has answered, or two questions about one item at once.
         """

@@ -33,6 +33,7 @@ LENT_BEFORE = _FREE.join(_MINE, _HAVE)
 _FOR_ME = _Q.worker.is_(None) | (_Q.worker == _ME) | exists().where(PAUSE.c.worker == _Q.worker, PAUSE.c.by == RUN)
 _FOR_ME |= (_Q.asked_at < bindparam("back", type_=Text)) & (_Q.round != IMPORT_ROUND)
 NEW = _FREE.where(~exists().where(_HAVE), _FOR_ME)
+ADDRESSED = NEW.where(_Q.worker == _ME)
 COUNTS = select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)
 _GONE = delete(LEASE).where(LEASE.c.worker == _ME, LEASE.c.question == bindparam("old"))
 
@@ -41,12 +42,12 @@ def lend(connection: Connection, given: Mapping[str, Any], expires: float) -> li
     """Up to ``n`` questions for the worker ``me``, whose leases are renewed or made."""
     chosen: dict[str, int] = {}
     renewed = 0
-    for query in (LENT_BEFORE, NEW):
-        renewed = len(chosen)
-        if renewed < given["n"]:
+    for query in (LENT_BEFORE, ADDRESSED, NEW):
+        if len(chosen) < given["n"]:
             for question, item in connection.execute(query, given):  # more than n: an item may be asked about again
                 if len(chosen) < given["n"]:
                     chosen.setdefault(item, question)
+        renewed = len(chosen) if query is LENT_BEFORE else renewed
     ids = list(chosen.values())
     if old := ids[:renewed]:
         connection.execute(_GONE, [{"me": given["me"], "old": question} for question in old])

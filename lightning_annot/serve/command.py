@@ -53,6 +53,7 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
 
         from lightning_annot.annotations.desk import Desk, Lending
         from lightning_annot.annotations.log import AnnotationLog
+        from lightning_annot.data.page_task import TASK_FILE, PageTask
         from lightning_annot.serve.app import PageSettings, make_app
         from lightning_annot.serve.guard import Hosts
         from lightning_annot.serve.wire import LONGEST_HEAD, Wire
@@ -62,6 +63,8 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
     lending = Lending(60 * given.lease_minutes, None if given.give_back_hours is None else 3600 * given.give_back_hours)
     base = (given.base or f"http://{given.host}:{listening.getsockname()[1]}").rstrip("/")
     settings = PageSettings(given.hit, lending, hosts=Hosts.of(given.host, base))
+    if lending.give_back is not None and (given.dir / TASK_FILE).is_file() and PageTask.read(given.dir / TASK_FILE).study:
+        raise AnnotError("--give-back-hours given for a study, in which nobody can answer for another; leave it out.")
     given.dir.mkdir(parents=True, exist_ok=True)
     with AnnotationLog(given.url or given.dir / "annotations.db") as log:
         owner = secrets.token_urlsafe(16)
