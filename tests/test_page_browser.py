@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +12,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cli_runs import CONFIGS, PIXELS, ROOT, answers, questions, start
+from cli_runs import CONFIGS, PIXELS, answers, questions, start
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
+from lightning_annot.experiments.served import ServedPage
 from lightning_annot.types import Question
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -40,19 +39,6 @@ def browser() -> Iterator[Any]:
         opened = running.chromium.launch(executable_path=BROWSER, args=FLAGS)
         yield opened
         opened.close()
-
-
-@contextmanager
-def serving(run: Path, *names: str) -> Iterator[dict[str, str]]:
-    """The real command in a process of its own; the links it prints, by name."""
-    command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", "0", "--invite", *names]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        yield dict(process.stdout.readline().strip().split(": ", 1) for _ in range(len(names) + 1))
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @dataclass
@@ -136,7 +122,7 @@ def tap_right(one: Person) -> Callable[[str], None]:
 def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     plain_run(run, 4 * PER_ROUND)  # more than they answer, as each is lent a HIT
-    with serving(run, "ann", "bob") as links, two(browser, links, run) as (ann, bob):
+    with ServedPage(run, ["ann", "bob"]) as served, two(browser, served.links, run) as (ann, bob):
         press, tap = ann.page.keyboard.press, bob.page.tap
         by_key = [ann.act(press_right(ann)) for _ in range(11)]  # past the end of a HIT
         by_touch = [bob.act(tap_right(bob)) for _ in range(11)]
@@ -178,7 +164,11 @@ def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) ->
 def test_the_owner_pauses_and_invites(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     plain_run(run, 40)
-    with serving(run, "ann") as links, person(browser, links["owner"], run) as owner, person(browser, links["ann"], run) as ann:
+    with (
+        ServedPage(run, ["ann"]) as served,
+        person(browser, served.links["owner"], run) as owner,
+        person(browser, served.links["ann"], run) as ann,
+    ):
         page = owner.page
         given = [ann.act(press_right(ann)) for _ in range(3)]
         page.fill("#reason", "lunch until two")
@@ -237,12 +227,12 @@ def test_people_label_what_a_run_asks(browser: Any, tmp_path: Path) -> None:
                 "annotation.sampling.per_round": PER_ROUND, "annotation.threshold": 1e-9,
                 "annotation.output_dir": run}  # fmt: skip
     process = start("fit", settings)
-    with serving(run, "ann", "bob") as links:
-        with person(browser, links["ann"], run) as ann:
+    with ServedPage(run, ["ann", "bob"]) as served:
+        with person(browser, served.links["ann"], run) as ann:
             given = [ann.act(press_right(ann)) for _ in range(PER_ROUND)]
             assert sorted(given) == list(range(1, PER_ROUND + 1))
             wait_for(lambda: len(questions(run)) == 2 * PER_ROUND)
-        with person(browser, links["ann"], run) as ann, person(browser, links["bob"], run, **PHONE) as bob:
+        with person(browser, served.links["ann"], run) as ann, person(browser, served.links["bob"], run, **PHONE) as bob:
             for _ in range(10):
                 ann.act(press_right(ann))
                 bob.act(tap_right(bob))
@@ -254,7 +244,7 @@ def test_people_label_what_a_run_asks(browser: Any, tmp_path: Path) -> None:
                         one.page.wait_for_timeout(200)
         process.join()
         assert process.exitcode == 0
-        with person(browser, links["owner"], run) as owner:
+        with person(browser, served.links["owner"], run) as owner:
             check_galleries(owner, run)
     table = answers(run)
     assert not table.duplicated("question").any()
@@ -303,7 +293,7 @@ def test_three_hundred_classes_are_found_by_typing(browser: Any, tmp_path: Path)
         log.ask([Question(f"{i}.jpg", None) for i in range(4)])
     task = PageTask(names, names, dict.fromkeys(names, ("0.jpg",)), ImageSettings(str(tmp_path / "photos")))
     (run / TASK_FILE).write_text(task.to_json())
-    with serving(run, "ann") as links, person(browser, links["ann"], run) as ann:
+    with ServedPage(run, ["ann"]) as served, person(browser, served.links["ann"], run) as ann:
         page, press = ann.page, ann.page.keyboard.press
         assert ann.question == 1
         page.keyboard.type("boat 07")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cli_runs import CONFIGS, PIXELS, QUIET, ROOT, answers, call, fit, questions
+from cli_runs import CONFIGS, PIXELS, QUIET, answers, call, fit, questions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -23,6 +21,7 @@ from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.page_task import TASK_FILE, PageTask, Study
 from lightning_annot.exchange.confusions import write_group_workers
 from lightning_annot.exchange.study import draw
+from lightning_annot.experiments.served import ServedPage
 from lightning_annot.types import AnnotError, Question
 from lightning_annot.workers.amt import AMTWorkers
 
@@ -46,19 +45,6 @@ def prepare(run: Path, prototypes: Path, *more: str) -> str:
     words = (str(run), "--root", "digits", "--prototypes", str(prototypes), "--each", str(EACH), *more)
     result = call("study", {}, *words)
     return result.out if result.status == 0 else result.err
-
-
-@contextmanager
-def serving(run: Path, *names: str) -> Iterator[dict[str, str]]:
-    """The real command; the links it prints, by name."""
-    command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", "0"] + ["--invite", *names] * bool(names)
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        yield dict(process.stdout.readline().strip().split(": ", 1) for _ in range(len(names) + 1))
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager
@@ -94,13 +80,17 @@ def test_a_study_becomes_workers(tmp_path: Path, prototypes: Path) -> None:
     assert "everybody is asked 40 questions, 4 about each of 10 classes" in prepare(run, prototypes)
     confusions = {name: np.eye(10) * (a - b) + b for name, a, b in (("ann", 0.91, 0.01), ("bob", 0.55, 0.05), ("eve", 1, 0))}
     counts = {}
-    with serving(run, "ann", "bob") as links:
-        counts["ann"] = work(links["ann"], run, "ann", confusions["ann"])
-        early = work(links["bob"], run, "bob", confusions["bob"], most=15)
+    with ServedPage(run, ["ann", "bob"]) as served:
+        counts["ann"] = work(served.links["ann"], run, "ann", confusions["ann"])
+        early = work(served.links["bob"], run, "bob", confusions["bob"], most=15)
     task = PageTask.read(run / TASK_FILE)
     assert task.study is not None
-    with serving(run) as links, enter(links["owner"]) as owner, AnnotationLog(run / "annotations.db") as log:  # started anew
-        base = links["owner"].split("/o/")[0]
+    with (
+        ServedPage(run, []) as served,  # started anew
+        enter(served.links["owner"]) as owner,
+        AnnotationLog(run / "annotations.db") as log,
+    ):
+        base = served.links["owner"].split("/o/")[0]
         counts["bob"] = early + work(f"{base}/w/{Desk(log).invite('bob')}", run, "bob", confusions["bob"])
         late = owner.post("/owner/act", json={"action": "invite", "worker": "eve"}).json()["path"]
         counts["eve"] = work(f"{base}{late}", run, "eve", confusions["eve"])

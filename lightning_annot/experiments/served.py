@@ -20,17 +20,22 @@ Labeller = Callable[[int], Awaitable[tuple[str, float]]]
 
 
 class ServedPage:
-    """``lightning-annot serve`` over the run in ``run``, at a free port; ``tokens`` are the secrets of who was invited."""
+    """``lightning-annot serve`` over the run in ``run``, at a free port.
+
+    ``links`` by name, ``owner`` among them, and ``tokens``: the secrets in those of who was invited.
+    """
 
     def __init__(self, run: Path, names: Sequence[str], *options: str) -> None:
-        command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", "0", "--invite", *names, *options]
+        command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", "0", *options]
+        command += ["--invite", *names] * bool(names)
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        said = [self._process.stdout.readline().strip().rpartition(": ") for _ in range(len(names) + 1)]
+        said = [self._process.stdout.readline().strip().partition(": ") for _ in range(len(names) + 1)]
         if not said[0][2].startswith("http"):
             raise AnnotError(f"the page did not start: {said[0]}")
-        self.address = said[0][2].partition("/o/")[0]
-        self.tokens = {name: link.rpartition("/")[2] for name, _, link in said[1:]}
+        self.links = {name: link for name, _, link in said}
+        self.address = self.links["owner"].partition("/o/")[0]
+        self.tokens = {name: link.rpartition("/")[2] for name, link in self.links.items() if "/w/" in link}
 
     def __enter__(self) -> ServedPage:
         return self
