@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
+from lightning_annot.annotations.checks import check_answers
 from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RUN, create_desk
 from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, lend, take
-from lightning_annot.annotations.log import AnnotationLog, check_answers, utc_now
+from lightning_annot.annotations.log import AnnotationLog, utc_now
 from lightning_annot.annotations.schema import ANSWER, QUESTION
 from lightning_annot.types import AnnotError, Answer
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Float, Integer, Select, Table, exists, func, insert, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from lightning_annot.annotations.checks import check_answers, check_kinds, check_questions, few
 from lightning_annot.annotations.schema import (
     ANSWER,
     FORMAT,
@@ -26,7 +26,7 @@ from lightning_annot.annotations.schema import (
     lock_writers,
     open_engine,
 )
-from lightning_annot.types import KINDS, AnnotError, Answer, Kind, Question
+from lightning_annot.types import AnnotError, Answer, Kind, Question
 
 if TYPE_CHECKING:
     import pandas as pd  # where frames are made it is imported: the page serves workers without it, and starts sooner
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _IN_LIST = 1000  # ids in one IN (...) list; every database takes this many
-_SHOWN = 5
 
 
 class AnnotationLog:
@@ -83,13 +82,13 @@ class AnnotationLog:
 
     def ask(self, questions: Sequence[Question]) -> list[Question]:
         """Commit new questions, all or none; returns them in order, with their ids."""
-        _check_questions(questions)
+        check_questions(questions)
         with self.writing() as connection:
             return _add_questions(connection, questions)
 
     def ask_newcomer(self, worker: str, questions: Sequence[Question]) -> bool:
         """Commit the first questions to ``worker``, all or none; nothing, and False, if the worker was asked any before."""
-        _check_questions(questions)
+        check_questions(questions)
         with self.writing() as connection:
             if connection.scalar(select(exists().where(QUESTION.c.worker == worker))):
                 return False
@@ -108,7 +107,7 @@ class AnnotationLog:
             unknown = sorted({answer.question for answer in answers if not 1 <= answer.question <= last})
             if unknown:
                 raise AnnotError(
-                    f"answers to unknown questions {_few(unknown)}: {self.name} has questions 1 to {last}; ask first "
+                    f"answers to unknown questions {few(unknown)}: {self.name} has questions 1 to {last}; ask first "
                     "(nothing of this batch was stored)"
                 )
             known = _labels_of(connection, sorted({answer.question for answer in answers}))
@@ -124,7 +123,7 @@ class AnnotationLog:
         nothing.
         """
         questions, answers = [question for question, _ in pairs], [answer for _, answer in pairs]
-        _check_questions(questions)
+        check_questions(questions)
         check_answers(answers)
         with self.writing() as connection:
             query = select(QUESTION.c.item, ANSWER.c.worker, ANSWER.c.label).join_from(ANSWER, QUESTION)
@@ -291,7 +290,7 @@ def _new_positions(
         elif known[key] != label:
             conflicts.append(f"{key}: {known[key]!r} stays, {label!r} is dropped")
     if conflicts:
-        logger.warning("%d answers contradict earlier ones, the first counts (%s)", len(conflicts), _few(conflicts))
+        logger.warning("%d answers contradict earlier ones, the first counts (%s)", len(conflicts), few(conflicts))
     return new
 
 
@@ -301,7 +300,7 @@ def _filtered(query: Select[Any], before_round: int | None, round: int | None, k
     if round is not None:
         query = query.where(QUESTION.c.round == round)
     if kind is not None:
-        _check_kinds([kind])
+        check_kinds([kind])
         query = query.where(QUESTION.c.kind == kind)
     return query
 
@@ -313,31 +312,6 @@ def _series(values: tuple[object, ...], column: ColumnElement[Any]) -> pd.Series
     if isinstance(column.type, Integer):
         return pd.Series(values, dtype="int64")
     return pd.Series(values, dtype="float64" if isinstance(column.type, Float) else object)
-
-
-def _check_kinds(kinds: Iterable[str]) -> None:
-    if odd := sorted({*kinds} - {*KINDS}):
-        raise AnnotError(f"unknown kinds of question {_few(odd)}; allowed are {', '.join(KINDS)}")
-
-
-def _check_questions(questions: Sequence[Question]) -> None:
-    _check_kinds(question.kind for question in questions)
-    if odd := [q for q in questions if not q.item or q.worker == ""]:
-        raise AnnotError(f"{len(odd)} questions name no item or an empty worker ({_few(odd)}); None means anyone")
-    if asked := [q.id for q in questions if q.id]:
-        raise AnnotError(f"{len(asked)} questions are in a log already (ids {_few(asked)}); ask only new ones")
-
-
-def check_answers(answers: Sequence[Answer]) -> None:
-    """Raises AnnotError for answers that no worker can have given."""
-    if odd := [a for a in answers if not a.worker or a.label == ""]:
-        raise AnnotError(f"{len(odd)} answers have no worker or an empty label ({_few(odd)}); a skip has label None")
-    if odd := [a for a in answers if a.seconds is not None and not 0 <= a.seconds < math.inf]:
-        raise AnnotError(f"{len(odd)} answers took an impossible time ({_few(odd)}); seconds are 0 or more, or None")
-
-
-def _few(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
 
 
 def _reason(error: SQLAlchemyError) -> str:
