@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args[0] in _COMMANDS:
             return _COMMANDS[args[0]](args[1:])
+        if not args[0].startswith("-") and args[0] not in _OF_LIGHTNING:
+            raise AnnotError(f"there is no command {args[0]}; there are {', '.join([*_OF_LIGHTNING, *_COMMANDS])}.")
         from lightning_annot.presets import expand
 
         args = expand(args)  # before the heavy imports: a wrong name is told at once
@@ -97,6 +99,7 @@ def _serve(args: list[str]) -> int:
     return serve(args)
 
 
+_OF_LIGHTNING = ("fit", "validate", "test", "predict")
 _COMMANDS = {
     "report": _report,
     "scorecards": _scorecards,

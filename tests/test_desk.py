@@ -147,6 +147,39 @@ def test_who_is_set_aside_by_the_run_gets_nothing_and_others_take_over(log: Anno
     assert lend(desk, "ann") == []  # its question is lent to another
 
 
+def test_an_experts_question_and_late_gold_are_for_nobody_else(log: AnnotationLog) -> None:
+    desk = Desk(log, Lending(give_back=0.0))
+    log.ask([Question("i", "eve", round=-1), Question("j", "bob", "gold"), Question("k", "bob")])
+    desk.set_aside({"eve": "too often wrong"})
+    assert lend(desk, "ann") == [3]
+    desk.set_aside({"bob": "too often wrong"})
+    assert lend(desk, "ann") == [3, 2]
+
+
+def test_what_nobody_can_answer(log: AnnotationLog) -> None:
+    desk = Desk(log)
+    ask(log, ("i", None), ("j", "ann"), ("i", None), ("k", "zoe"))
+    log.ask([Question("l", "eve", round=-1)])
+    assert desk.stuck() == 0  # nobody is invited yet
+    for name in ("ann", "bob"):
+        desk.invite(name)
+    assert desk.stuck() == 0
+    assert [lend(desk, "ann", 2), lend(desk, "bob", 1)] == [[2, 1], [3]]
+    give(desk, 1, "ann")
+    assert desk.stuck() == 0  # bob can answer the other about i, and zoe may come
+    desk.revoke("bob")
+    assert desk.stuck() == 1
+    desk.set_aside({"ann": "too often wrong"})
+    assert desk.stuck() == 2
+    desk.invite("kim")
+    assert desk.stuck() == 0  # and takes over
+
+
+def test_runs_have_names_of_their_own(new_log_url: Callable[[], str]) -> None:
+    with AnnotationLog(new_log_url()) as one, AnnotationLog(new_log_url()) as other:
+        assert Desk(one).run == Desk(one).run != Desk(other).run
+
+
 def test_invitations(log: AnnotationLog) -> None:
     desk = Desk(log)
     old, bob = desk.invite("ann"), desk.invite("bob")

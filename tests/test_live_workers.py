@@ -21,7 +21,7 @@ from test_kill import counts
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.page_task import TASK_FILE, PageTask
-from lightning_annot.types import AnnotError, Answer, Task
+from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.live import LiveWorkers
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
@@ -207,6 +207,26 @@ def test_who_answers_without_looking_is_set_aside_in_the_middle_of_a_round(
     assert not gold & shown
 
 
+def test_what_nobody_can_answer_is_not_waited_for(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    """A team of two, of whom one leaves: what only she could have answered stays open, and the run goes on, and ends."""
+    run = tmp_path / "run"
+    settings = {**live, "annotation.sampling.cap": 2, "annotation.sampling.per_round": 290, "trainer.max_epochs": 3}
+    process = start("fit", {**settings, "annotation.output_dir": run})
+    with AnnotationLog(run / "annotations.db") as log:
+        desk = Desk(log)
+        with people(run, truth.get, "ann"), people(run, truth.get, "bob", most=20):
+            while len(log.answers()) < 280 or len(log.questions(round=1)) == 0:
+                assert process.is_alive()
+                time.sleep(0.05)
+            desk.revoke("bob")
+            process.join()
+    assert process.exitcode == 0
+    given, asked = answers(run), questions(run)
+    assert not given.duplicated(["item", "worker"]).any()
+    left = asked[~asked["id"].isin(given["question"])]
+    assert set(left["item"]) <= set(given["item"])  # each has ann's answer
+
+
 def bound(tmp_path: Path, **options: Any) -> LiveWorkers:
     workers = LiveWorkers(**options)
     url = str(tmp_path / "annotations.db")
@@ -242,12 +262,20 @@ def test_an_item_gets_as_many_answers_as_there_are_people(tmp_path: Path) -> Non
     with AnnotationLog(tmp_path / "annotations.db") as log:
         desk = Desk(log)
         assert workers.capacity().tolist() == [1, 1]
-        for name in ("ann", "bob", "eve"):
+        log.ask([Question(item, None) for item in "aabbb"])
+        for name in ("ann", "bob", "eve", "zoe"):
             desk.invite(name)
+        assert workers.capacity().tolist() == [1, 1]  # nobody has come
+        for name in ("ann", "bob", "eve"):
+            desk.lend([(name, 1)])
+        assert workers.capacity().tolist() == [3, 3]  # zoe has not come
+        lent = {name: desk.lend([(name, 1)])[0][0] for name in ("bob", "eve")}
+        assert desk.item_lent(lent["eve"], "eve") == "b"
+        desk.take([Answer(question, name, "cat", 1.0, "page") for name, question in lent.items()])
         desk.revoke("eve")
-        assert workers.capacity().tolist() == [2, 2]
-    workers.remember([("a", "eve")])
-    assert workers.capacity().tolist() == [3, 3]
+        assert workers.capacity().tolist() == [2, 3]  # she has answered b
+        workers.set_aside({"bob": "too often wrong"})
+        assert workers.capacity().tolist() == [1, 2]
     assert workers.names() == []
     named = bound(tmp_path, workers=["ann", "bob"])
     assert named.capacity() is None

@@ -53,9 +53,9 @@ class Person:
         """The question whose image can be seen; waits for it, and for the run."""
         self.page.wait_for_function(
             "() => { const p = document.getElementById('picture'); "
-            "return p && !p.hidden && p.dataset.shown && p.src.endsWith('/' + p.dataset.shown); }"
+            "return p && !p.hidden && p.dataset.shown && p.dataset.question === p.dataset.shown; }"
         )
-        return int(self.page.get_attribute("#picture", "src").rsplit("/", 1)[1])
+        return int(self.page.get_attribute("#picture", "data-question"))
 
     def item(self, question: int) -> str:
         """What was asked."""
@@ -65,7 +65,7 @@ class Person:
         """Answer the question that is shown by ``action`` on the right class; returns it once the next is there."""
         shown = self.question
         action(TRUTH[self.item(shown)])
-        self.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}') || "
+        self.page.wait_for_function(f"() => document.getElementById('picture').dataset.question !== '{shown}' || "
                                     "document.getElementById('picture').hidden")  # fmt: skip
         return shown
 
@@ -130,14 +130,14 @@ def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) ->
         assert ann.question not in by_key
         shown = ann.question
         press(str((int(TRUTH[ann.item(shown)]) + 1) % 10))
-        ann.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
+        ann.page.wait_for_function(f"() => document.getElementById('picture').dataset.question !== '{shown}'")
         press("Backspace")
         wait_for(lambda: ann.question == shown)
         by_key.append(ann.act(press_right(ann)))
         reasons = {name: ann.act(lambda label, key=key: press(key)) for name, key in KEYS.items()}
         shown = bob.question
         tap("button[data-label='0']")
-        bob.page.wait_for_function(f"() => !document.getElementById('picture').src.endsWith('/{shown}')")
+        bob.page.wait_for_function(f"() => document.getElementById('picture').dataset.question !== '{shown}'")
         tap("#undo")
         wait_for(lambda: bob.question == shown)
         reasons |= {f"{name}, touched": bob.act(lambda label, name=name: tap(f"[data-reason='{name}']")) for name in KEYS}

@@ -11,13 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from lightning_annot.annotations.checks import check_answers
 from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RUN, create_desk
-from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, lend, take
+from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, take
 from lightning_annot.annotations.log import AnnotationLog, utc_now
-from lightning_annot.annotations.schema import ANSWER, QUESTION
+from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, QUESTION
 from lightning_annot.types import AnnotError, Answer
 
 EVERYBODY = ""
@@ -70,13 +71,16 @@ class Loan:
 
 
 class Desk:
-    """Lends open questions, and checks what comes back. Every call is one transaction; several pages may share a log."""
+    """Lends open questions, and checks what comes back. Every call is one transaction; several pages may share a log.
+
+    ``run``: a name of the log that no other has.
+    """
 
     def __init__(self, log: AnnotationLog, lending: Lending = Lending()) -> None:
         self._log, self._lending = log, lending
         self._first_open = 1  # no question before it is open; questions never open again, so it only grows
         with log.writing() as connection:
-            create_desk(connection)
+            self.run = create_desk(connection)
 
     def invite(self, worker: str) -> str:
         """A new secret for ``worker``, of 128 bits; only its hash is kept, and an older one is worth nothing from now on."""
@@ -176,6 +180,46 @@ class Desk:
                 loans.append(Loan(questions, done.get(worker, 0), why or ""))
         self._first_open = first  # only now: an answer that was not committed has closed nothing
         return outcome, loans
+
+    def stuck(self) -> int:
+        """Open questions that nobody who was invited can answer, as it is now: whoever might has answered the item already,
+        has a closed link, or was set aside by the run. An audit's and an expert's are left out.
+
+        Whoever is named and not yet invited may still come, and whom the owner has paused may go on.
+        """
+        q, asked = QUESTION.c, (QUESTION.c.id, QUESTION.c.item, QUESTION.c.worker)
+        with self._log.reading() as connection:
+            waiting = select(*asked).where(WAITING, q.round != IMPORT_ROUND).order_by(q.id)
+            questions = connection.execute(waiting, {"first": self._first_open}).all()
+            invited = connection.execute(select(INVITE.c.worker, INVITE.c.revoked)).all()
+            aside = set(connection.scalars(select(PAUSE.c.worker).where(PAUSE.c.by == RUN)))
+            known = answered(connection, {item for _, item, _ in questions}, {worker for worker, _ in invited})
+        if not invited or not questions:
+            return 0
+        self._first_open = questions[0][0]
+        closed = {worker for worker, revoked in invited if revoked is not None} | aside
+        able = {worker for worker, _ in invited} - closed
+
+        def waits(item: str, worker: str | None) -> bool:
+            if worker is None or worker in aside:
+                return any((item, one) not in known for one in able)
+            return worker not in closed and (item, worker) not in known
+
+        return sum(not waits(item, worker) for _, item, worker in questions)
+
+    def answerers(self, items: Sequence[str]) -> tuple[int, np.ndarray]:
+        """How many people can be asked now, who have come at least once, and of each of the ``items`` (N,) how many others
+        have answered it; whom the run has set aside does not count.
+        """
+        came = exists().where(LEASE.c.worker == INVITE.c.worker)
+        with self._log.reading() as connection:
+            invited = connection.execute(select(INVITE.c.worker, INVITE.c.revoked).where(came)).all()
+            aside = set(connection.scalars(select(PAUSE.c.worker).where(PAUSE.c.by == RUN)))
+            able = {worker for worker, revoked in invited if revoked is None} - aside
+            others = select(QUESTION.c.item, func.count(ANSWER.c.worker.distinct())).join_from(ANSWER, QUESTION)
+            others = others.where(ANSWER.c.worker.not_in([*able, *aside]), QUESTION.c.kind == "annotation")
+            found: dict[str, int] = dict(connection.execute(others.group_by(QUESTION.c.item)).tuples().all())
+        return len(able), np.fromiter((found.get(item, 0) for item in items), np.int64, len(items))
 
     def item_lent(self, question: int, worker: str) -> str | None:
         """The item of a question that is or was lent to ``worker``; None for any other."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Connection, Float, Index, Integer, MetaData, Table, Text
+import secrets
+
+from sqlalchemy import Column, Connection, Float, Index, Integer, MetaData, Table, Text, insert, select
 
 from lightning_annot.annotations.schema import ANSWER, QUESTION
 
@@ -33,6 +35,7 @@ PAUSE = Table(
     Column("reason", Text, nullable=False),
     Column("since", Text, nullable=False),
 )
+DESK = Table("desk", _TABLES, Column("run", Text, primary_key=True))  # one row: a name that no other log has
 _INDEXES = (
     Index("question_of_item", QUESTION.c.item),
     Index("answer_of_worker", ANSWER.c.worker),
@@ -40,8 +43,13 @@ _INDEXES = (
 )
 
 
-def create_desk(connection: Connection) -> None:
-    """Make what is missing; what is there stays as it is."""
+def create_desk(connection: Connection) -> str:
+    """Make what is missing; what is there stays as it is. Returns the name of the run, which tells its pages from others'."""
     _TABLES.create_all(connection)
     for index in _INDEXES:
         index.create(connection, checkfirst=True)
+    run = connection.scalar(select(DESK.c.run))
+    if run is None:
+        run = secrets.token_hex(8)
+        connection.execute(insert(DESK), [{"run": run}])
+    return str(run)

@@ -29,9 +29,10 @@ _FREE = select(_Q.id, _Q.item).where(WAITING, ~_THEIRS, ~_KNOWN).order_by(_Q.id)
 _HAVE = (_MINE.c.question == _Q.id) & (_MINE.c.worker == _ME) & (_MINE.c.question >= _SINCE)
 LENT_BEFORE = _FREE.join(_MINE, _HAVE)
 # To anyone, to the worker, or to others who were set aside or have kept it too long (no time is before "", which is for never);
-# but no expert's.
-_FOR_ME = _Q.worker.is_(None) | (_Q.worker == _ME) | exists().where(PAUSE.c.worker == _Q.worker, PAUSE.c.by == RUN)
-_FOR_ME |= (_Q.asked_at < bindparam("back", type_=Text)) & (_Q.round != IMPORT_ROUND)
+# but no expert's. Gold that somebody is late with waits: it is about that worker.
+_ASIDE = exists().where(PAUSE.c.worker == _Q.worker, PAUSE.c.by == RUN)
+_LATE = (_Q.asked_at < bindparam("back", type_=Text)) & (_Q.kind != "gold")
+_FOR_ME = _Q.worker.is_(None) | (_Q.worker == _ME) | ((_ASIDE | _LATE) & (_Q.round != IMPORT_ROUND))
 NEW = _FREE.where(~exists().where(_HAVE), _FOR_ME)
 ADDRESSED = NEW.where(_Q.worker == _ME)
 COUNTS = select(ANSWER.c.worker, func.count()).group_by(ANSWER.c.worker)
@@ -63,7 +64,7 @@ def take(connection: Connection, answers: Sequence[Answer]) -> list[bool | None]
         return []
     lent = _lent_items(connection, answers)
     items = {key: item for key, (item, _) in lent.items()}
-    known = _answered(connection, set(items.values()), {answer.worker for answer in answers})
+    known = answered(connection, set(items.values()), {answer.worker for answer in answers})
     outcome: list[bool | None] = []
     for answer in answers:
         item = items.get((answer.question, answer.worker))
@@ -84,7 +85,7 @@ def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple
     return {(question, worker): (item, round_) for question, worker, item, round_ in rows}
 
 
-def _answered(connection: Connection, items: set[str], workers: set[str]) -> set[tuple[str, str]]:
+def answered(connection: Connection, items: set[str], workers: set[str]) -> set[tuple[str, str]]:
     """Which of these items these workers have answered."""
     query = select(QUESTION.c.item, ANSWER.c.worker).join_from(ANSWER, QUESTION)
     rows = connection.execute(query.where(QUESTION.c.item.in_(items), ANSWER.c.worker.in_(workers)))

@@ -238,6 +238,8 @@ class AnnotationRound(Callback):
 
     def _look(self, ledger: Ledger, round_: int) -> None:
         """Judge the workers in the middle of ``round_``, by the learner as it is: whom to ask nothing more from now on."""
+        if not self._belief.judges:
+            return
         facts = self._with_experts(ledger.facts(round_ + 1))
         self.workers.set_aside(self._belief.verdicts(facts, self._inferring.peek(facts)))
 

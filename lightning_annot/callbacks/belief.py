@@ -41,6 +41,11 @@ class Belief:
         self.machines: tuple[Machine, ...] = ()
 
     @property
+    def judges(self) -> bool:
+        """Whether anybody may be barred or paused."""
+        return self._settings.exclude or self._trust.least_accuracy is not None
+
+    @property
     def tempering(self) -> Tempering:
         """The exponents."""
         return self._recalibration.tempering

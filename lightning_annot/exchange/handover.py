@@ -25,23 +25,25 @@ def unfinished_command(args: list[str]) -> int:
     from lightning_annot.annotations.formats import write_table
 
     with open_log(given.dir, given.url) as log:
-        left = _left(given.dir, log)[: given.most]
+        left = _left(given.dir, log)
         if given.file is not None:
-            write_table(given.file, left)
-            print(f"{given.file}: {len(left)} items")
+            some = left[: given.most]
+            write_table(given.file, some)
+            print(f"{given.file}: {len(some)} items")
         if given.ask is not None:
-            asked = ask_expert(given.dir, log, left["task"].tolist(), given.ask)
+            asked = ask_expert(given.dir, log, left["task"].tolist(), given.ask, given.most)
             print(f"{given.ask}: {asked} new questions; lightning-annot serve {given.dir} --invite {given.ask}")
     return 0
 
 
-def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: str) -> int:
-    """Commit questions about ``tasks`` to ``expert``, in their order, as known before round 0; returns how many are new.
+def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: str, most: int | None = None) -> int:
+    """Commit questions about the first ``most`` new ones of ``tasks`` to ``expert``, in their order, as known before round 0;
+    returns how many they are.
 
     The desk lends them to nobody else, and marks the answers as an expert's. The run does not wait for them.
     """
     from lightning_annot.annotations.desk import check_name
-    from lightning_annot.annotations.schema import IMPORT_ROUND
+    from lightning_annot.annotations.schema import EXPERT, IMPORT_ROUND
     from lightning_annot.data.page_task import TASK_FILE
     from lightning_annot.report.run_files import read_run
     from lightning_annot.report.unfinished import check_expert
@@ -54,8 +56,15 @@ def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: st
             f"{directory} has no {TASK_FILE}, and so no page; run fit again, which writes it, or let a file be filled."
         )
     answers, questions = log.answers(), log.questions(open_only=True)
-    known = {*answers.loc[answers["worker"] == expert, "item"], *questions.loc[questions["worker"] == expert, "item"]}
-    return len(log.ask([Question(task, expert, round=IMPORT_ROUND) for task in tasks if task not in known]))
+    own = answers[answers["worker"] == expert]
+    if len(own) and not (own["source"] == EXPERT).any():
+        raise AnnotError(
+            f"{expert} has answered {len(own)} questions of this run, and these would all count as an expert's; ask the expert "
+            "by another name."
+        )
+    known = {*own["item"], *questions.loc[questions["worker"] == expert, "item"]}
+    new = [task for task in tasks if task not in known]
+    return len(log.ask([Question(task, expert, round=IMPORT_ROUND) for task in new[:most]]))
 
 
 def _left(directory: Path, log: AnnotationLog) -> pd.DataFrame:
@@ -82,6 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("dir", type=Path, help="folder of a run")
     parser.add_argument("file", type=Path, nargs="?", help="CSV to write")
     parser.add_argument("--ask", metavar="NAME", help="ask this expert on the page; again asks what is new alone")
-    parser.add_argument("--most", type=int, metavar="N", help="the first N items alone")
+    parser.add_argument("--most", type=int, metavar="N", help="the first N items alone, and with --ask, of those that are new")
     parser.add_argument("--url", help="SQLAlchemy URL of the log, if it is not DIR/annotations.db")
     return parser

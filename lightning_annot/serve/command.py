@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lightning_annot.types import AnnotError
 
@@ -62,6 +63,8 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     lending = Lending(60 * given.lease_minutes, None if given.give_back_hours is None else 3600 * given.give_back_hours)
     base = (given.base or f"http://{given.host}:{listening.getsockname()[1]}").rstrip("/")
+    if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
+        raise AnnotError(f"--base {given.base} given; it must be a whole address, such as https://label.example.org.")
     settings = PageSettings(given.hit, lending, hosts=Hosts.of(given.host, base))
     if lending.give_back is not None and (given.dir / TASK_FILE).is_file() and PageTask.read(given.dir / TASK_FILE).study:
         raise AnnotError("--give-back-hours given for a study, in which nobody can answer for another; leave it out.")

@@ -64,6 +64,13 @@ class Hosts:
         return name in self.names or (self.addresses and _is_address(name))
 
 
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # a bracket that is not closed
+        return None
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -137,7 +144,7 @@ class Guard:
         if scope["method"] != "POST":
             return None
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get(b"host"):
+        if origin is not None and _host_of(origin) != headers.get(b"host"):
             return 403, "sent by another site"
         if headers.get(b"sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "sent by another site"

@@ -59,9 +59,7 @@ class Tally:
         return found
 
     def _times(self) -> np.ndarray:
-        moments = pd.to_datetime(self.answers()["answered_at"], format="ISO8601", utc=True)
-        seconds: np.ndarray = (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
-        return seconds
+        return _seconds(self.answers()["answered_at"])
 
     def pace(self) -> float:
         """Answers an hour, lately."""
@@ -109,10 +107,10 @@ class Tally:
         (seconds since 1970) and ``cost``. ``truth``: classes of prototypes.
         """
         answers = self.answers()
-        given = answers["label"].notna()
+        given, last = answers["label"].notna(), _seconds(answers["answered_at"])
         right = (answers["kind"] == "gold") & given & (answers["label"] == answers["item"].map(truth))
         table = answers[["worker", "seconds"]].assign(
-            answers=given, skips=~given, gold=(answers["kind"] == "gold") & given, right=right, last=self.times(), n=1,
+            answers=given, skips=~given, gold=(answers["kind"] == "gold") & given, right=right, last=last, n=1,
             spent=answers["seconds"].astype(float),
         )  # fmt: skip
         how = dict.fromkeys(("answers", "skips", "gold", "right", "n", "spent"), "sum")
@@ -128,6 +126,14 @@ class Tally:
     def _kept(self, name: str, make: Any) -> Any:
         """What ``make`` made since the last answer came."""
         self.answers()
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
+        made = self._made  # of these answers, or of later ones; new answers begin another
+        if name not in made:
+            made[name] = make()
+        return made[name]
+
+
+def _seconds(answered_at: pd.Series) -> np.ndarray:
+    """Seconds since 1970."""
+    moments = pd.to_datetime(answered_at, format="ISO8601", utc=True)
+    seconds: np.ndarray = (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
+    return seconds

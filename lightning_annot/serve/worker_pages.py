@@ -84,7 +84,7 @@ class WorkerPages:
             {"label": label, "name": name, "key": keys[i] if keys else "", "examples": examples[i]}
             for i, (label, name) in enumerate(zip(task.classes, task.names, strict=True))
         ]
-        return page("label.html", worker=worker, classes=classes, find=not keys, hit=self._hit)
+        return page("label.html", worker=worker, classes=classes, find=not keys, hit=self._hit, run=self._desk.run)
 
     async def next(self, request: Request, wish: Wish) -> dict[str, object]:
         """Lend the next questions; why there are none, if so. ``of``: all questions of this worker in a study, else 0."""

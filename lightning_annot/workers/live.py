@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,30 +39,28 @@ class LiveWorkers(Workers):
     ) -> None:
         self._waiting = Waiting(until, minutes, poll_seconds)
         self._workers = checked_names(workers)
-        self._people: set[str] = set()
 
     def bind(self, task: Task) -> None:
         """Open the desk where people are invited."""
         if task.log_url is None:
             raise AnnotError("live workers answer through the annotation log, and the task names none; set Task.log_url.")
-        self._items = len(task.items)
+        self._items = task.items
         self._desk = Desk(AnnotationLog(task.log_url))
         self._aside: dict[str, str] | None = None  # what the desk has of an earlier process is not known
-
-    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Who has answered so far."""
-        self._people = {worker for _, worker in pairs}
 
     def names(self) -> Sequence[str]:
         """The workers given; empty when questions go to anyone."""
         return list(self._workers)
 
     def capacity(self) -> Tensor | None:
-        """As many answers an item as there are people, if none are named: a second opinion needs a second person."""
+        """As many answers an item as there are people, if none are named: a second opinion needs a second person.
+
+        Who has a link and has never come does not count; who left counts for the items answered before.
+        """
         if self._workers:
             return None
-        invited = {person.worker for person in self._desk.people() if not person.revoked}
-        return torch.full((self._items,), max(1, len(invited | self._people)), dtype=torch.int64)
+        able, others = self._desk.answerers(self._items)
+        return torch.from_numpy(others + able).clamp(min=1)
 
     def set_aside(self, reasons: Mapping[str, str]) -> None:
         """The page lends them nothing more, and shows them why; it gives their questions to others."""
@@ -78,5 +76,9 @@ class LiveWorkers(Workers):
         return ()
 
     def patience(self, arrived: int, asked: int, seconds: float) -> float:
-        """Wait until the share of the answers is there, or until the minutes are over and any is."""
+        """Wait until the share of the answers is there, or until the minutes are over and any is.
+
+        What nobody who was invited can answer is not waited for.
+        """
+        asked -= self._desk.stuck() if arrived < asked else 0
         return self._waiting.patience(arrived, asked, seconds, paused=self._desk.paused() is not None)

@@ -44,7 +44,13 @@
   }
 
   // Replace what has changed; focus, sorting and the place on the page stay.
+  let renewing = false; // one at a time: of a large run it takes a while
   async function renew() {
+    if (renewing) return;
+    renewing = true;
+    try { await renewParts(); } finally { renewing = false; }
+  }
+  async function renewParts() {
     let text;
     try {
       const response = await fetch("/owner");

@@ -5,7 +5,8 @@
 (() => {
   const UNDO_MS = 5000, LOOK_AGAIN_MS = 4000, RETRY_MS = 1500, AHEAD = 2, CRISP = 64;
   const $ = (id) => document.getElementById(id);
-  const hit = Number($("desk").dataset.hit), worker = $("desk").dataset.worker;
+  const hit = Number($("desk").dataset.hit), run = $("desk").dataset.run;
+  const me = run + "-" + JSON.stringify($("desk").dataset.worker) + "-"; // another run's questions have the same numbers
   const buttons = [...document.querySelectorAll("#classes button")];
   const names = buttons.map((button) => button.querySelector("span").textContent);
   const words = names.map((name) => name.toLowerCase());
@@ -15,22 +16,33 @@
 
   let queue = [], following = [], total = 0, place = 0, done = 0, of = 0;
   let current = null, seen = 0, since = null; // seconds in which the image could be seen
-  let pending = null, timer = 0, sending = false, first = -1, closed = false;
+  let pending = null, timer = 0, sending = false, first = -1, closed = false, tries = 0;
   const answered = new Set(), ahead = new Map(); // images that are being loaded, by question
-  let outbox = load("outbox").concat(load("pending"));
+  // A browser without storage sends at once what it has. The outbox has a key an answer: tabs do not overwrite each other's.
+  // What may be taken back is the tab's alone.
+  const OUT = "annot-outbox-" + me, PENDING = "annot-pending-" + me;
+  const outbox = load();
   save();
 
-  function load(name) {
-    try { return JSON.parse(localStorage.getItem("annot-" + name + "-" + worker)) || []; } catch { return []; }
+  function load() {
+    try {
+      const left = JSON.parse(sessionStorage.getItem(PENDING));
+      if (left) keep(left);
+      return Object.keys(localStorage).filter((key) => key.startsWith(OUT)).map((key) => JSON.parse(localStorage.getItem(key)));
+    } catch { return []; }
+  }
+  function keep(answer) {
+    try { localStorage.setItem(OUT + answer.question, JSON.stringify(answer)); } catch { /* see above */ }
+  }
+  function drop(answer) {
+    try { localStorage.removeItem(OUT + answer.question); } catch { /* see above */ }
   }
   function save() {
-    try {
-      localStorage.setItem("annot-outbox-" + worker, JSON.stringify(outbox));
-      localStorage.setItem("annot-pending-" + worker, JSON.stringify(pending ? [pending] : []));
-    } catch { /* a browser without storage sends at once what it has */ }
+    try { sessionStorage.setItem(PENDING, JSON.stringify(pending)); } catch { /* see above */ }
   }
   const post = (path, body, more) => fetch(path, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), ...more });
+  const address = (question) => "/image/" + question + "?run=" + run;
   const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
   const say = (text) => { $("say").textContent = text; };
   function close() { closed = true; say("Your link is no longer valid. Ask for a new one."); }
@@ -40,15 +52,18 @@
     sending = true;
     while (outbox.length && !closed) {
       let status = 0;
-      try { status = (await post("/api/answer", outbox[0])).status; } catch { /* the server is away */ }
+      try {
+        const response = await post("/api/answer", outbox[0]);
+        if ((response.headers.get("content-type") || "").startsWith("application/json")) status = response.status; // ours
+      } catch { /* the server is away */ }
       if (status === 401) { close(); break; }
       if (status === 0 || status >= 500 || status === 429) { // what is refused otherwise would be refused again
         say("The server does not answer. Your answers are kept here and sent as soon as it does.");
         await wait(RETRY_MS);
         continue;
       }
-      outbox.shift();
-      save();
+      if (status >= 400) say("An answer was refused: it is not yours to give any more.");
+      drop(outbox.shift());
     }
     sending = false;
   }
@@ -56,17 +71,22 @@
   function commit() {
     clearTimeout(timer);
     if (!pending) return;
+    toOutbox();
+    send();
+  }
+
+  function toOutbox() {
     outbox.push(pending);
+    keep(pending);
     pending = null;
     $("undo").disabled = true;
     save();
-    send();
   }
 
   function give(label, reason, name) {
     if (current === null || since === null || examples.open) return; // not shown yet
     commit();
-    pending = { question: current, label, reason, seconds: Math.round(seconds() * 100) / 100 };
+    pending = { question: current, label, reason, seconds: Math.min(86400, Math.round(seconds() * 100) / 100) };
     answered.add(current);
     save();
     timer = setTimeout(commit, UNDO_MS);
@@ -94,12 +114,13 @@
   function advance() {
     if (!queue.length && following.length) begin(following);
     current = queue.length ? queue.shift() : null;
-    seen = 0; since = null;
+    seen = 0; since = null; tries = 0;
     $("choose").hidden = current === null;
     picture.hidden = current === null;
     tell();
     if (current === null) { more(); return; }
-    picture.src = "/image/" + current;
+    picture.dataset.question = current;
+    picture.src = address(current);
     for (const id of ahead.keys()) if (!queue.includes(id) && !following.includes(id)) ahead.delete(id);
     preload(queue);
     if (!queue.length) prepare();
@@ -115,7 +136,7 @@
     questions.slice(0, AHEAD).forEach((id) => {
       if (ahead.has(id)) return;
       const image = new Image();
-      image.src = "/image/" + id;
+      image.src = address(id);
       ahead.set(id, image); // kept, or it might be thrown away before it is there
     });
   }
@@ -180,6 +201,12 @@
   });
   picture.addEventListener("error", () => {
     if (current === null) return;
+    const question = current;
+    if (tries < 3) { // the server may be starting anew
+      tries += 1;
+      setTimeout(() => { if (current === question) picture.src = address(question) + "&again=" + tries; }, 700 * tries);
+      return;
+    }
     say("This image cannot be shown. Skip it.");
     since = performance.now();
   });
@@ -192,8 +219,8 @@
   function leave() {
     if (since !== null) { seen = seconds(); since = null; }
     if (!pending && !outbox.length) return;
-    if (pending) { clearTimeout(timer); outbox.push(pending); pending = null; $("undo").disabled = true; }
-    save(); // sent again when the page comes back, in case this is cut off
+    if (pending) { clearTimeout(timer); toOutbox(); }
+    // sent again when the page comes back, in case this is cut off
     outbox.forEach((answer) => { post("/api/answer", answer, { keepalive: true }).catch(() => {}); });
   }
 
@@ -234,7 +261,7 @@
         const image = document.createElement("img");
         image.loading = "lazy";
         image.alt = "";
-        image.src = "/example/" + i + "/" + number;
+        image.src = "/example/" + i + "/" + number + "?run=" + run;
         image.addEventListener("load", () => image.classList.toggle("crisp", Math.max(image.naturalWidth, image.naturalHeight) <= CRISP));
         return image;
       }));
