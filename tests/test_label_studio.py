@@ -135,7 +135,10 @@ def test_200_tasks_by_two_annotators_with_skips_and_gold_killed_and_resumed(serv
 
     threads = together()
     try:
-        wait_for(lambda: (run / "annotations.db").is_file() and len(answers(run)) >= 40, process)
+        wait_for(
+            lambda: (run / "annotations.db").is_file() and len(answers(run)) >= 40 and answers(run)["label"].isna().any(),
+            process,
+        )
         kill(process)
     finally:
         stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -206,8 +207,24 @@ def test_who_is_slow_is_cut_off_and_a_flood_keeps_nobody_out(site: Site) -> None
     assert site.ask("GET", "/image/1") == 200
     for connection in flood:
         connection.close()
+    greedy = [unread(site.port, f"GET /static/page.js HTTP/1.1\r\n{host}\r\n".encode()) for _ in range(FLOOD)]
+    time.sleep(1)
+    assert site.ask("GET", "/image/1") == 200
+    for connection in greedy:
+        connection.close()
     assert site.tables() == before
     still_works(site)
+
+
+def unread(port: int, request: bytes) -> socket.socket:
+    """A connection that asks for much and reads nothing."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    connection.connect(("127.0.0.1", port))
+    connection.setblocking(False)
+    with contextlib.suppress(OSError):
+        connection.send(request * 50)
+    return connection
 
 
 def trickle(connection: socket.socket) -> bool:
