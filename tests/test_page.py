@@ -86,7 +86,7 @@ def ask(client: TestClient, n: int = 10) -> list[int]:
 
 def test_a_worker_labels_a_hit(place: Place) -> None:
     ann = place.client("ann")
-    assert ask(ann) == [1, 3, 4]
+    assert ask(ann) == [4, 1, 3]  # what is addressed to her comes first
     assert ann.post("/api/answer", json=given(1)).json() == {"new": True}
     assert ann.post("/api/answer", json=given(1, "dog")).json() == {"new": False}  # the first counts
     assert ann.post("/api/answer", json=given(3, None, "unsure")).json() == {"new": True}
@@ -156,7 +156,7 @@ def test_before_the_run_has_begun(tmp_path: Path) -> None:
 
 def test_a_hundred_hostile_requests_change_nothing(place: Place) -> None:
     ann, nobody, liar = place.client("ann"), place.client(), place.client()
-    assert ask(ann) == [1, 3, 4]
+    assert ask(ann) == [4, 1, 3]  # what is addressed to her comes first
     liar.cookies.set("annot_worker", "bob")
     facts, requests = place.facts(), hostile()
     for method, path, arguments in requests:
@@ -178,8 +178,8 @@ def test_a_hundred_hostile_requests_change_nothing(place: Place) -> None:
 
 def test_the_owner_sees_and_steers(place: Place) -> None:
     ann, owner = place.client("ann"), place.client()
-    assert ask(ann, 1) == [1]
-    ann.post("/api/answer", json=given(1, MARKUP))
+    assert ask(ann, 1) == [4]
+    ann.post("/api/answer", json=given(4, MARKUP))
     assert owner.get("/owner").status_code == ann.get("/owner").status_code == 401
     assert owner.get(f"/o/{OWNER}x").status_code == 401
     assert owner.get(f"/o/{OWNER}").status_code == 200
@@ -192,7 +192,7 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
     assert owner.post("/owner/act", json={"action": "pause", "worker": "ann"}).status_code == 200
     assert ask(ann) == []
     owner.post("/owner/act", json={"action": "resume", "worker": "ann"})
-    assert ask(ann) == [3, 4]
+    assert ask(ann) == [1, 3]
     owner.post("/owner/act", json={"action": "close", "worker": "ann"})
     assert ann.post("/api/next", json={"n": 1}).status_code == 401
     assert owner.get("/owner/image", params={"item": "c.jpg"}).headers["content-type"] == "image/jpeg"
