@@ -198,7 +198,7 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
     assert owner.get("/owner/image", params={"item": "c.jpg"}).headers["content-type"] == "image/jpeg"
     for item in ("../secret.txt", "/etc/passwd", "x.jpg", ""):
         assert owner.get("/owner/image", params={"item": item}).status_code == 404
-    assert owner.get("/owner/answers.csv").text.splitlines()[1].startswith(f"a.jpg,ann,{MARKUP},1.0,annotation,0,")
+    assert owner.get("/owner/answers.csv").text.splitlines()[1].startswith(f"b.jpg,ann,{MARKUP},1.0,gold,0,")
     for odd in ({"action": "invite", "worker": ""}, {"action": "invite", "worker": " x"}, {"action": "drop", "worker": "ann"}):
         assert owner.post("/owner/act", json=odd).status_code == 422
 
