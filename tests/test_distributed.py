@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from cli_runs import Bank, answers, arguments, fit, questions, rounds, run
 
 
@@ -29,6 +30,7 @@ def test_two_processes_are_one_run(bank: Bank, tmp_path: Path) -> None:
     assert files(two) == files(one)
 
 
+@pytest.mark.slow
 def test_two_processes_without_a_learner(bank: Bank, tmp_path: Path) -> None:
     settings = {**bank.settings(), "trainer.devices": 2, "trainer.strategy": "ddp", "annotation.output_dir": tmp_path}
     result = run("fit", "--method", "online_ds", *arguments(settings), OMP_NUM_THREADS="1")

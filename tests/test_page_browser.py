@@ -161,6 +161,7 @@ def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) ->
     assert table["seconds"].between(0, 600).all()
 
 
+@pytest.mark.slow
 def test_the_owner_pauses_and_invites(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     plain_run(run, 40)
