@@ -175,6 +175,16 @@ def test_what_nobody_can_answer(log: AnnotationLog) -> None:
     assert desk.stuck() == 0  # and takes over
 
 
+def test_a_large_round_can_be_looked_at(log: AnnotationLog) -> None:
+    """More items than a statement of SQLite or PostgreSQL takes as parameters."""
+    desk = Desk(log)
+    desk.invite("ann")
+    ask(log, *((f"i{i}", None) for i in range(70_000)))
+    assert desk.stuck() == 0
+    desk.revoke("ann")
+    assert desk.stuck() == 70_000
+
+
 def test_runs_have_names_of_their_own(new_log_url: Callable[[], str]) -> None:
     with AnnotationLog(new_log_url()) as one, AnnotationLog(new_log_url()) as other:
         assert Desk(one).run == Desk(one).run != Desk(other).run

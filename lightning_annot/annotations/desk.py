@@ -10,14 +10,15 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, exists, func, insert, select, update
 
 from lightning_annot.annotations.checks import check_answers
 from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RUN, create_desk
 from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, take
-from lightning_annot.annotations.log import AnnotationLog, utc_now
+from lightning_annot.annotations.log import IN_LIST, AnnotationLog, utc_now
 from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, QUESTION
 from lightning_annot.types import AnnotError, Answer
 
@@ -191,14 +192,12 @@ class Desk:
         with self._log.reading() as connection:
             waiting = select(*asked).where(WAITING, q.round != IMPORT_ROUND).order_by(q.id)
             questions = connection.execute(waiting, {"first": self._first_open}).all()
-            invited = connection.execute(select(INVITE.c.worker, INVITE.c.revoked)).all()
-            aside = set(connection.scalars(select(PAUSE.c.worker).where(PAUSE.c.by == RUN)))
-            known = answered(connection, {item for _, item, _ in questions}, {worker for worker, _ in invited})
+            invited, able, aside = _within_reach(connection, select(INVITE.c.worker, INVITE.c.revoked))
+            known = answered(connection, {item for _, item, _ in questions}, invited)
         if not invited or not questions:
             return 0
         self._first_open = questions[0][0]
-        closed = {worker for worker, revoked in invited if revoked is not None} | aside
-        able = {worker for worker, _ in invited} - closed
+        closed = (invited | aside) - able
 
         def waits(item: str, worker: str | None) -> bool:
             if worker is None or worker in aside:
@@ -213,9 +212,7 @@ class Desk:
         """
         came = exists().where(LEASE.c.worker == INVITE.c.worker)
         with self._log.reading() as connection:
-            invited = connection.execute(select(INVITE.c.worker, INVITE.c.revoked).where(came)).all()
-            aside = set(connection.scalars(select(PAUSE.c.worker).where(PAUSE.c.by == RUN)))
-            able = {worker for worker, revoked in invited if revoked is None} - aside
+            _, able, aside = _within_reach(connection, select(INVITE.c.worker, INVITE.c.revoked).where(came))
             others = select(QUESTION.c.item, func.count(ANSWER.c.worker.distinct())).join_from(ANSWER, QUESTION)
             others = others.where(ANSWER.c.worker.not_in([*able, *aside]), QUESTION.c.kind == "annotation")
             found: dict[str, int] = dict(connection.execute(others.group_by(QUESTION.c.item)).tuples().all())
@@ -228,10 +225,12 @@ class Desk:
             return connection.scalar(query.where(LEASE.c.question == question, LEASE.c.worker == worker))
 
     def gold_items(self, items: Sequence[str]) -> set[str]:
-        """Those of a few ``items`` that somebody was asked about as a gold question."""
-        query = select(QUESTION.c.item).where(QUESTION.c.kind == "gold", QUESTION.c.item.in_(items))
+        """Those of the ``items`` that somebody was asked about as a gold question."""
+        query, found = select(QUESTION.c.item).where(QUESTION.c.kind == "gold"), set[str]()
         with self._log.reading() as connection:
-            return set(connection.scalars(query))
+            for start in range(0, len(items), IN_LIST):
+                found.update(connection.scalars(query.where(QUESTION.c.item.in_(items[start : start + IN_LIST]))))
+        return found
 
     def counts(self) -> dict[str, int]:
         """Answers of each worker."""
@@ -250,6 +249,13 @@ class Desk:
 def _hash(token: str) -> str:
     """A plain hash will do: nobody can try 2^128 tokens."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _within_reach(connection: Connection, invited: Select[Any]) -> tuple[set[str], set[str], set[str]]:
+    """Of those ``invited``, worker and when the link was closed: all, who can be asked now, and whom the run has set aside."""
+    found = connection.execute(invited).all()
+    aside = set(connection.scalars(select(PAUSE.c.worker).where(PAUSE.c.by == RUN)))
+    return {worker for worker, _ in found}, {worker for worker, closed in found if closed is None} - aside, aside
 
 
 def _paused(connection: Connection, worker: str) -> str | None:

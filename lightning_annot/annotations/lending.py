@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Float, Integer, Text, bindparam, delete, exists, func, insert, select
 
 from lightning_annot.annotations.desk_tables import LEASE, PAUSE, RUN
-from lightning_annot.annotations.log import add_answers
+from lightning_annot.annotations.log import IN_LIST, add_answers
 from lightning_annot.annotations.schema import ANSWER, EXPERT, IMPORT_ROUND, QUESTION
 from lightning_annot.types import Answer
 
@@ -87,6 +87,10 @@ def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple
 
 def answered(connection: Connection, items: set[str], workers: set[str]) -> set[tuple[str, str]]:
     """Which of these items these workers have answered."""
-    query = select(QUESTION.c.item, ANSWER.c.worker).join_from(ANSWER, QUESTION)
-    rows = connection.execute(query.where(QUESTION.c.item.in_(items), ANSWER.c.worker.in_(workers)))
-    return set(rows.tuples().all())
+    query = select(QUESTION.c.item, ANSWER.c.worker).join_from(ANSWER, QUESTION).where(ANSWER.c.worker.in_(workers))
+    known: set[tuple[str, str]] = set()
+    every = list(items)
+    for start in range(0, len(every), IN_LIST):
+        some = QUESTION.c.item.in_(every[start : start + IN_LIST])
+        known.update(connection.execute(query.where(some)).tuples().all())
+    return known

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_IN_LIST = 1000  # ids in one IN (...) list; every database takes this many
+IN_LIST = 1000  # ids in one IN (...) list; every database takes this many
 
 
 class AnnotationLog:
@@ -271,8 +271,8 @@ def add_answers(connection: Connection, answers: Sequence[Answer]) -> None:
 def _labels_of(connection: Connection, questions: Sequence[int]) -> dict[Hashable, str | None]:
     """Labels by (question, worker) of what these questions were answered."""
     known: dict[Hashable, str | None] = {}
-    for start in range(0, len(questions), _IN_LIST):
-        ids = [int(question) for question in questions[start : start + _IN_LIST]]
+    for start in range(0, len(questions), IN_LIST):
+        ids = [int(question) for question in questions[start : start + IN_LIST]]
         query = select(ANSWER.c.question, ANSWER.c.worker, ANSWER.c.label).where(ANSWER.c.question.in_(ids))
         known.update({(question, worker): label for question, worker, label in connection.execute(query)})
     return known

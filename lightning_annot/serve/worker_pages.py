@@ -22,7 +22,6 @@ from lightning_annot.serve.templates import page
 from lightning_annot.types import AnnotError, Answer
 
 IMAGE_CACHE = {"cache-control": "private, max-age=3600"}
-_IN_LIST = 500  # prototypes in one look at the log
 
 
 class Wish(BaseModel):
@@ -131,9 +130,7 @@ class WorkerPages:
     def _examples(self, task: PageTask) -> list[list[int]]:
         """Numbers of the examples of each class that may be shown."""
         shown = [task.examples.get(label, ()) for label in task.classes]
-        every = [item for own in shown for item in own]
-        parts = [self._desk.gold_items(every[i : i + _IN_LIST]) for i in range(0, len(every), _IN_LIST)]
-        gold: set[str] = set().union(*parts)
+        gold = self._desk.gold_items([item for own in shown for item in own])
         return [[number for number, item in enumerate(own) if item not in gold] for own in shown]
 
     async def _picture(self, item: str, edge: int) -> Response:
