@@ -32,6 +32,7 @@ from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.datasets import DigitStore
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
+from lightning_annot.experiments.served import cookie_of
 from lightning_annot.types import Question
 
 CLASSES = tuple("0123456789")
@@ -81,11 +82,13 @@ class Client:
     def __init__(self, name: str, token: str, port: int, think: float, enough: int, tally: Tally) -> None:
         self._name, self._think, self._enough, self._tally = name, think, enough, tally
         base = f"http://127.0.0.1:{port}"
-        self._http = httpx.AsyncClient(base_url=base, cookies={"annot_worker": token}, timeout=10)
+        self._link = f"{base}/w/{token}"
+        self._http = httpx.AsyncClient(base_url=base, timeout=10)
         self._rng = random.Random(name)
 
     async def work(self) -> None:
         """Label; what fails is tried again."""
+        self._http.headers["cookie"] = await asyncio.to_thread(cookie_of, self._link)
         async with self._http:
             while len(self._tally.confirmed) < self._enough:
                 await self._request("static", "GET", "/static/page.css")

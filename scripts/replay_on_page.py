@@ -80,7 +80,7 @@ async def play(page: ServedPage, run: Path, said: pd.DataFrame, process_ended: a
                         return str(label), float(seconds)
 
                     async with people_busy:
-                        return await Visitor(http, page.tokens[name]).answer_hit(labeller, n)
+                        return await Visitor(http, page.cookies[name]).answer_hit(labeller, n)
 
                 waiting = asked["worker"].value_counts()
                 given += sum(await asyncio.gather(*(one(name, int(n)) for name, n in waiting.items())))

@@ -43,7 +43,7 @@ async def label(page: ServedPage, run: Path, name: str, seed: int, pause: float,
             return str(right if rng.random() < ACCURACY[name] else wrong), 1.0
 
         async with httpx.AsyncClient(base_url=page.address, timeout=60) as http:
-            visitor = Visitor(http, page.tokens[name])
+            visitor = Visitor(http, page.cookies[name])
             while not ended.is_set():
                 if not await visitor.answer_hit(labeller):
                     await asyncio.sleep(0.2)

@@ -157,7 +157,8 @@ def test_before_the_run_has_begun(tmp_path: Path) -> None:
 def test_a_hundred_hostile_requests_change_nothing(place: Place) -> None:
     ann, nobody, liar = place.client("ann"), place.client(), place.client()
     assert ask(ann) == [4, 1, 3]  # what is addressed to her comes first
-    liar.cookies.set("annot_worker", "bob")
+    (name,) = ann.cookies
+    liar.cookies.set(name, "bob")
     facts, requests = place.facts(), hostile()
     for method, path, arguments in requests:
         status = ann.request(method, path, **arguments).status_code

@@ -78,14 +78,19 @@ def person(browser: Any, link: str, run: Path, **device: Any) -> Iterator[Person
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
-    page.goto(link)
-    page.wait_for_function("() => document.activeElement.classList.contains('start')")
-    page.keyboard.press("Enter")
-    page.wait_for_function("() => ['/', '/owner'].includes(location.pathname)")
+    enter(page, link)
     yield Person(page, run)
     assert problems == []
     assert hosts == {link.split("/")[2]}
     context.close()
+
+
+def enter(page: Any, link: str) -> None:
+    """Open a link, and go on to where it leads."""
+    page.goto(link)
+    page.wait_for_function("() => document.activeElement.classList.contains('start')")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => ['/', '/owner'].includes(location.pathname)")
 
 
 @contextmanager
@@ -159,6 +164,27 @@ def test_thirty_by_keyboard_and_thirty_by_touch(browser: Any, tmp_path: Path) ->
         assert table.loc[given, "label"].tolist() == [TRUTH[item] for item in table.loc[given, "item"]]
     assert table["worker"].value_counts().to_dict() == {"ann": PER_ROUND, "bob": PER_ROUND}
     assert table["seconds"].between(0, 600).all()
+
+
+@pytest.mark.slow
+def test_one_browser_answers_for_two_runs_and_watches_both(browser: Any, tmp_path: Path) -> None:
+    runs, context = [tmp_path / "one", tmp_path / "two"], browser.new_context()
+    for run in runs:
+        plain_run(run, 20)
+    with ServedPage(runs[0], ["ann"]) as one, ServedPage(runs[1], ["ann"]) as other:
+        anns, owners = ([Person(context.new_page(), run) for run in runs] for _ in range(2))
+        for served, ann, owner in zip((one, other), anns, owners, strict=True):
+            enter(ann.page, served.links["ann"])
+            enter(owner.page, served.links["owner"])
+        for _ in range(3):
+            for ann in anns:
+                ann.act(press_right(ann))
+        for ann, owner in zip(anns, owners, strict=True):
+            ann.page.goto("about:blank")  # who leaves can take nothing back
+            wait_for(lambda run=ann.run: len(answers(run)) == 3)
+            owner.page.reload()
+            assert owner.page.inner_text("#people-table tbody td") == "3"
+    context.close()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from sqlalchemy import MetaData, select
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
+from lightning_annot.experiments.served import ServedPage, cookie_of
 from lightning_annot.types import Question
 
 httpx = pytest.importorskip("httpx")
@@ -31,12 +32,13 @@ JSON = "content-type: application/json\r\n"
 
 @dataclass
 class Site:
-    """A page that runs, ann's and the owner's secrets, and what the process has printed."""
+    """A page that runs, ann's and the owner's secrets, ann's cookie, and what the process has printed."""
 
     log: AnnotationLog
     port: int
     ann: str
     owner: str
+    cookie: str
     printed: Path
 
     def connect(self) -> socket.socket:
@@ -55,7 +57,7 @@ class Site:
     def ask(self, method: str, path: str, head: str = "", body: bytes = b"", host: str | None = None) -> int:
         """The status of a request of ann's, whose path goes out as it is."""
         host = f"127.0.0.1:{self.port}" if host is None else host
-        lines = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncookie: annot_worker={self.ann}\r\n{head}\r\n"
+        lines = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncookie: {self.cookie}\r\n{head}\r\n"
         while (status := self.send(lines.encode() + body)) == 429:  # the page slows down who hurries
             time.sleep(0.2)
         return status
@@ -87,7 +89,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         links = dict(process.stdout.readline().strip().split(": ", 1) for _ in range(2))
         ann, owner = (urlsplit(links[name]).path[3:] for name in ("ann", "owner"))
         try:
-            yield Site(log, urlsplit(links["ann"]).port or 0, ann, owner, printed)
+            yield Site(log, urlsplit(links["ann"]).port or 0, ann, owner, cookie_of(links["ann"]), printed)
         finally:
             process.terminate()
             rest = process.stdout.read()
@@ -141,7 +143,7 @@ def test_paths_as_they_are(site: Site) -> None:
 def test_malformed_http_foreign_hosts_and_bodies(site: Site) -> None:
     before = prepare(site)
     host = f"host: 127.0.0.1:{site.port}\r\n"
-    cookie = f"cookie: annot_worker={site.ann}\r\n"
+    cookie = f"cookie: {site.cookie}\r\n"
     answer = b'{"question": 1, "label": "cat", "seconds": 1.0}'
     post = f"POST /api/answer HTTP/1.1\r\n{host}{cookie}{JSON}"
     chunked = f"{post}transfer-encoding: chunked\r\n\r\n".encode()
@@ -242,6 +244,21 @@ def trickle(connection: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_two_pages_of_a_host_let_one_client_in_to_both(tmp_path: Path) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    task = PageTask(("cat", "dog"), ("cat", "dog"), {}, None).to_json()
+    for run, n in zip(runs, (1, 2), strict=True):
+        with AnnotationLog(run / "annotations.db") as log:
+            log.ask([Question(str(i), None) for i in range(n)])
+        (run / TASK_FILE).write_text(task)
+    with ServedPage(runs[0], ["ann"]) as one, ServedPage(runs[1], ["ann"]) as two, httpx.Client(timeout=30) as client:
+        for link in (*one.links.values(), *two.links.values()):
+            assert client.get(link).status_code == 200
+        for served, lent in ((one, [1]), (two, [1, 2])):
+            assert client.post(f"{served.address}/api/next", json={"n": 9}).json()["questions"] == lent
+            assert client.get(f"{served.address}/owner").status_code == 200
 
 
 def test_names_under_which_a_page_is_served() -> None:

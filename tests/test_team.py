@@ -19,6 +19,7 @@ from postgres import new_database
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.experiments.served import cookie_of
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
@@ -52,7 +53,7 @@ class Client(threading.Thread):
     def __init__(self, name: str, token: str, page: Page, stop: threading.Event) -> None:
         super().__init__()
         self._worker, self._stop_it = name, stop
-        self._http = httpx.Client(base_url=page.address, cookies={"annot_worker": token}, timeout=10)
+        self._http, self._link = httpx.Client(base_url=page.address, timeout=10), f"{page.address}/w/{token}"
         self.confirmed: dict[tuple[int, str], str] = {}
 
     def run(self) -> None:
@@ -68,6 +69,8 @@ class Client(threading.Thread):
     def _post(self, path: str, body: object) -> dict[str, Any]:
         while not self._stop_it.is_set():
             try:
+                if "cookie" not in self._http.headers:
+                    self._http.headers["cookie"] = cookie_of(self._link)
                 response = self._http.post(path, json=body)
             except httpx.TransportError:  # the page is dead
                 time.sleep(0.05)

@@ -22,7 +22,7 @@ Labeller = Callable[[int], Awaitable[tuple[str, float]]]
 class ServedPage:
     """``lightning-annot serve`` over the run in ``run``, at a free port.
 
-    ``links`` by name, ``owner`` among them, and ``tokens``: the secrets in those of who was invited.
+    ``links`` by name, ``owner`` among them, and ``cookies``: what the links of those who were invited give.
     """
 
     def __init__(self, run: Path, names: Sequence[str], *options: str) -> None:
@@ -35,7 +35,7 @@ class ServedPage:
             raise AnnotError(f"the page did not start: {said[0]}")
         self.links = {name: link for name, _, link in said}
         self.address = self.links["owner"].partition("/o/")[0]
-        self.tokens = {name: link.rpartition("/")[2] for name, link in self.links.items() if "/w/" in link}
+        self.cookies = {name: cookie_of(link) for name, link in self.links.items() if "/w/" in link}
 
     def __enter__(self) -> ServedPage:
         return self
@@ -45,11 +45,18 @@ class ServedPage:
         self._process.wait()
 
 
-class Visitor:
-    """One person at the page, with a personal link's secret."""
+def cookie_of(link: str) -> str:
+    """Open a link; what it gives, as a browser sends it from then on."""
+    response = httpx.get(link, timeout=60)
+    response.raise_for_status()
+    return "; ".join(f"{name}={value}" for name, value in response.cookies.items())
 
-    def __init__(self, http: httpx.AsyncClient, token: str) -> None:
-        self._http, self._headers = http, {"cookie": f"annot_worker={token}"}
+
+class Visitor:
+    """One person at the page, with the cookie of a personal link."""
+
+    def __init__(self, http: httpx.AsyncClient, cookie: str) -> None:
+        self._http, self._headers = http, {"cookie": cookie}
 
     async def answer_hit(self, labeller: Labeller, n: int = 10) -> int:
         """Ask for ``n`` questions, look at the image of each and answer it; returns how many there were."""

@@ -11,24 +11,27 @@ from starlette.concurrency import run_in_threadpool
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.serve.guard import Buckets, Limits
 
-WORKER_COOKIE, OWNER_COOKIE = "annot_worker", "annot_owner"
 _DAYS_30 = 30 * 86_400
 _LONGEST = 64  # characters of a secret
 _TRUSTED_FOR = 2.0  # seconds until a link that was revoked is surely closed
 
 
 class Doors:
-    """Lets workers and the owner in by the secrets of their links; strangers get a few tries an address."""
+    """Lets workers and the owner in by the secrets of their links; strangers get a few tries an address.
+
+    Cookies are named by the run: a browser sends those of all pages of a host to each, whatever their ports.
+    """
 
     def __init__(self, desk: Desk, owner_token: str, limits: Limits) -> None:
         self._desk, self._owner_token = desk, owner_token
+        self._worker_cookie, self._owner_cookie = f"annot_worker_{desk.run}", f"annot_owner_{desk.run}"
         self._workers = Buckets(limits.worker_rate, limits.worker_burst)
         self._strangers = Buckets(limits.stranger_rate, limits.stranger_burst)
         self._known: dict[str, tuple[str, float]] = {}
 
     async def worker(self, request: Request) -> str:
         """The worker whose cookie came."""
-        return await self.worker_of(request, request.cookies.get(WORKER_COOKIE, ""))
+        return await self.worker_of(request, request.cookies.get(self._worker_cookie, ""))
 
     async def worker_of(self, request: Request, token: str) -> str:
         """The worker whose secret ``token`` is; raises 401 for any other, and 429 for who comes too often."""
@@ -41,14 +44,14 @@ class Doors:
 
     def owner(self, request: Request, token: str | None = None) -> None:
         """Raises unless the owner's secret came: as ``token``, else as cookie."""
-        given = request.cookies.get(OWNER_COOKIE, "") if token is None else token
+        given = request.cookies.get(self._owner_cookie, "") if token is None else token
         if not hmac.compare_digest(given.encode(), self._owner_token.encode()):
             raise self._turned_away(request)
 
     def let_in(self, request: Request, response: Response, token: str, owner: bool = False) -> None:
         """Give the secret of a link as a cookie."""
         response.set_cookie(
-            OWNER_COOKIE if owner else WORKER_COOKIE, token, max_age=_DAYS_30, httponly=True, samesite="strict",
+            self._owner_cookie if owner else self._worker_cookie, token, max_age=_DAYS_30, httponly=True, samesite="strict",
             secure=request.url.scheme == "https",
         )  # fmt: skip
 
