@@ -23,6 +23,17 @@ def test_nothing_is_lost_when_the_server_is_killed(capsys: pytest.CaptureFixture
     assert found["lost"] == found["changed"] == found["doubled"] == 0
 
 
+@pytest.mark.slow
+def test_the_owners_page_is_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load_script("bench_owner")
+    monkeypatch.setattr(bench, "OPEN", 2000)
+    monkeypatch.setattr(bench, "PAUSE", 0.2)
+    assert bench.main(["--items", "3000", "--answers", "5000", "--views", "2", "--pause", "0.5"]) == 0
+    (found,) = (value for value in json.loads(capsys.readouterr().out).values() if isinstance(value, dict))
+    assert found["first_view_seconds"] > 0
+    assert len(found["answer_ms_p50_p95_max_without_owner"]) == 3
+
+
 def test_the_check_sees_what_is_lost_or_changed(tmp_path: Path) -> None:
     bench = load_script("bench_serve")
     ((name, _),) = bench.prepare(tmp_path, 1, 2)

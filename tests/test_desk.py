@@ -107,7 +107,7 @@ def test_audits_are_not_for_workers(log: AnnotationLog) -> None:
     log.ask([Question("i", None, "audit"), Question("j", "ann", "gold")])
     desk = Desk(log)
     assert lend(desk, "ann") == [2]
-    assert desk.standing() == (1, 1)
+    assert desk.lent() == 1
     assert desk.gold_items(["i", "j"]) == {"j"}
 
 

@@ -237,13 +237,12 @@ class Desk:
         with self._log.reading() as connection:
             return dict(connection.execute(COUNTS).tuples().all())
 
-    def standing(self) -> tuple[int, int]:
-        """Open questions, and those of them that are lent; an audit's are in neither."""
-        q, now = QUESTION.c, time.time()
-        lent = exists().where(LEASE.c.question == q.id, LEASE.c.expires > now)
-        count, since = select(func.count()).select_from(QUESTION).where(WAITING), {"first": self._first_open}
+    def lent(self) -> int:
+        """Open questions that are lent just now."""
+        count = select(func.count(LEASE.c.question.distinct())).join_from(LEASE, QUESTION, LEASE.c.question == QUESTION.c.id)
+        count = count.where(LEASE.c.expires > time.time(), WAITING)
         with self._log.reading() as connection:
-            return connection.scalar(count, since) or 0, connection.scalar(count.where(lent), since) or 0
+            return connection.scalar(count, {"first": self._first_open}) or 0
 
 
 def _hash(token: str) -> str:

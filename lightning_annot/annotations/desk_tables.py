@@ -40,6 +40,7 @@ _INDEXES = (
     Index("question_of_item", QUESTION.c.item),
     Index("answer_of_worker", ANSWER.c.worker),
     Index("lease_by_worker", LEASE.c.worker, LEASE.c.question),
+    Index("lease_until", LEASE.c.expires),
 )
 
 

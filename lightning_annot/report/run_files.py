@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class RunFiles:
         known = dict(zip(self.summary.get("classes", ()), self.summary.get("class_names", ()), strict=False))
         return {name: known.get(name, name) for name in self.classes}
 
-    @property
+    @cached_property
     def items(self) -> pd.DataFrame:
         """The labels that were asked for: everything except prototypes."""
         return self.labels[self.labels["status"] != "prototype"]

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ PLOTS = {
     "people": "The same for each worker",
 }
 _FILES = ("labels.csv", "rounds.csv")
-_REDRAWN = 60  # seconds after which the pace is drawn anew though nobody answers
+_REDRAWN = 20  # seconds after which the pace is drawn anew; its bars are a minute wide, or more
 
 
 @dataclass(frozen=True)
@@ -53,53 +54,84 @@ class Confusions:
     names: dict[str, str]
 
 
+class Left:
+    """What the last round left, put together once: the page is looked at again and again meanwhile."""
+
+    def __init__(self, run: RunFiles) -> None:
+        self.run = run
+
+    @cached_property
+    def headlines(self) -> list[Headline]:
+        """The numbers that are looked for first."""
+        return headlines(self.run)
+
+    @cached_property
+    def prices(self) -> dict[str, Any]:
+        """What answers cost: ``per_answer``, ``per_second``, and ``workers`` by name."""
+        if "prices" in self.run.summary:
+            return dict(self.run.summary["prices"])
+        given = (yaml.safe_load(self.run.config) or {}).get("annotation", {}).get("prices") or {}
+        listed = given.get("workers")
+        return {**given, "workers": _listed(Path(listed)) if listed else {}}
+
+    @cached_property
+    def truth(self) -> dict[str, str]:
+        """The class of each prototype."""
+        known = self.run.labels[self.run.labels["status"] == "prototype"]
+        return dict(zip(known["task"], known["label"], strict=True))
+
+    @cached_property
+    def believed(self) -> dict[str, dict[str, Any]]:
+        """What the run thinks of each worker: a row of ``workers.csv``, by name."""
+        workers = self.run.workers
+        return {} if workers.empty else {row["worker"]: row for row in workers.to_dict("records")}
+
+
 class Overview:
     """Reads a run's files when they have changed; before the first round has ended, and in a study, there are none."""
 
     def __init__(self, directory: Path, tally: Tally, task: Callable[[], PageTask | None]) -> None:
         self._directory, self._tally, self._task = directory, tally, task
         self._lock = threading.Lock()  # matplotlib draws one figure at a time
-        self._stamp, self._run = 0, None  # type: int, RunFiles | None
+        self._stamp, self._left = 0, None  # type: int, Left | None
         self._drawn: dict[str, tuple[str, str]] = {}
 
     def run(self) -> RunFiles | None:
         """The files of the last round that has ended."""
+        left = self._now()
+        return None if left is None else left.run
+
+    def _now(self) -> Left | None:
         try:
             stamp = max((self._directory / name).stat().st_mtime_ns for name in _FILES)
         except FileNotFoundError:
             return None
         with self._lock:
             if stamp != self._stamp:
-                self._run, self._stamp = read_run(self._directory), stamp
-            return self._run
+                self._left, self._stamp = Left(read_run(self._directory)), stamp
+            return self._left
 
     def headlines(self) -> list[Headline]:
         """The numbers that are looked for first, as the last round left them."""
-        run = self.run()
-        return [] if run is None else headlines(run)
+        left = self._now()
+        return [] if left is None else left.headlines
 
     def prices(self) -> dict[str, Any]:
-        """What answers cost: ``per_answer``, ``per_second``, and ``workers`` by name; one each where no run says otherwise."""
-        run = self.run()
-        if run is None or "prices" in run.summary:
-            return {} if run is None else dict(run.summary["prices"])
-        given = (yaml.safe_load(run.config) or {}).get("annotation", {}).get("prices") or {}
-        listed = given.get("workers")
-        return {**given, "workers": _listed(Path(listed)) if listed else {}}
+        """What answers cost, as ``Left`` has it; nothing where no run says so: one each."""
+        left = self._now()
+        return {} if left is None else left.prices
 
     def truth(self) -> dict[str, str]:
         """The class of each prototype."""
         if (task := self._task()) is not None and task.study is not None:
             return task.study.truth
-        if (run := self.run()) is None:
-            return {}
-        known = run.labels[run.labels["status"] == "prototype"]
-        return dict(zip(known["task"], known["label"], strict=True))
+        left = self._now()
+        return {} if left is None else left.truth
 
     def believed(self) -> dict[str, dict[str, Any]]:
-        """What the run thinks of each worker: a row of ``workers.csv``, by name."""
-        run = self.run()
-        return {} if run is None or run.workers.empty else {row["worker"]: row for row in run.workers.to_dict("records")}
+        """What the run thinks of each worker, by name."""
+        left = self._now()
+        return {} if left is None else left.believed
 
     def confusions(self) -> Confusions:
         """Who took what for what in gold answers so far."""
@@ -109,64 +141,73 @@ class Overview:
         if task is None and run is None:
             return Confusions([], np.zeros((0, 0, 0), np.int64), {})
         names = dict(zip(task.classes, task.names, strict=True)) if task is not None else run.names  # type: ignore[union-attr]
-        answers = self._tally.answers()
-        gold = answers[answers["kind"] == "gold"].rename(columns={"item": "task"})
-        who, counts = count_confusions(gold, self.truth(), list(names))
+        who, counts = count_confusions(self._tally.gold(), self.truth(), list(names))
         return Confusions(who, counts, names)
 
     def plots(self) -> list[Plot]:
         """The plots that there is data for."""
-        return [Plot(name, caption, self._version(name)) for name, caption in PLOTS.items() if self._drawing(name) is not None]
+        return [Plot(name, caption, self._version(name)) for name, caption in PLOTS.items() if self._has(name)]
 
     def plot(self, name: str) -> str | None:
         """A plot as SVG; None where there is no data for it yet."""
-        draw, version = self._drawing(name), self._version(name)
-        if draw is None:
+        if not self._has(name):
             return None
+        version = self._version(name)
         with self._lock:
-            if self._drawn.get(name, ("", ""))[0] != version:
-                from lightning_annot.report.plots import figure_svg
+            if self._drawn.get(name, ("", ""))[0] == version:
+                return self._drawn[name][1]
+        from lightning_annot.report.plots import figure_svg
 
-                self._drawn[name] = version, figure_svg(draw())
+        draw = self._drawing(name)
+        with self._lock:
+            self._drawn[name] = version, figure_svg(draw())
             return self._drawn[name][1]
 
     def _version(self, name: str) -> str:
         if name == "pace":
-            return f"{self._tally.stamp}-{int(time.time() / _REDRAWN)}"
+            return str(int(time.time() / _REDRAWN))
         return str(self._tally.stamp if self._gold_alone(name) else self._stamp)
 
     def _gold_alone(self, name: str) -> bool:
         return name in ("confusion", "people") and self._stamp == 0
 
-    def _drawing(self, name: str) -> Callable[[], Figure] | None:
+    def _has(self, name: str) -> bool:
+        if name == "pace":
+            return self._tally.stamp > 0
+        run = self.run()
+        if self._gold_alone(name):
+            return bool(self.confusions().workers)
+        if run is None or name == "people":
+            return False
+        if name == "confusion":
+            return run.pooled is not None and len(run.pooled) > 0
+        return len({"quality": run.rounds, "error": run.rounds, "workers": run.workers}.get(name, run.items)) > 0
+
+    def _drawing(self, name: str) -> Callable[[], Figure]:
+        """What draws a plot that there is data for."""
         from lightning_annot.report import plots
         from lightning_annot.report.pace import plot_pace
         from lightning_annot.report.study_plots import plot_people, shares
 
         if name == "pace":
             times = self._tally.times()
-            return (lambda: plot_pace(times, time.time())) if len(times) else None
+            return lambda: plot_pace(times, time.time())
         run = self.run()
-        if self._gold_alone(name):
+        if run is None:
             found = self.confusions()
-            if not found.workers:
-                return None
             if name == "people":
                 return lambda: plot_people(found.counts, found.workers)
             return lambda: plots.plot_confusion(shares(found.counts.sum(0)), list(found.names.values()))
-        if run is None:
-            return None
-        items, pooled = run.items, np.zeros((0, 0)) if run.pooled is None else run.pooled
-        table: dict[str, tuple[int, Callable[[], Figure] | None]] = {
-            "quality": (len(run.rounds), lambda: plots.plot_quality(run.rounds)),
-            "error": (len(run.rounds), lambda: plots.plot_error(run.rounds)),
-            "risk": (len(items), lambda: plots.plot_risk(items["risk"].to_numpy(), run.summary.get("threshold"))),
-            "answers": (len(items), lambda: plots.plot_answers_per_item(items["n_annotations"].to_numpy())),
-            "workers": (len(run.workers), lambda: plots.plot_workers(run.workers)),
-            "confusion": (len(pooled), lambda: plots.plot_confusion(pooled, list(run.names.values()))),
+        items, pooled = run.items, run.pooled if run.pooled is not None else np.zeros((0, 0))
+        table: dict[str, Callable[[], Figure]] = {
+            "quality": lambda: plots.plot_quality(run.rounds),
+            "error": lambda: plots.plot_error(run.rounds),
+            "risk": lambda: plots.plot_risk(items["risk"].to_numpy(), run.summary.get("threshold")),
+            "answers": lambda: plots.plot_answers_per_item(items["n_annotations"].to_numpy()),
+            "workers": lambda: plots.plot_workers(run.workers),
+            "confusion": lambda: plots.plot_confusion(pooled, list(run.names.values())),
         }
-        there, draw = table.get(name, (0, None))
-        return draw if there else None
+        return table[name]
 
 
 def _listed(path: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,7 @@ class OwnerPages:
         self._tally = Tally(log)
         self._overview = Overview(directory, self._tally, pictures.task)
         self._gallery = Gallery(self._overview.run, self._tally)
+        self._reading: list[threading.Thread] = []
 
     def router(self) -> APIRouter:
         """All routes."""
@@ -63,9 +65,18 @@ class OwnerPages:
     def enter(self, request: Request, token: str) -> HTMLResponse:
         """Exchange the owner's link for a cookie; left by a click, as a worker's link is."""
         self._doors.owner(request, token)
+        self._read_ahead()
         response = page("owner_welcome.html")
         self._doors.let_in(request, response, token, owner=True)
         return response
+
+    def _read_ahead(self) -> None:
+        """Begin to read log and files, as the overview comes next: of a large run that takes seconds."""
+        if not self._reading:
+            jobs = (lambda: self._tally.stamp, lambda: self._gallery.shelf(SHELVES[0]))
+            self._reading = [threading.Thread(target=job, daemon=True) for job in jobs]
+            for thread in self._reading:
+                thread.start()
 
     def show(self, request: Request) -> HTMLResponse:
         """The overview."""
@@ -73,19 +84,18 @@ class OwnerPages:
         task = self._pictures.task()
         study = None if task is None else task.study
         people = people_rows(self._desk, self._tally, self._overview, study)
-        gold = bool((self._tally.answers()["kind"] == "gold").any())
+        gold, open_ = self._tally.any_gold(), self._tally.open()
         return page(
-            "owner.html", now=self._now(), headlines=self._overview.headlines(), study=study, people=people,
+            "owner.html", now=self._now(open_), headlines=self._overview.headlines(), study=study, people=people,
             paused=self._desk.paused(), plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
-            exports=available(self._directory, study is not None, gold, asked=self._desk.standing()[0] > 0),
+            exports=available(self._directory, study is not None, gold, asked=open_ > 0),
         )  # fmt: skip
 
-    def _now(self) -> list[Headline]:
+    def _now(self, open_: int) -> list[Headline]:
         """The round that goes on, the pace and the cost."""
         standing, pace = self._tally.standing(), self._tally.pace()
-        open_, lent = self._desk.standing()
-        tiles = [Headline("Open questions", f"{open_:,}", f"{lent:,} of them lent just now")]
+        tiles = [Headline("Open questions", f"{open_:,}", f"{self._desk.lent():,} of them lent just now")]
         if standing is not None:
             share = f"{standing.answered / standing.asked:.0%} answered"
             tiles.append(Headline(f"Round {standing.round}", f"{standing.answered:,} of {standing.asked:,}", share))

@@ -1,22 +1,29 @@
-"""What the log tells the owner while a round goes on. Answers are read once each, as they come."""
+"""What the log tells the owner while a round goes on. Each answer is read once, as it comes."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import func, select
+from sqlalchemy import Integer, bindparam, func, select
 
-from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.annotations.schema import QUESTION
+from lightning_annot.annotations.log import IN_LIST, AnnotationLog
+from lightning_annot.annotations.schema import ANSWER, QUESTION
 from lightning_annot.report.pace import per_hour
+from lightning_annot.serve.counts import Counts
 
-_COLUMNS = ["question", "item", "worker", "label", "kind", "round", "seconds", "answered_at", "source"]
+_Q, _A = QUESTION.c, ANSWER.c
+_COUNTED = (_A.question, _Q.item, _A.worker, _A.label, _Q.kind == "gold", _Q.round, _A.answered_at, _A.seconds)
+_NEW = select(_A.id, *_COUNTED).join_from(ANSWER, QUESTION).where(_A.id > bindparam("after", type_=Integer), _Q.kind != "audit")
+_NEW = _NEW.order_by(_A.id).limit(bindparam("most", type_=Integer))
+_ASKED = select(_Q.round, func.count(), func.max(_Q.id)).where(_Q.id > bindparam("after", type_=Integer), _Q.kind != "audit")
+_ASKED = _ASKED.group_by(_Q.round)
 
 
 @dataclass(frozen=True)
@@ -29,111 +36,110 @@ class Standing:
 
 
 class Tally:
-    """Counts of a log. Audits, which are an expert's, are left out."""
+    """Counts of a log, as it is whenever something is asked. Audits, which are an expert's, are left out.
 
-    def __init__(self, log: AnnotationLog) -> None:
-        self._log, self._lock, self._last = log, threading.Lock(), 0
-        self._answers = pd.DataFrame(columns=_COLUMNS)
-        self._made: dict[str, Any] = {}
+    ``at_once``: most answers that are read in one go, in between which other threads have their turn.
+    """
 
-    def answers(self) -> pd.DataFrame:
-        """Answers so far, by id: question, item, worker, label (None: skip), kind, round, seconds, answered_at, source."""
-        with self._lock:
-            new = self._log.answers(after_id=self._last)
-            if len(new):
-                self._last = int(new["id"].iloc[-1])
-                new = new.loc[new["kind"] != "audit", _COLUMNS]
-                self._answers = new if self._answers.empty else pd.concat([self._answers, new], ignore_index=True)
-                self._made = {}
-            return self._answers
+    def __init__(self, log: AnnotationLog, at_once: int = 10_000) -> None:
+        self._log, self._lock, self._at_once = log, threading.Lock(), at_once
+        self._counts, self._last, self._last_asked, self._round = Counts(), 0, 0, -1
 
     @property
     def stamp(self) -> int:
         """Changes when answers come."""
-        self.answers()
-        return self._last
+        with self._now():
+            return self._last
 
     def times(self) -> np.ndarray:
         """Seconds since 1970 of each answer."""
-        found: np.ndarray = self._kept("times", self._times)
-        return found
-
-    def _times(self) -> np.ndarray:
-        return _seconds(self.answers()["answered_at"])
+        with self._now() as counts:
+            return counts.times.values
 
     def pace(self) -> float:
         """Answers an hour, lately."""
         return per_hour(self.times(), time.time())
 
+    def open(self) -> int:
+        """Questions without any answer."""
+        with self._now() as counts:
+            return counts.asked.total() - counts.answered.total()
+
     def standing(self) -> Standing | None:
         """How far the last round is; None before any question."""
-        last = self._log.last_round()
-        query = select(func.count()).select_from(QUESTION).where(QUESTION.c.round == last, QUESTION.c.kind != "audit")
-        with self._log.reading() as connection:
-            asked = connection.scalar(query) or 0
-        answers = self.answers()
-        return Standing(last, asked, answers.loc[answers["round"] == last, "question"].nunique()) if asked else None
+        with self._now() as counts:
+            last = self._round
+            return Standing(last, counts.asked[last], counts.answered[last]) if last >= 0 else None
 
-    def per_item(self) -> pd.Series:
-        """Labels that each item got, those that got any; skips and gold are none."""
-        found: pd.Series = self._kept("per_item", lambda: self._labels()["item"].value_counts())
-        return found
+    def any_gold(self) -> bool:
+        """Whether there are gold answers."""
+        with self._now() as counts:
+            return counts.any_gold
 
-    def disputed(self) -> list[str]:
-        """Items that people gave different labels, those with the newest answers first."""
-        found: list[str] = self._kept("disputed", self._disputed)
-        return found
-
-    def _disputed(self) -> list[str]:
-        labels = self._labels()
-        kinds = labels.groupby("item", sort=False)["label"].nunique()
-        some = labels.loc[labels["item"].isin(kinds.index[kinds > 1]), "item"]
-        found: list[str] = some[::-1].drop_duplicates().tolist()
-        return found
-
-    def said(self, items: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-        """Who said what about a few items, in the order of the log."""
-        answers = self.answers()
-        found: dict[str, list[tuple[str, str]]] = {item: [] for item in items}
-        some = answers[answers["item"].isin(found)]
-        reason = some["source"].str.removeprefix("page: ").where(some["source"].str.startswith("page: "), "skip")
-        words = some["label"].where(some["label"].notna(), reason)
-        for item, worker, word in zip(some["item"], some["worker"], words, strict=True):
-            found[item].append((worker, word))
-        return found
+    def gold(self) -> pd.DataFrame:
+        """Gold answers, skips too: ``worker``, ``task``, ``label``."""
+        with self._now() as counts:
+            return counts.gold()
 
     def people(self, truth: Mapping[str, str], prices: Mapping[str, Any]) -> pd.DataFrame:
-        """One row a worker, by name: ``answers``, ``skips``, ``gold``, ``right`` of these, ``seconds`` (median), ``last``
-        (seconds since 1970) and ``cost``. ``truth``: classes of prototypes.
-        """
-        answers = self.answers()
-        given, last = answers["label"].notna(), _seconds(answers["answered_at"])
-        right = (answers["kind"] == "gold") & given & (answers["label"] == answers["item"].map(truth))
-        table = answers[["worker", "seconds"]].assign(
-            answers=given, skips=~given, gold=(answers["kind"] == "gold") & given, right=right, last=last, n=1,
-            spent=answers["seconds"].astype(float),
-        )  # fmt: skip
-        how = dict.fromkeys(("answers", "skips", "gold", "right", "n", "spent"), "sum")
-        found = table.groupby("worker").agg({**how, "last": "max", "seconds": "median"})
+        """``Counts.people`` with the ``cost`` of each."""
+        with self._now() as counts:
+            found = counts.people(truth)
         listed = pd.Series(dict(prices.get("workers", {})), dtype=float).reindex(found.index)
         each = listed.fillna(float(prices.get("per_answer", 1.0)))
         return found.assign(cost=found["n"] * each + float(prices.get("per_second", 0.0)) * found["spent"])
 
-    def _labels(self) -> pd.DataFrame:
-        answers = self.answers()
-        return answers.loc[(answers["kind"] == "annotation") & answers["label"].notna(), ["item", "label"]]
+    def told(self) -> list[str]:
+        """Items that have a label from somebody; skips and gold are none."""
+        with self._now() as counts:
+            labelled = counts.labelled.reach(len(counts.items)) > 0
+            return [item for item, there in zip(counts.items, labelled.tolist(), strict=True) if there]
 
-    def _kept(self, name: str, make: Any) -> Any:
-        """What ``make`` made since the last answer came."""
-        self.answers()
-        made = self._made  # of these answers, or of later ones; new answers begin another
-        if name not in made:
-            made[name] = make()
-        return made[name]
+    def numbers(self, items: Collection[str]) -> np.ndarray:
+        """What ``labelled`` knows each item by, (n,)."""
+        with self._now() as counts:
+            return counts.items.of(items)
 
+    def labelled(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many labels each of these items got, and whether people disagree about it, both (n,)."""
+        with self._now() as counts:
+            n = len(counts.items)
+            return counts.labelled.reach(n)[numbers], counts.disputed.reach(n)[numbers]
 
-def _seconds(answered_at: pd.Series) -> np.ndarray:
-    """Seconds since 1970."""
-    moments = pd.to_datetime(answered_at, format="ISO8601", utc=True)
-    seconds: np.ndarray = (moments - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(np.float64)
-    return seconds
+    def said(self, items: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+        """Who said what about a few items, in the order of the log."""
+        found: dict[str, list[tuple[str, str]]] = {item: [] for item in items}
+        query = select(_Q.item, _A.worker, _A.label, _A.source).join_from(QUESTION, ANSWER).where(_Q.kind != "audit")
+        for start in range(0, len(items), IN_LIST):
+            with self._log.reading() as connection:
+                rows = connection.execute(query.where(_Q.item.in_(items[start : start + IN_LIST])).order_by(_A.id)).all()
+            for item, worker, label, source in rows:
+                reason = source.removeprefix("page: ") if source.startswith("page: ") else "skip"
+                found[item].append((worker, reason if label is None else label))
+        return found
+
+    @contextmanager
+    def _now(self) -> Iterator[Counts]:
+        """The counts, with what has come meanwhile."""
+        with self._lock:
+            while not self._read_some():
+                pass
+            yield self._counts
+
+    def _read_some(self) -> bool:
+        """Read what is new, but not too much at once; whether that was all."""
+        with self._log.reading() as connection:
+            cursor = connection.execute(_NEW, {"after": self._last, "most": self._at_once}).cursor
+            assert cursor is not None
+            rows = cursor.fetchall()  # as the driver has them: to make SQLAlchemy's rows of them takes as long again
+            all_ = len(rows) < self._at_once
+            asked = connection.execute(_ASKED, {"after": self._last_asked}).all() if all_ else []
+        if rows:
+            _, *columns = zip(*rows, strict=True)
+            self._counts.add(*columns)
+            self._last = rows[-1][0]
+        for round_, n, newest in sorted(asked, key=lambda row: int(row[2])):
+            self._counts.asked[round_] += n
+            self._last_asked = newest
+            self._round = round_ if round_ >= 0 else self._round
+        return all_
