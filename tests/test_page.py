@@ -145,6 +145,23 @@ def test_pauses_and_closed_links(place: Place) -> None:
         assert client.post("/api/next", json={"n": 1}).status_code == 401
 
 
+def test_who_comes_by_a_closed_link_is_told_so_and_a_guesser_nothing(place: Place) -> None:
+    renewed, closed = place.desk.invite("ann"), place.desk.invite("bob")
+    latest = place.desk.invite("ann")
+    place.desk.revoke("bob")
+    stranger, html = place.client(), {"accept": "text/html"}
+    told = {token: stranger.get(f"/w/{token}", headers=html) for token in (renewed, closed, "a" * 22, closed[:-1])}
+    assert [page.status_code for page in told.values()] == [401] * 4
+    told_so = "this link was closed; ask the owner for a new one"
+    assert [told_so in page.text for page in told.values()] == [True, True, False, False]
+    assert told["a" * 22].text == told[closed[:-1]].text
+    assert "open your personal link first" in told["a" * 22].text
+    assert place.client().get(f"/w/{latest}").status_code == 200
+    place.desk.invite("bob")
+    assert told_so in stranger.get(f"/w/{closed}").json()["error"]
+    assert "owner&#39;s link first" in stranger.get("/o/guess", headers=html).text
+
+
 def test_before_the_run_has_begun(tmp_path: Path) -> None:
     with AnnotationLog(tmp_path / "annotations.db") as log:
         link = f"/w/{Desk(log).invite('ann')}"

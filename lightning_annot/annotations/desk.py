@@ -16,7 +16,7 @@ import numpy as np
 from sqlalchemy import Connection, Select, delete, exists, func, insert, select, update
 
 from lightning_annot.annotations.checks import check_answers
-from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RUN, create_desk
+from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RENEWED, RUN, create_desk
 from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, take
 from lightning_annot.annotations.log import IN_LIST, AnnotationLog, utc_now
 from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, QUESTION
@@ -88,7 +88,9 @@ class Desk:
         check_name(worker)
         token = secrets.token_urlsafe(16)
         with self._log.writing() as connection:
-            connection.execute(delete(INVITE).where(INVITE.c.worker == worker))
+            older = INVITE.c.worker == worker
+            connection.execute(insert(RENEWED).from_select(["token_hash"], select(INVITE.c.token_hash).where(older)))
+            connection.execute(delete(INVITE).where(older))
             row = {"worker": worker, "token_hash": _hash(token), "created": utc_now()}
             connection.execute(insert(INVITE), [row])
         return token
@@ -104,6 +106,13 @@ class Desk:
         query = select(INVITE.c.worker).where(INVITE.c.token_hash == _hash(token), INVITE.c.revoked.is_(None))
         with self._log.reading() as connection:
             return connection.scalar(query)
+
+    def was_closed(self, token: str) -> bool:
+        """Whether it was somebody's secret, whose link has been closed or renewed."""
+        revoked = select(INVITE.c.worker).where(INVITE.c.token_hash == _hash(token), INVITE.c.revoked.is_not(None))
+        renewed = select(RENEWED.c.token_hash).where(RENEWED.c.token_hash == _hash(token))
+        with self._log.reading() as connection:
+            return any(connection.scalar(query) is not None for query in (revoked, renewed))
 
     def people(self) -> list[Person]:
         """Everybody who was invited, by name."""

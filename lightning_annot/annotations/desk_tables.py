@@ -27,6 +27,11 @@ INVITE = Table(
     Column("created", Text, nullable=False),
     Column("revoked", Text),
 )
+RENEWED = Table(
+    "renewed",
+    _TABLES,
+    Column("token_hash", Text, primary_key=True),  # of a link that another has replaced
+)
 PAUSE = Table(
     "pause",
     _TABLES,

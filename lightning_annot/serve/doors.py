@@ -13,6 +13,7 @@ from lightning_annot.serve.guard import Buckets, Limits
 
 _DAYS_30 = 30 * 86_400
 _LONGEST = 64  # characters of a secret
+_CLOSED = "this link was closed; ask the owner for a new one"
 _TRUSTED_FOR = 2.0  # seconds until a link that was revoked is surely closed
 
 
@@ -37,7 +38,9 @@ class Doors:
         """The worker whose secret ``token`` is; raises 401 for any other, and 429 for who comes too often."""
         worker = await self._who(token)
         if worker is None:
-            raise self._turned_away(request)
+            self._spend_a_try(request)
+            closed = 0 < len(token) <= _LONGEST and await run_in_threadpool(self._desk.was_closed, token)
+            raise HTTPException(401, _CLOSED if closed else "open your personal link first")
         if not self._workers.spend(worker):
             raise HTTPException(429, "too fast; wait a moment", {"retry-after": "1"})
         return worker
@@ -46,7 +49,8 @@ class Doors:
         """Raises unless the owner's secret came: as ``token``, else as cookie."""
         given = request.cookies.get(self._owner_cookie, "") if token is None else token
         if not hmac.compare_digest(given.encode(), self._owner_token.encode()):
-            raise self._turned_away(request)
+            self._spend_a_try(request)
+            raise HTTPException(401, "open the owner's link first; the page prints a new one whenever it is started")
 
     def let_in(self, request: Request, response: Response, token: str, owner: bool = False) -> None:
         """Give the secret of a link as a cookie."""
@@ -72,8 +76,8 @@ class Doors:
             self._known[token] = (found, time.monotonic() + _TRUSTED_FOR)
         return found
 
-    def _turned_away(self, request: Request) -> HTTPException:
+    def _spend_a_try(self, request: Request) -> None:
+        """Raises 429 for who has none left."""
         address = request.client.host if request.client is not None else ""
         if not self._strangers.spend(address):
-            return HTTPException(429, "too many tries; wait a while", {"retry-after": "30"})
-        return HTTPException(401, "open your personal link first")
+            raise HTTPException(429, "too many tries; wait a while", {"retry-after": "30"})

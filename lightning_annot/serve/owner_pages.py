@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,8 +75,8 @@ class OwnerPages:
     def _read_ahead(self) -> None:
         """Begin to read log and files, as the overview comes next: of a large run that takes seconds."""
         if not self._reading:
-            jobs = (lambda: self._tally.stamp, lambda: self._gallery.shelf(SHELVES[0]))
-            self._reading = [threading.Thread(target=job, daemon=True) for job in jobs]
+            jobs: tuple[Callable[[], object], ...] = (lambda: self._tally.stamp, lambda: self._gallery.shelf(SHELVES[0]))
+            self._reading = [threading.Thread(target=_try, args=(job,), daemon=True) for job in jobs]
             for thread in self._reading:
                 thread.start()
 
@@ -192,6 +194,11 @@ class OwnerPages:
         except AnnotError as error:
             raise HTTPException(404, str(error)) from error
         return _file(data, EXPORTS[name].media_type, EXPORTS[name].file)
+
+
+def _try(job: Callable[[], object]) -> None:
+    with contextlib.suppress(AnnotError):  # whoever looks will be told
+        job()
 
 
 def _file(data: str | bytes, media_type: str, name: str) -> Response:
