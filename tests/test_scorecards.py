@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from test_report import EVIL, parse
 
+from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.report.drift import drift
 from lightning_annot.report.run_files import read_run
 from lightning_annot.report.scorecard_page import write_scorecards
-from lightning_annot.report.scorecards import agreement, gold_accuracy, scorecards
-from lightning_annot.types import AnnotError
+from lightning_annot.report.scorecards import agreement, gold_accuracy, interval, scorecards
+from lightning_annot.types import AnnotError, Answer, Question
 
 CLASSES = ["ant", "bee", "cow"]
 
@@ -227,6 +228,28 @@ def test_many_workers_do_not_make_a_vast_page(tmp_path: Path) -> None:
     page = write_scorecards(tmp_path, log)
     assert page.stat().st_size < 600_000
     assert len(pd.read_csv(tmp_path / "scorecards.csv")) == 5006
+
+
+def test_the_owners_page_shows_the_intervals_of_the_table(tmp_path: Path) -> None:
+    client = pytest.importorskip("fastapi.testclient").TestClient
+    from lightning_annot.serve.app import make_app
+
+    folder = tmp_path / "run"
+    answers = make_run(folder)
+    pd.DataFrame({"round": [0]}).to_csv(folder / "rounds.csv", index=False)
+    with AnnotationLog(folder / "annotations.db") as log:
+        for row in answers.itertuples():
+            log.answer([Answer(log.ask([Question(row.item, None, row.kind)])[0].id, row.worker, row.label, 1.0)])
+        with client(make_app(folder, log, "secret"), base_url="http://page.test") as owner:
+            owner.get("/o/secret")
+            html = owner.get("/owner/scorecards").text
+        cards = scorecards(read_run(folder), log.answers())
+    for row in cards.to_dict("records"):
+        shown = html.partition(f'<th scope="row">{row["worker"]}</th>')[2].partition("</tr>")[0]
+        for name in ("accuracy", "gold"):
+            if (told := interval(row, name)) != "":
+                assert f"<small>{told}</small>" in shown
+        assert ("70 to 90 %" in shown) == (row["accuracy_mean"] == 0.8)
 
 
 def test_a_run_leaves_scorecards_and_the_command_writes_them_anew(bank: Bank, tmp_path: Path) -> None:

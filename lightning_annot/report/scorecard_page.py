@@ -15,7 +15,7 @@ from lightning_annot.report import plots
 from lightning_annot.report.atomic import write_text
 from lightning_annot.report.page import inline_svg, template
 from lightning_annot.report.run_files import Headline, percent, read_run
-from lightning_annot.report.scorecards import TRUSTED, scorecards
+from lightning_annot.report.scorecards import TRUSTED, interval, scorecards
 
 CSV, PAGE = "scorecards.csv", "scorecards.html"
 _MOST_WORKERS = 200
@@ -39,7 +39,7 @@ def render(cards: pd.DataFrame, title: str) -> str:
     """The page as HTML text."""
     most = cards.sort_values("answers", ascending=False, kind="stable").head(_MOST_WORKERS)
     rested = cards[cards["state"] != TRUSTED]
-    page = template("scorecards.html", interval=_interval, number=_number)
+    page = template("scorecards.html", interval=interval, number=_number)
     return page.render(
         title=title,
         n_workers=len(cards),
@@ -91,11 +91,6 @@ def _spark(row: Mapping[str, Any]) -> dict[str, str]:
     y = _HEIGHT - _MARGIN - values.clip(0, 1) * (_HEIGHT - 2 * _MARGIN)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     return {"spark": points, "told": "accuracy " + ", then ".join(percent(value) for value in values)}
-
-
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if np.isnan(low) else f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def _number(value: float, digits: int) -> str:

@@ -64,6 +64,12 @@ def scorecards(run: RunFiles, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(card)
 
 
+def interval(row: Mapping[str, Any], name: str) -> str:
+    """The interval of a scorecard's ``accuracy`` or ``gold``, as text; empty where there is none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if np.isnan(low) else f"{100 * low:.0f} to {100 * high:.0f} %"
+
+
 def gold_accuracy(worker: np.ndarray, right: np.ndarray, n_workers: int) -> dict[str, np.ndarray]:
     """Columns ``gold``, ``gold_right`` and accuracy with an exact central 90% interval (Clopper & Pearson 1934).
 

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lightning_annot.annotations.desk import EVERYBODY, LONGEST_NAME, Desk
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.report.run_files import Headline
+from lightning_annot.report.run_files import Headline, percent
 from lightning_annot.serve.doors import Doors
 from lightning_annot.serve.exports import EXPORTS, available, export
 from lightning_annot.serve.gallery import ON_PAGE, SHELVES, Choice, Gallery, Order, Which
@@ -130,13 +130,16 @@ class OwnerPages:
         run = self._overview.run()
         if run is None:
             raise HTTPException(404, "the first round has not ended yet")
-        from lightning_annot.report.scorecards import scorecards
+        from lightning_annot.report.scorecards import interval, scorecards
 
         try:
             cards = scorecards(run, self._log.answers())
         except AnnotError as error:
             raise HTTPException(404, str(error)) from error
-        return page("scorecards.html", rows=cards.to_dict("records"), columns=CARD_COLUMNS)
+        return page(
+            "scorecards.html", rows=cards.to_dict("records"), columns=CARD_COLUMNS, percent=percent, interval=interval,
+            intervals={"accuracy_mean": "accuracy", "gold_accuracy": "gold"},
+        )  # fmt: skip
 
     async def act(self, request: Request, act: Act) -> dict[str, str]:
         """Do it; an invitation answers with the path of the new link, which is told this once."""
