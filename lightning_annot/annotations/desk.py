@@ -10,9 +10,8 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import Connection, Select, delete, exists, func, insert, select, update
 
 from lightning_annot.annotations.checks import check_answers
@@ -21,6 +20,9 @@ from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered
 from lightning_annot.annotations.log import IN_LIST, AnnotationLog, utc_now
 from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, QUESTION
 from lightning_annot.types import AnnotError, Answer
+
+if TYPE_CHECKING:
+    import numpy as np  # a run alone needs it: the page starts sooner without
 
 EVERYBODY = ""
 LONGEST_NAME = 100
@@ -219,6 +221,8 @@ class Desk:
         """How many people can be asked now, who have come at least once, and of each of the ``items`` (N,) how many others
         have answered it; whom the run has set aside does not count.
         """
+        import numpy as np
+
         came = exists().where(LEASE.c.worker == INVITE.c.worker)
         with self._log.reading() as connection:
             _, able, aside = _within_reach(connection, select(INVITE.c.worker, INVITE.c.revoked).where(came))

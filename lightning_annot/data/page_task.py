@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -62,6 +60,8 @@ class Study:
 
     def items_for(self, worker: str) -> list[str]:
         """What ``worker`` is asked, in order: a function of (seed, worker), as many of each class, in random order."""
+        import numpy as np  # a study alone needs it: the page starts sooner without
+
         name = np.frombuffer(hashlib.sha256(worker.encode()).digest(), dtype=np.uint32)
         rng = np.random.default_rng([self.seed, *name.tolist()])
         drawn = [items[i] for items in self.prototypes.values() for i in rng.permutation(len(items))[: self.each]]
