@@ -204,6 +204,10 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
     html = owner.get("/owner").text
     assert "The first round has not ended yet" in html
     assert re.search(r"<dt>Open questions</dt><dd><b>3</b> <small>0 of them lent", html)
+    assert re.search(r"<dt>May answer</dt><dd><b>1</b> <small>of 1 with a link</small>", html)
+    assert html.count("<details open>") == html.count("<summary>") == 5
+    phone = owner.get("/owner", headers={"user-agent": "Mozilla/5.0 (Linux; Android 14) Mobile Safari/537.36"}).text
+    assert (phone.count("<details>"), phone.count("<details open>")) == (5, 0)
     path = owner.post("/owner/act", json={"action": "invite", "worker": MARKUP}).json()["path"]
     assert place.client().get(path).status_code == 200
     assert MARKUP not in owner.get("/owner").text

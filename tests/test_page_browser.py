@@ -16,6 +16,7 @@ from cli_runs import CONFIGS, PIXELS, answers, questions, start
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
 from lightning_annot.experiments.served import ServedPage
@@ -247,6 +248,32 @@ def check_owner(owner: Person, run: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_owner_on_a_phone_and_somebody_who_was_set_aside(browser: Any, tmp_path: Path) -> None:
+    run, why = tmp_path / "run", "the answers do not depend on the image, as far as can be told from forty of them"
+    plain_run(run, 40)
+    agent = "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 Chrome/120.0 Mobile Safari/537.36"
+    with ServedPage(run, ["ann"]) as served, AnnotationLog(run / "annotations.db") as log:
+        Desk(log).set_aside({"ann": why})
+        with person(browser, served.links["owner"], run, user_agent=agent, **PHONE) as owner:
+            page, opened = owner.page, "() => [...document.querySelectorAll('details')].map((part) => part.open)"
+            assert page.evaluate(opened) == [False] * 5
+            assert page.evaluate("document.body.scrollHeight") < 1.5 * 780  # of a phone's height
+            assert "1 set aside by the run" in page.inner_text("#now")
+            page.click("nav a >> text=People")  # leads into a closed part, which opens
+            page.wait_for_function("() => document.getElementById('people').closest('details').open")
+            page.wait_for_timeout(5500)  # it renews itself meanwhile
+            assert page.evaluate(opened) == [False, True, False, False, False]
+            assert why in page.inner_text("#people-table")
+        with person(browser, served.links["ann"], run, **PHONE) as ann:
+            page = ann.page
+            page.wait_for_function("() => document.getElementById('say').textContent.startsWith('Paused')")
+            assert page.inner_text("#say") == f"Paused: {why}."
+            size = "() => { const s = document.getElementById('say'); return [s.scrollWidth <= s.clientWidth, "
+            size += "s.scrollHeight <= s.clientHeight, parseFloat(getComputedStyle(s).fontSize)]; }"
+            assert page.evaluate(size) == [True, True, pytest.approx(21.6)]  # all of it can be read
+
+
+@pytest.mark.slow
 def test_people_label_what_a_run_asks(browser: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = {"config": CONFIGS / "digits.yaml", **PIXELS, "trainer.enable_progress_bar": False, "trainer.max_epochs": 3,
@@ -285,7 +312,7 @@ def check_galleries(owner: Person, run: Path) -> None:
     page, labels = owner.page, pd.read_csv(run / "labels.csv", dtype={"task": str})
     labels = labels[labels["status"] != "prototype"]
     count = labels["task"].map(answers(run)["item"].value_counts()).fillna(0).clip(upper=3)
-    titles = page.locator("#images h2").all_inner_texts()
+    titles = page.locator("#images h3").all_inner_texts()
     assert titles[0] == f"Unfinished images: {(labels['status'] == 'unfinished').sum():,}"
     for n, words in enumerate(("without an answer", "with 1 answer", "with 2 answers")):
         assert titles[n + 1].startswith(f"Images {words}: {(count == n).sum():,}")

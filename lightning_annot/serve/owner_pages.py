@@ -20,7 +20,7 @@ from lightning_annot.serve.doors import Doors
 from lightning_annot.serve.exports import EXPORTS, available, export
 from lightning_annot.serve.gallery import ON_PAGE, SHELVES, Choice, Gallery, Order, Which
 from lightning_annot.serve.overview import PLOTS, Overview
-from lightning_annot.serve.people import CARD_COLUMNS, people_rows
+from lightning_annot.serve.people import CARD_COLUMNS, PersonRow, people_rows
 from lightning_annot.serve.pictures import SMALL, Pictures
 from lightning_annot.serve.tally import Tally
 from lightning_annot.serve.templates import page
@@ -88,19 +88,21 @@ class OwnerPages:
         people = people_rows(self._desk, self._tally, self._overview, study)
         gold, open_ = self._tally.any_gold(), self._tally.open()
         return page(
-            "owner.html", now=self._now(open_), headlines=self._overview.headlines(), study=study, people=people,
+            "owner.html", now=self._now(open_, people), headlines=self._overview.headlines(), study=study, people=people,
+            phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
             paused=self._desk.paused(), plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
             exports=available(self._directory, study is not None, gold, asked=open_ > 0),
         )  # fmt: skip
 
-    def _now(self, open_: int) -> list[Headline]:
-        """The round that goes on, the pace and the cost."""
+    def _now(self, open_: int, people: list[PersonRow]) -> list[Headline]:
+        """The round that goes on, who may answer, the pace and the cost."""
         standing, pace = self._tally.standing(), self._tally.pace()
         tiles = [Headline("Open questions", f"{open_:,}", f"{self._desk.lent():,} of them lent just now")]
         if standing is not None:
             share = f"{standing.answered / standing.asked:.0%} answered"
             tiles.append(Headline(f"Round {standing.round}", f"{standing.answered:,} of {standing.asked:,}", share))
+        tiles.append(Headline("May answer", f"{sum(row.may_answer for row in people):,}", _kept_out(people)))
         tiles.append(Headline("Answers an hour", f"{pace:,.0f}", "over the last quarter of an hour"))
         left = _duration(3600 * open_ / pace) if pace and open_ else "–"
         tiles.append(Headline("Until the round is full", left, "at this pace" if pace else "nobody answers just now"))
@@ -207,6 +209,17 @@ def _try(job: Callable[[], object]) -> None:
 def _file(data: str | bytes, media_type: str, name: str) -> Response:
     headers: dict[str, Any] = {"content-disposition": f'attachment; filename="{name}"'}
     return Response(data, media_type=media_type, headers=headers)
+
+
+def _kept_out(people: list[PersonRow]) -> str:
+    """``of 12 with a link; 1 paused, 2 set aside by the run``."""
+    invited = [row for row in people if row.link == "open"]
+    out = {
+        "paused": sum(bool(row.paused) for row in invited),
+        "set aside by the run": sum(bool(row.set_aside) for row in invited),
+    }
+    told = ", ".join(f"{n:,} {how}" for how, n in out.items() if n)
+    return f"of {len(invited):,} with a link" + (f"; {told}" if told else "")
 
 
 def _duration(seconds: float) -> str:

@@ -43,6 +43,11 @@ class PersonRow:
     done: str
 
     @property
+    def may_answer(self) -> bool:
+        """Whether the page lends questions."""
+        return self.link == "open" and not self.paused and not self.set_aside
+
+    @property
     def ago(self) -> str:
         """When the last answer came, roughly, so that it seldom changes."""
         if self.idle is None:
