@@ -116,10 +116,21 @@ GIVEN = st.tuples(
 )  # fmt: skip
 
 
+def test_the_tally_of_any_database(log_url: str) -> None:
+    with AnnotationLog(log_url) as log:
+        tally = Tally(log, 2)
+        for kind in ("annotation", "gold", "audit"):
+            asked = log.ask([Question(item, None, kind) for item in ("i0", "i1", "i0")])
+            log.answer([Answer(q.id, who, who[:1], 2.0, "page") for q in asked[:2] for who in ("ann", "bob")])
+            check_tally(log, tally)
+        Desk(log)
+        assert tally.said(["i0"]) == {"i0": [("ann", "a"), ("bob", "b")] * 2}
+
+
 STEPS = st.lists(st.tuples(st.lists(ASKED, max_size=5), st.lists(GIVEN, max_size=7), st.booleans()), max_size=6)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(STEPS, st.integers(1, 5))
 def test_any_order_of_batches_gives_the_tally_of_the_whole(steps: list[Any], at_once: int) -> None:
     """Second answers of a worker, several to a question, an expert's, skips, gold and audits, looked at now and then."""

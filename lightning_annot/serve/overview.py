@@ -92,7 +92,7 @@ class Overview:
 
     def __init__(self, directory: Path, tally: Tally, task: Callable[[], PageTask | None]) -> None:
         self._directory, self._tally, self._task = directory, tally, task
-        self._lock = threading.Lock()  # matplotlib draws one figure at a time
+        self._reading, self._drawing_one = threading.Lock(), threading.Lock()  # matplotlib draws one figure at a time
         self._stamp, self._left = 0, None  # type: int, Left | None
         self._drawn: dict[str, tuple[str, str]] = {}
 
@@ -106,7 +106,7 @@ class Overview:
             stamp = max((self._directory / name).stat().st_mtime_ns for name in _FILES)
         except FileNotFoundError:
             return None
-        with self._lock:
+        with self._reading:
             if stamp != self._stamp:
                 self._left, self._stamp = Left(read_run(self._directory)), stamp
             return self._left
@@ -152,15 +152,12 @@ class Overview:
         """A plot as SVG; None where there is no data for it yet."""
         if not self._has(name):
             return None
-        version = self._version(name)
-        with self._lock:
-            if self._drawn.get(name, ("", ""))[0] == version:
-                return self._drawn[name][1]
-        from lightning_annot.report.plots import figure_svg
+        with self._drawing_one:
+            version = self._version(name)
+            if self._drawn.get(name, ("", ""))[0] != version:
+                from lightning_annot.report.plots import figure_svg
 
-        draw = self._drawing(name)
-        with self._lock:
-            self._drawn[name] = version, figure_svg(draw())
+                self._drawn[name] = version, figure_svg(self._drawing(name)())
             return self._drawn[name][1]
 
     def _version(self, name: str) -> str:
