@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+from ports import free_port
 
 from lightning_annot.__main__ import main
 from lightning_annot.annotations.log import AnnotationLog
@@ -96,13 +98,17 @@ def start(command: str, settings: Settings, *more: str) -> BaseProcess:
     _SERVER.set_forkserver_preload(["lightning_annot.cli", "lightning_annot.report.plots", "sklearn.kernel_approximation"])
     process = _SERVER.Process(target=_call_alone, args=(command, dict(settings), *more))
     process.start()
+    atexit.register(process.kill)  # else a test that fails leaves a run that waits for people, and the tests would not end
     return process
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``lightning-annot`` as a shell would, from the project's folder."""
     command = [str(Path(sys.executable).with_name("lightning-annot")), *words]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, text=True, capture_output=True, check=False)
+    meeting = {"MASTER_PORT": str(free_port())}  # of several processes: Lightning's own choice may be taken meanwhile
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | meeting | environment, text=True, capture_output=True, check=False
+    )
 
 
 def _call_alone(command: str, settings: Settings, *more: str) -> None:

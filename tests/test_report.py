@@ -204,9 +204,9 @@ def test_selection(tmp_path: Path) -> None:
 
 def test_large_run_is_fast_and_small(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", n=125_000, w=400, rounds=300, classes=[f"class {k}" for k in range(100)])
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may be busy
     path = write_report(run, picture)
-    assert time.perf_counter() - start < 15  # about 2 s on an idle core
+    assert time.process_time() - start < 15  # about 2 s
     assert path.stat().st_size < 3_000_000
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_runs import QUIET, ROOT, SMALL, rounds, start
+from ports import free_port
 from postgres import new_database
+from waiting import wait_for
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
@@ -32,10 +33,9 @@ class Page:
     """``serve`` in a process of its own, at a port that it keeps."""
 
     def __init__(self, run: Path, url: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        port = self.address.rpartition(":")[2]
-        self._command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--url", url, "--port", port]
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self._command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--url", url, "--port", str(port)]
         self.start()
 
     def start(self) -> None:
@@ -47,13 +47,14 @@ class Page:
 
 
 class Client(threading.Thread):
-    """A worker at one of the pages, who goes on until told to stop; what the page has confirmed."""
+    """A worker at one of the pages, who goes on until told to stop; what the page has confirmed, and refused."""
 
     def __init__(self, name: str, token: str, page: Page, stop: threading.Event) -> None:
         super().__init__()
         self._worker, self._stop_it = name, stop
-        self._http = httpx.Client(base_url=page.address, cookies={"annot_worker": token}, timeout=10)
+        self._http = httpx.Client(base_url=page.address, cookies={"annot_worker": token}, timeout=60)
         self.confirmed: dict[tuple[int, str], str] = {}
+        self.refused: list[str] = []
 
     def run(self) -> None:
         while not self._stop_it.is_set():
@@ -74,7 +75,8 @@ class Client(threading.Thread):
                 continue
             if response.status_code == 200:
                 return response.json()
-            assert response.status_code in (429, 503), response.text
+            if response.status_code not in (429, 503):  # an error in a thread fails no test
+                self.refused.append(response.text)
             time.sleep(0.05)
         return {}
 
@@ -95,13 +97,6 @@ def labelling(log: AnnotationLog, pages: list[Page]) -> Iterator[list[Client]]:
             client.join()
 
 
-def wait_for(done: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_two_pages_and_a_run_share_a_log_and_survive_kills(postgres_server: str, tmp_path: Path) -> None:
     url, run = new_database(postgres_server), tmp_path / "run"
@@ -114,15 +109,16 @@ def test_two_pages_and_a_run_share_a_log_and_survive_kills(postgres_server: str,
     try:
         with AnnotationLog(url) as log, labelling(log, pages) as clients:
             trainer = start("fit", settings, "--ckpt_path=last")
-            wait_for(lambda: len(log.answers()) >= 3)
+            wait_for(lambda: len(log.answers()) >= 3, trainer.is_alive)
             pages[0].kill()
             pages[0].start()
-            wait_for(lambda: len(log.answers()) >= PER_ROUND + 2)
+            wait_for(lambda: len(log.answers()) >= PER_ROUND + 2, trainer.is_alive)
             trainer.kill()
             trainer.join()
             trainer = start("fit", settings, "--ckpt_path=last")
-            trainer.join(120)
+            trainer.join(600)
             assert trainer.exitcode == 0
+        assert [text for client in clients for text in client.refused] == []
         confirmed = {key: label for client in clients for key, label in client.confirmed.items()}
         with AnnotationLog(url) as log:
             answers, questions = log.answers(), log.questions()
