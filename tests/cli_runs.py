@@ -93,6 +93,14 @@ def fit(settings: Settings, output: Path, *more: str, **changed: Any) -> Path:
     return output
 
 
+def check_refused(settings: Settings, *wanted: str) -> None:
+    """``fit`` ends with status 2, says all of ``wanted`` and shows no traceback."""
+    result = call("fit", settings)
+    assert result.status == 2
+    assert "Traceback" not in result.err
+    assert not [text for text in wanted if text not in result.err], result.err
+
+
 def start(command: str, settings: Settings, *more: str) -> BaseProcess:
     """Start one command in a process of its own, which can be killed. A server that has the imports done forks it."""
     _SERVER.set_forkserver_preload(["lightning_annot.cli", "lightning_annot.report.plots", "sklearn.kernel_approximation"])

@@ -146,7 +146,11 @@ def test_first_row_and_unasked_items(tmp_path: Path, first_answers: int) -> None
         risk=0.0, n_annotations=first_answers, status="prototype" if first_answers == 0 else "unfinished"
     )
     labels.to_csv(run / "labels.csv", index=False)
-    parse(write_report(run).read_text(encoding="utf-8"))
+    html = write_report(run).read_text(encoding="utf-8")
+    parse(html)
+    assert f"0 of {30 * first_answers} items" in html
+    assert ("30 prototypes" in html) == (first_answers == 0)
+    assert ("Look at these first" in html) == (first_answers == 1)  # prototypes are sure
 
 
 def test_names_stay_text(tmp_path: Path) -> None:
