@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_runs import QUIET, ROOT, answers, arguments
 from label_studio_server import TOKEN, Opinion, Person, Server, command
-from waiting import wait_for
+from waiting import meanwhile, wait_for
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import Answer, Question, Task
@@ -84,22 +85,14 @@ def await_run(what: Callable[[], object], process: subprocess.Popen[str]) -> Non
 @contextmanager
 def at_work(project: int, opinion: Opinion, *people: Person) -> Iterator[None]:
     """All of them answer meanwhile what is in the tabs of their own."""
-    stop = threading.Event()
 
-    def work(person: Person) -> None:
+    def work(person: Person, stop: threading.Event) -> None:
         while not stop.is_set():
             if not person.work(project, opinion, 1, by_tab=True):
                 time.sleep(0.2)
 
-    threads = [threading.Thread(target=work, args=(person,)) for person in people]
-    for thread in threads:
-        thread.start()
-    try:
+    with meanwhile(*(partial(work, person) for person in people)):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def fresh(person: Person) -> Person:

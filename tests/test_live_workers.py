@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 from cli_runs import Bank, answers, assert_equal_runs, fit, questions, rounds, start
 from test_kill import counts
-from waiting import wait_for
+from waiting import meanwhile, wait_for
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
@@ -34,9 +35,8 @@ PER_ROUND = 12
 @contextmanager
 def people(run: Path, opinion: Opinion, *names: str, most: int | None = None) -> Iterator[None]:
     """People who answer in threads of their own what they are lent, up to ``most`` answers each."""
-    stop = threading.Event()
 
-    def work(name: str) -> None:
+    def work(name: str, stop: threading.Event) -> None:
         with AnnotationLog(run / "annotations.db") as log:
             desk, given = Desk(log), 0
             if name not in {person.worker for person in desk.people()}:
@@ -51,15 +51,8 @@ def people(run: Path, opinion: Opinion, *names: str, most: int | None = None) ->
                 if not lent:
                     time.sleep(0.02)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    try:
+    with meanwhile(*(partial(work, name) for name in names)):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 class ToldWorkers(LiveWorkers):
