@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+from ports import free_port
 
 from lightning_annot.__main__ import main
 from lightning_annot.annotations.log import AnnotationLog
@@ -91,18 +93,30 @@ def fit(settings: Settings, output: Path, *more: str, **changed: Any) -> Path:
     return output
 
 
+def check_refused(settings: Settings, *wanted: str) -> None:
+    """``fit`` ends with status 2, says all of ``wanted`` and shows no traceback."""
+    result = call("fit", settings)
+    assert result.status == 2
+    assert "Traceback" not in result.err
+    assert not [text for text in wanted if text not in result.err], result.err
+
+
 def start(command: str, settings: Settings, *more: str) -> BaseProcess:
     """Start one command in a process of its own, which can be killed. A server that has the imports done forks it."""
     _SERVER.set_forkserver_preload(["lightning_annot.cli", "lightning_annot.report.plots", "sklearn.kernel_approximation"])
     process = _SERVER.Process(target=_call_alone, args=(command, dict(settings), *more))
     process.start()
+    atexit.register(process.kill)  # else a test that fails leaves a run that waits for people, and the tests would not end
     return process
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``lightning-annot`` as a shell would, from the project's folder."""
     command = [str(Path(sys.executable).with_name("lightning-annot")), *words]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, text=True, capture_output=True, check=False)
+    meeting = {"MASTER_PORT": str(free_port())}  # of several processes: Lightning's own choice may be taken meanwhile
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | meeting | environment, text=True, capture_output=True, check=False
+    )
 
 
 def _call_alone(command: str, settings: Settings, *more: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ import pytest
 import torch
 from cli_runs import Bank
 from postgres import new_database, running_postgres
+
+if TYPE_CHECKING:
+    from label_studio_server import Server
 
 N, D, CLASSES = 300, 16, ("ant", "bee", "cow", "dog")
 
@@ -48,6 +52,25 @@ def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL server; tests that ask for it are skipped where there is none."""
     with running_postgres() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def _label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    from label_studio_server import running
+
+    with running(tmp_path_factory.mktemp("label-studio")) as server:
+        yield server
+
+
+@pytest.fixture
+def label_studio(_label_studio_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The one Label Studio server, whose owner's token is in the environment."""
+    from label_studio_server import TOKEN
+
+    from lightning_annot.workers.label_studio_client import TOKEN_VARIABLE
+
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    return _label_studio_server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from ports import free_port
 
 OWNER, PASSWORD, TOKEN = "ann@example.org", "quite-a-secret", "0123456789abcdef0123456789abcdef01234567"
 START_SECONDS = 600  # some hundred migrations of its database: 40 s where nothing else runs
@@ -159,18 +161,11 @@ def _invited(url: str, email: str) -> Person:
         return Person(url, email, browser.get("/api/current-user/token").json()["token"])
 
 
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def line_to(url: str, port: int) -> Iterator[None]:
-    """A line from ``port`` to the server, which is down after the end."""
+    """A line from ``port`` to the server, which is down after the end: no connection is left open."""
     target = httpx.URL(url)
-    stop = threading.Event()
+    stop, ends, pumps = threading.Event(), [], []
     with socket.create_server(("localhost", port)) as listener:
         listener.settimeout(0.1)
 
@@ -178,11 +173,13 @@ def line_to(url: str, port: int) -> Iterator[None]:
             while not stop.is_set():
                 try:
                     near, _ = listener.accept()
-                except OSError:
+                except TimeoutError:
                     continue
                 far = socket.create_connection((target.host, target.port))
+                ends.extend((near, far))
                 for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=_pump, args=(one, other, stop), daemon=True).start()
+                    pumps.append(threading.Thread(target=_pump, args=(one, other)))
+                    pumps[-1].start()
 
         thread = threading.Thread(target=accept)
         thread.start()
@@ -191,19 +188,22 @@ def line_to(url: str, port: int) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
+            for end in ends:
+                _hang_up(end)
+            for pump in pumps:
+                pump.join()
+            for end in ends:
+                end.close()
 
 
-def _pump(one: socket.socket, other: socket.socket, stop: threading.Event) -> None:
-    one.settimeout(0.1)
-    while not stop.is_set():
-        try:
-            data = one.recv(65536)
-        except TimeoutError:
-            continue
-        except OSError:
-            break
-        if not data:
-            break
-        other.sendall(data)
-    one.close()
-    other.close()
+def _pump(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := one.recv(65536):
+            other.sendall(data)
+    _hang_up(one)
+    _hang_up(other)
+
+
+def _hang_up(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is down already
+        end.shutdown(socket.SHUT_RDWR)

@@ -67,6 +67,24 @@ def last_records(folder: Path) -> list[Any]:
     return records
 
 
+def riskiest_table(folder: Path) -> list[list[Any]]:
+    """Rows of the table of the riskiest items that a run left below ``folder``, which has its picture of confusions too."""
+    (media,) = folder.glob("wandb/offline-run-*/files/media")
+    assert list(media.glob("images/confusion*.png"))
+    (table,) = media.glob("table/riskiest_items*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["task", "image", "label", "confidence", "risk", "answers"]
+    return content["data"]
+
+
+def staged_files(folder: Path, run: Path) -> list[bytes]:
+    """Contents of all files that the run below ``folder`` hands over; those of the annotation run ``run`` are among them."""
+    staged = [path.read_bytes() for path in (folder / "wandb_data_dir").rglob("*") if path.is_file()]
+    for name in ("labels.csv", "workers.csv", "rounds.csv", "report.html"):
+        assert (run / name).read_bytes() in staged, name
+    return staged
+
+
 def _values(items: Iterable[Any]) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 

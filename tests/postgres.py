@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 OWNER = "nobody"  # the server refuses to run as root
+START_SECONDS = 120  # most that it may take to come up; less than 1 where nothing else runs
 _AS_ROOT = os.geteuid() == 0
 
 
@@ -39,16 +40,14 @@ def running_postgres() -> Iterator[str]:
     """A server on this machine alone; the URL of its first database, to which the user ``annot`` needs no password."""
     if (reason := why_not()) is not None:
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="annot_pg_", dir="/tmp") as folder, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="annot_pg_", dir="/tmp") as folder:
         if _AS_ROOT:
             shutil.chown(folder, OWNER)
         data = Path(folder) / "data"
         _run("initdb", "--pgdata", str(data), "--username", "annot", "--auth", "trust", "--encoding", "UTF8", "--no-sync")
-        free.close()
         options = {
             "listen_addresses": "127.0.0.1",
-            "port": port,
+            "port": (port := free_port()),
             "unix_socket_directories": folder,
             "shared_buffers": "16MB",
             "fsync": "off",  # the clients are killed in tests, never the machine
@@ -88,7 +87,8 @@ def _run(*command: str) -> None:
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
     import psycopg
 
-    for _ in range(200):
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
         try:
             psycopg.connect(url).close()
             return

@@ -47,7 +47,7 @@ def test_zip_survives_pickle_and_fork(tmp_path: Path) -> None:
     results: multiprocessing.Queue[int] = context.Queue()
     child = context.Process(target=_shade_of, args=(source, 3, results))
     child.start()
-    assert results.get(timeout=20) == 3
+    assert results.get(timeout=600) == 3
     child.join()
     assert shade(source, 0) == 0
 

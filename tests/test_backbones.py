@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from waiting import wait_for
 
 from lightning_annot.backbones import timm_features
 from lightning_annot.backbones.timm_features import BackboneSpec, FeatureSet, build_backbone, extract
@@ -277,11 +277,9 @@ def test_extraction_goes_on_after_kill_9(tmp_path: Path) -> None:
     project = Path(__file__).resolve().parents[1]
     child = subprocess.Popen([sys.executable, "-c", script], cwd=project)
     try:
-        deadline = time.monotonic() + 60
-        while not any(path.stat().st_size >= 10 * 16 for path in cache.glob("*/digests.bin")):
-            assert child.poll() is None, "the extraction ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(
+            lambda: any(path.stat().st_size >= 10 * 16 for path in cache.glob("*/digests.bin")), lambda: child.poll() is None
+        )
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from cli_runs import QUIET, Bank, answers, call, fit, questions
+from cli_runs import QUIET, Bank, answers, check_refused, fit, questions
 from PIL import Image
 
 CLASSES = ("ant", "bee", "cow", "dog")
@@ -25,15 +25,6 @@ Maker = Callable[[Path, Bank], Change]
 def finished(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two rounds, never to be changed."""
     return fit(bank.settings(), tmp_path_factory.mktemp("finished"), trainer__max_epochs=2)
-
-
-def refused(settings: Change, *wanted: str) -> None:
-    """``fit`` ends with status 2, says all of ``wanted`` and shows no traceback."""
-    result = call("fit", settings)
-    assert result.status == 2
-    assert "Traceback" not in result.err
-    absent = [text for text in wanted if text not in result.err]
-    assert not absent, result.err
 
 
 def rewritten(path: Path, target: Path, old: str, new: str) -> Path:
@@ -176,7 +167,7 @@ def test_bad_data(bank: Bank, tmp_path: Path, make: Maker, wanted: list[str]) ->
     settings = {**bank.settings(), "annotation.workers": SIMULATED, **make(tmp_path, bank)}
     if settings["data.labels"] is None:
         settings.pop("data.prototypes_per_class")
-    refused({**settings, "annotation.output_dir": tmp_path / "run"}, *wanted)
+    check_refused({**settings, "annotation.output_dir": tmp_path / "run"}, *wanted)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +202,7 @@ def test_bad_data(bank: Bank, tmp_path: Path, make: Maker, wanted: list[str]) ->
     ],
 )
 def test_bad_settings(bank: Bank, tmp_path: Path, change: Change, wanted: list[str]) -> None:
-    refused({**bank.settings(), **change, "annotation.output_dir": tmp_path / "run"}, *wanted)
+    check_refused({**bank.settings(), **change, "annotation.output_dir": tmp_path / "run"}, *wanted)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +219,7 @@ def test_the_folder_of_another_run(bank: Bank, finished: Path, tmp_path: Path, c
     if "data.labels" in change:
         (tmp_path / "other.csv").write_text(bank.labels.read_text().replace("item", "thing"))
         change = {"data.labels": tmp_path / "other.csv"}
-    kept_by_an_error(bank, finished, tmp_path, change, wanted)
+    check_kept_by_an_error(bank, finished, tmp_path, change, wanted)
 
 
 @pytest.mark.parametrize(
@@ -236,14 +227,14 @@ def test_the_folder_of_another_run(bank: Bank, finished: Path, tmp_path: Path, c
     [(nan_features, ["NaN or inf in 2"]), (cut_answers, ["may be cut"]), (small_cost, ["(2, 2) given"])],
 )
 def test_an_error_on_the_way_loses_nothing(bank: Bank, finished: Path, tmp_path: Path, make: Maker, wanted: list[str]) -> None:
-    kept_by_an_error(bank, finished, tmp_path, {"annotation.workers": SIMULATED, **make(tmp_path, bank)}, wanted)
+    check_kept_by_an_error(bank, finished, tmp_path, {"annotation.workers": SIMULATED, **make(tmp_path, bank)}, wanted)
 
 
-def kept_by_an_error(bank: Bank, finished: Path, folder: Path, change: Change, wanted: list[str]) -> None:
+def check_kept_by_an_error(bank: Bank, finished: Path, folder: Path, change: Change, wanted: list[str]) -> None:
     """Going on with ``change`` is refused, and everything the run has recorded is as it was."""
     run = folder / "run"
     shutil.copytree(finished, run)
-    refused({**bank.settings(), "ckpt_path": "last", **change, "annotation.output_dir": run}, *wanted)
+    check_refused({**bank.settings(), "ckpt_path": "last", **change, "annotation.output_dir": run}, *wanted)
     pd.testing.assert_frame_equal(questions(run), questions(finished))
     pd.testing.assert_frame_equal(answers(run), answers(finished))
     for name in ("labels.csv", "rounds.csv", "workers.csv", "confusions.npz", "config.yaml", "checkpoints/last.ckpt"):
@@ -270,7 +261,7 @@ def test_an_unreadable_image_is_named_and_skipped_on_request(tmp_path: Path) -> 
         "data.backbone.cache_dir": tmp_path / "cache",
         "data.backbone.num_workers": 0,
     }
-    refused({**settings, "annotation.output_dir": tmp_path / "run"}, "cat/3.jpg", "skip")
+    check_refused({**settings, "annotation.output_dir": tmp_path / "run"}, "cat/3.jpg", "skip")
     run = fit(settings, tmp_path / "run", data__backbone__on_error="skip")
     summary = json.loads((run / "summary.json").read_text())
     assert summary["unreadable_images"] == ["cat/3.jpg"]

@@ -68,7 +68,7 @@ def test_bound_of_simulated_workers_is_that_of_plain_loops(who: str) -> None:
     confusions = np.stack([rng.dirichlet(1 + 9 * np.eye(k)[y], n_workers) for y in range(k)], 1)
     said = np.array([[rng.choice(k, p=confusions[j, y]) for y in truth] for j in range(n_workers)])
     source = simulated_source(confusions, n, lambda worker, item: said[worker, item])
-    compare(prior, truth, source, who)
+    check_bound(prior, truth, source, who)
 
 
 @pytest.mark.parametrize("who", ["next", "best"])
@@ -86,10 +86,10 @@ def test_bound_of_recorded_people_is_that_of_plain_loops(who: str) -> None:
         counts[truth[i], z] += j == 2
     expected = counts + STRENGTH * source.pooled.numpy()
     np.testing.assert_allclose(source.confusions[2].numpy(), expected / expected.sum(1, keepdims=True))
-    compare(prior, truth, source, who)
+    check_bound(prior, truth, source, who)
 
 
-def compare(prior: np.ndarray, truth: np.ndarray, source: Source, who: Any) -> None:
+def check_bound(prior: np.ndarray, truth: np.ndarray, source: Source, who: Any) -> None:
     """Both versions give the same rounds, without ever asking about what is not kept."""
     keep = np.arange(len(truth)) >= 6
     tensors = torch.from_numpy(prior).log(), torch.from_numpy(truth), torch.from_numpy(keep)

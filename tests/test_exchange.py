@@ -1,9 +1,10 @@
-"""Every format on a small fixture, there and back, and what is refused."""
+"""Every format of answers on a small fixture, and the table of formats."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exchange_records import made, rows
-from PIL import Image
+from exchange_records import PLAIN, TEN_H, made, rows, saved
 
-from lightning_annot.exchange import cifar, confusions, folders, json_files, label_studio, tables
+from lightning_annot.exchange import cifar, confusions, json_files, label_studio, tables
 from lightning_annot.exchange.formats import FORMATS, find, listing
 from lightning_annot.exchange.incoming import file_name
-from lightning_annot.exchange.records import Reading, Records
+from lightning_annot.exchange.records import Reading
 from lightning_annot.types import AnnotError
-
-PLAIN = Reading()
-Read = Callable[[Path, Reading], Records]
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    def write(content: Any, name: str = "answers.csv") -> Path:
-        path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-        return path
-
-    return write
+    return partial(saved, tmp_path)
 
 
 CROWD = [("1", "ann", "cat", 2.5, "annotation"), ("1", "ben", "dog", None, "annotation")]
@@ -201,9 +193,6 @@ def test_a_hostile_or_foreign_pt_is_refused(tmp_path: Path) -> None:
         cifar.read_cifar10n(tmp_path / "b.pt", PLAIN)
 
 
-TEN_H = "annotator_id,trial_index,is_attn_check,true_category,chosen_category,{index},reaction_time,time_elapsed\n"
-
-
 @pytest.mark.parametrize("index", cifar.INDEX)
 def test_cifar10h(write: Callable[..., Path], index: str) -> None:
     path = write(
@@ -239,139 +228,6 @@ def test_lean(write: Callable[..., Path]) -> None:
     found = json_files.read_lean(write(data, "a.json"), PLAIN)
     assert [row[:3] for row in rows(found)] == [("1", "ann", "3")]
     assert found.truth == {"1": "4"}
-
-
-def test_class_folders_there_and_back(tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    for name in ("a.jpg", "deep/cat/b.jpg", "c.jpg"):
-        (images / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(images / name)
-    labels = pd.DataFrame({"task": ["a.jpg", "deep/cat/b.jpg", "c.jpg"], "label": ["cat", "cat", "dog"], "confidence": 1.0})
-    for copy in (False, True):
-        out = tmp_path / f"out{copy}"
-        folders.write_class_folders(out, labels, images, copy)
-        assert (out / "cat" / "a.jpg").is_symlink() != copy
-        assert (out / "dog" / "c.jpg").read_bytes() == (images / "c.jpg").read_bytes()
-        found = folders.read_class_folders(out, Reading(worker="eve"))
-        assert {row[:3] for row in rows(found)} == {(t, "eve", c) for t, c in zip(labels["task"], labels["label"], strict=True)}
-    with pytest.raises(AnnotError, match="no empty folder"):
-        folders.write_class_folders(out, labels, images)
-    missing = pd.concat([labels, pd.DataFrame({"task": ["z.jpg"], "label": ["cat"]})])
-    with pytest.raises(AnnotError, match=r"1 of 4 images are not below .*z.jpg.*--images"):
-        folders.write_class_folders(tmp_path / "new", missing, images)
-    for task, label in (("../a.jpg", "cat"), ("/a.jpg", "cat"), ("a.jpg", ".."), ("a.jpg", "x/y"), ("a.jpg", "")):
-        with pytest.raises(AnnotError, match="cannot name a file"):
-            folders.write_class_folders(tmp_path / "new", pd.DataFrame({"task": [task], "label": [label]}), images)
-    assert {path.name for path in tmp_path.iterdir()} == {"images", "outFalse", "outTrue"}
-    with pytest.raises(AnnotError, match="no class folders"):
-        folders.read_class_folders(images / "deep" / "cat", PLAIN)
-
-
-def test_metadata_there_and_back(tmp_path: Path, write: Callable[..., Path]) -> None:
-    labels = pd.DataFrame({"task": ["a.jpg", "ü b.jpg"], "label": ["cat", "NA"], "confidence": [0.5, 1.0]})
-    folders.write_metadata(tmp_path, labels)
-    first = (tmp_path / "metadata.jsonl").read_text().splitlines()[0]
-    assert json.loads(first) == {"file_name": "a.jpg", "label": "cat", "confidence": 0.5}
-    wanted = [("a.jpg", "folder", "cat"), ("ü b.jpg", "folder", "NA")]
-    assert [row[:3] for row in rows(folders.read_metadata(tmp_path, PLAIN))] == wanted
-    path = write("file_name,label\na.jpg,cat\nü b.jpg,NA\n", "metadata.csv")
-    assert [row[:3] for row in rows(folders.read_metadata(path, PLAIN))] == wanted
-    with pytest.raises(AnnotError, match="2 of metadata"):
-        folders.read_metadata(tmp_path, PLAIN)
-
-
-def test_metadata_is_what_hugging_face_reads(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
-    folders.write_metadata(tmp_path, pd.DataFrame({"task": ["a.jpg"], "label": ["cat"], "confidence": [0.5]}))
-    found = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
-    assert found[0]["label"] == "cat"
-
-
-HEADER = "task,worker,label\n"
-
-
-@pytest.mark.parametrize(
-    ("read", "content", "words"),
-    [
-        (tables.read_crowd_kit, "task,label\n1,cat\n", r"without \['worker'\]"),
-        (tables.read_crowd_kit, HEADER + "1,a,cat\n1,a,dog\n", "same worker answered before .*line 3: '1'"),
-        (tables.read_crowd_kit, HEADER + "1,a,cat\n2,a,\n", "have no label .*line 3"),
-        (tables.read_crowd_kit, HEADER + "1,a,cat\n2,a", r"do not have the 3 cells .*line 3: '2,a'"),
-        (tables.read_cleanlab, HEADER + "1,a,cat\n", r"without \['annotator'\]"),
-        (tables.read_cleanlab_wide, "task,a,a\n1,2,3\n", "each other one its own worker"),
-        (tables.read_cleanlab_wide, "task,a\n,2\n", "have no task .*line 2"),
-        (tables.read_cleanlab_wide, "task,a\n1,2\n1,3\n", "line 3: '1'"),
-        (tables.read_mturk, "WorkerId,Input.a,Input.b,Answer.c\nw,1,2,3\n", "--map task=COLUMN"),
-        (tables.read_mturk, "WorkerId,Input.a\nw,1\n", "--map label=COLUMN"),
-        (tables.read_mturk, "WorkerId,Input.a,Answer.b,WorkTimeInSeconds\nw,1,2,-3\n", "impossible seconds .*line 2"),
-        (tables.read_netease, "taskId,workerId,answer,truth\n1,a,0,0\n1,b,0,1\n", "contradicts .*line 3: '1'"),
-        (label_studio.read_label_studio_csv, "image,id,x,y,annotator\nu,1,a,b,3\n", r"\['x', 'y'\].*--map label="),
-        (label_studio.read_label_studio_csv, 'image,x,annotator\nu,"{""choices"":[]}",3\n', "line 2.*more than one choice"),
-        (
-            cifar.read_cifar10h,
-            TEN_H.format(index=cifar.INDEX[0]) + "3,0,0,cat,cow,17,1,9\n",
-            "outside the classes .*line 2: 'cow'",
-        ),
-        (cifar.read_cifar10h, TEN_H.format(index=cifar.INDEX[0]) + "3,0,0,cat,dog,-1,1,9\n", "line 2: '-1'.*-99999"),
-        (label_studio.read_label_studio, "{", "line 1: .*the file may be cut"),
-        (label_studio.read_label_studio, {}, "dict where a list of tasks"),
-        (label_studio.read_label_studio, [3], "tasks 1: '3' is no JSON object"),
-        (label_studio.read_label_studio, [{"id": 1}], "task 1 has no 'data'"),
-        (label_studio.read_label_studio, [{"data": {"text": "x"}}], "task 1, data has no 'image'"),
-        (label_studio.read_label_studio, [{"data": []}], "must be a JSON object"),
-        (
-            label_studio.read_label_studio,
-            [{"data": {"image": "u"}, "annotations": [{"result": []}]}],
-            "task 1, annotation 1.*--worker",
-        ),
-        (
-            label_studio.read_label_studio,
-            [{"data": {"image": "u"}, "annotations": [{"completed_by": 1, "lead_time": -1, "result": []}]}],
-            "impossible seconds .*task 1, annotation 1: '-1'",
-        ),
-        (
-            label_studio.read_label_studio,
-            [{"data": {"image": "u"}, "annotations": [{"completed_by": 1, "result": [{"type": "choices", "value": 3}]}]}],
-            r"value\.choices must be a list",
-        ),
-        (
-            label_studio.read_label_studio,
-            [
-                {
-                    "data": {"image": "u"},
-                    "annotations": [{"completed_by": 1, "result": [{"type": "choices", "value": {"choices": ["a", "b"]}}]}],
-                }
-            ],
-            "2 choices",
-        ),
-        (json_files.read_peerannot, [1], r"'\[1\]' where \{task"),
-        (json_files.read_peerannot, {"1": 3}, "of task '1'"),
-        (json_files.read_lean, {"images": {}}, "the file has no 'annos'"),
-        (json_files.read_lean, {"annos": [{"image_id": 1, "anno": {"label": 1}}]}, "anno 1 has no 'worker_id'"),
-        (json_files.read_lean, {"annos": [{"image_id": 1, "worker_id": 2, "anno": {}}]}, "anno 1, anno has no 'label'"),
-        (confusions.read_group_workers, [], "no JSON object"),
-        (confusions.read_group_workers, {"imagenet100": ["a", "b"], "group_workers": {"0": [[[1]]]}}, r"shape \(1, 1, 1\)"),
-        (confusions.read_group_workers, {"imagenet100": ["a"], "group_workers": {"0": [[[0.5]]]}}, "whole numbers"),
-        (confusions.read_group_workers, {"imagenet100": ["a"], "group_workers": {"0": "x"}}, "group '0'"),
-        (folders.read_metadata, "not json\n", "line 1: "),
-        (folders.read_metadata, '{"file_name": "a"}\n', "line 1 has no 'label'"),
-        (folders.read_metadata, "3\n", "line 1: '3' is no JSON object"),
-    ],
-)
-def test_malformed_files_are_refused(tmp_path: Path, read: Read, content: Any, words: str) -> None:
-    path = tmp_path / "answers"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(AnnotError, match=words):
-        read(path, PLAIN)
-    with pytest.raises(AnnotError):
-        read(tmp_path / "absent.json", PLAIN)
-
-
-def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AnnotError, match="read as no answer"):
-        tables.write_cleanlab_wide(tmp_path / "a.csv", made([("1", "a", "nan", None)]))
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

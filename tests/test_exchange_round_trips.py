@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from exchange_records import made, rows
-from hypothesis import HealthCheck, given, settings
+from exchange_records import PLAIN, ROUND, Read, made, rows
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_annot.exchange import confusions, json_files, label_studio, tables
-from lightning_annot.exchange.records import Reading, Records
-
-PLAIN = Reading()
-Read = Callable[[Path, Reading], Records]
 
 NAME = st.text(string.ascii_letters + string.digits + ' ,;"é-./', min_size=1, max_size=6).filter(
     lambda s: s.strip() == s and s.lower() not in ("nan", "expert_label") and not s.startswith("{")
@@ -25,7 +20,6 @@ NAME = st.text(string.ascii_letters + string.digits + ' ,;"é-./', min_size=1, m
 ANSWERS = st.dictionaries(
     st.tuples(NAME, NAME), st.tuples(NAME, st.none() | st.integers(0, 90).map(float)), min_size=1, max_size=12
 ).map(lambda given: [(*key, *value) for key, value in given.items()])
-ROUND = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exchange_records import made, rows
-from hypothesis import HealthCheck, given, settings
+from exchange_records import PLAIN, ROUND, made, rows
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_annot.exchange import cifar, cifar_out, confusions, folders, label_studio, numbers, tables
-from lightning_annot.exchange.records import Reading, Records
+from lightning_annot.exchange.records import Records
 from lightning_annot.types import AnnotError
-
-PLAIN = Reading()
-ROUND = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 MTURK = """HITId,HITTypeId,AssignmentId,WorkerId,AssignmentStatus,AcceptTime,SubmitTime,WorkTimeInSeconds,\
 Input.image_url,Input.task,Answer.label,Approve,Reject

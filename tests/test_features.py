@@ -116,7 +116,7 @@ def test_a_second_writer_waits_and_sees_the_rows(tmp_path: Path) -> None:
         time.sleep(0.1)
         assert seen == []
         first.append(digests[:1], block_of(range(1)))
-    thread.join(timeout=10)
+    thread.join(timeout=600)
     assert seen == [1]
 
 

@@ -32,11 +32,17 @@ def counts(run: Path) -> tuple[int, int]:
 
 
 def kill_when_it_moves(process: BaseProcess, run: Path, which: int, pause: float) -> bool:
-    """SIGKILL ``pause`` seconds after the count of questions (0) or answers (1) has grown; whether it was still alive."""
-    before = counts(run)[which]
-    while process.is_alive() and counts(run)[which] == before:
+    """SIGKILL ``pause`` seconds after the count of questions (0) or answers (1) has grown; whether it was still alive.
+
+    It comes earlier if the count grows once more: on a machine that is quicker than it was, a run may not get away.
+    """
+    before = now = counts(run)[which]
+    while process.is_alive() and now == before:
         time.sleep(0.0005)
-    time.sleep(pause)
+        now = counts(run)[which]
+    end = time.monotonic() + pause
+    while process.is_alive() and time.monotonic() < end and counts(run)[which] == now:
+        time.sleep(0.0005)
     process.kill()
     process.join()
     return process.exitcode == -signal.SIGKILL

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 from cli_runs import Bank, answers, assert_equal_runs, fit, questions, rounds, start
 from test_kill import counts
+from waiting import meanwhile, wait_for
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
@@ -33,9 +35,8 @@ PER_ROUND = 12
 @contextmanager
 def people(run: Path, opinion: Opinion, *names: str, most: int | None = None) -> Iterator[None]:
     """People who answer in threads of their own what they are lent, up to ``most`` answers each."""
-    stop = threading.Event()
 
-    def work(name: str) -> None:
+    def work(name: str, stop: threading.Event) -> None:
         with AnnotationLog(run / "annotations.db") as log:
             desk, given = Desk(log), 0
             if name not in {person.worker for person in desk.people()}:
@@ -50,15 +51,27 @@ def people(run: Path, opinion: Opinion, *names: str, most: int | None = None) ->
                 if not lent:
                     time.sleep(0.02)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    try:
+    with meanwhile(*(partial(work, name) for name in names)):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+
+
+class ToldWorkers(LiveWorkers):
+    """Live workers that leave in a file how many answers a round that waits has seen."""
+
+    FILE = "seen.txt"
+
+    def bind(self, task: Task) -> None:
+        super().bind(task)
+        self._file = Path(task.output_dir) / self.FILE
+
+    def patience(self, arrived: int, asked: int, seconds: float) -> float:
+        self._file.write_text(str(arrived))
+        return super().patience(arrived, asked, seconds)
+
+    @classmethod
+    def has_seen(cls, run: Path) -> str:
+        file = run / cls.FILE
+        return file.read_text() if file.is_file() else ""
 
 
 @pytest.fixture
@@ -105,8 +118,7 @@ def test_a_share_is_enough_and_a_late_answer_counts_in_its_own_round(
         fit({**live, "trainer.max_epochs": 2, "annotation.workers.until": 0.75}, run)
     assert rounds(run)["annotations"].tolist() == [0, 9]
     with people(run, truth.get, "ann", most=3):  # what was left open
-        while counts(run)[1] < PER_ROUND:
-            time.sleep(0.02)
+        wait_for(lambda: counts(run)[1] == PER_ROUND)
     assert answers(run)["round"].tolist() == [0] * PER_ROUND
     with people(run, truth.get, "ann"):
         fit({**live, "trainer.max_epochs": 3}, run)
@@ -135,11 +147,10 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
 ) -> None:
     """By Ctrl-C, which leaves a report, and by what a machine sends before it goes down, which gets a quick end."""
     run = tmp_path / "run"
-    process = start("fit", {**live, "annotation.output_dir": run})
+    settings = {**live, "annotation.workers": "test_live_workers.ToldWorkers"}
+    process = start("fit", {**settings, "annotation.output_dir": run})
     with people(run, truth.get, "ann", most=5):
-        while counts(run)[1] < 5:
-            time.sleep(0.02)
-    time.sleep(0.3)
+        wait_for(lambda: ToldWorkers.has_seen(run) == "5", process.is_alive)
     assert process.pid is not None
     os.kill(process.pid, told)
     process.join()
@@ -149,7 +160,7 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
         assert reason(run) == f"interrupted while waiting for people: {what}"
         assert (run / "report.html").is_file()
     with people(run, truth.get, "ann"):
-        fit(live, run)
+        fit(settings, run)
     assert rounds(run)["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND, 3 * PER_ROUND]
     assert not answers(run).duplicated("question").any()
 
@@ -188,9 +199,7 @@ def test_who_answers_without_looking_is_set_aside_in_the_middle_of_a_round(
     with AnnotationLog(run / "annotations.db") as log:
         desk = Desk(log)
         with people(run, truth.get, "ann", most=40), people(run, lambda item: "ant", "spam", most=25):
-            while desk.paused("spam") is None:
-                assert process.is_alive()
-                time.sleep(0.02)
+            wait_for(lambda: desk.paused("spam") is not None, process.is_alive)
         assert process.is_alive()  # it waits: not nearly all is answered
         with people(run, truth.get, "ann"), people(run, lambda item: "ant", "spam"):
             process.join()
@@ -215,9 +224,7 @@ def test_what_nobody_can_answer_is_not_waited_for(live: dict[str, Any], tmp_path
     with AnnotationLog(run / "annotations.db") as log:
         desk = Desk(log)
         with people(run, truth.get, "ann"), people(run, truth.get, "bob", most=20):
-            while len(log.answers()) < 280 or len(log.questions(round=1)) == 0:
-                assert process.is_alive()
-                time.sleep(0.05)
+            wait_for(lambda: len(log.answers()) >= 280 and len(log.questions(round=1)), process.is_alive)
             desk.revoke("bob")
             process.join()
     assert process.exitcode == 0

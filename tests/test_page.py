@@ -177,9 +177,9 @@ def test_a_hundred_hostile_requests_change_nothing(place: Place) -> None:
     (name,) = ann.cookies
     liar.cookies.set(name, "bob")
     facts, requests = place.facts(), hostile()
-    for method, path, arguments in requests:
-        status = ann.request(method, path, **arguments).status_code
-        assert 400 <= status < 500, (method, path[:80], str(arguments)[:200], status)
+    assert len({request.name for request in requests}) == len(requests) >= 100
+    for name, method, path, arguments in requests:
+        assert 400 <= ann.request(method, path, **arguments).status_code < 500, name
     for client in (nobody, liar):
         for method, path, arguments in [
             ("GET", "/", {}),
@@ -190,7 +190,6 @@ def test_a_hundred_hostile_requests_change_nothing(place: Place) -> None:
             ("POST", "/api/answer", {"json": given(1)}),
         ]:
             assert client.request(method, path, **arguments).status_code in (401, 404)
-    assert len(requests) + 12 >= 100
     assert place.facts() == facts
 
 

@@ -27,6 +27,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
 FLOOD = 600  # connections, more than the page holds
+SECONDS = 120.0  # most that an answer may take on a busy machine; without one it is a failure
 JSON = "content-type: application/json\r\n"
 
 
@@ -42,7 +43,7 @@ class Site:
     printed: Path
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=15)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
 
     def send(self, text: bytes) -> int:
         """The status that these bytes are answered with; 0 if the connection is closed without an answer."""
@@ -50,6 +51,8 @@ class Site:
             try:
                 connection.sendall(text)
                 head = connection.recv(4096)
+            except TimeoutError:
+                raise
             except OSError:
                 return 0
         return int(head.split(b" ", 2)[1]) if head else 0
@@ -86,9 +89,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
         command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--port", "0", "--invite", "ann"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, text=True)
         assert process.stdout is not None
-        links = dict(process.stdout.readline().strip().split(": ", 1) for _ in range(2))
-        ann, owner = (urlsplit(links[name]).path[3:] for name in ("ann", "owner"))
         try:
+            links = dict(process.stdout.readline().strip().split(": ", 1) for _ in range(2))
+            ann, owner = (urlsplit(links[name]).path[3:] for name in ("ann", "owner"))
             yield Site(log, urlsplit(links["ann"]).port or 0, ann, owner, cookie_of(links["ann"]), printed)
         finally:
             process.terminate()
@@ -115,14 +118,14 @@ def still_works(site: Site) -> None:
 
 def test_hostile_requests(site: Site) -> None:
     before = prepare(site)
-    for method, path, arguments in hostile():
+    for name, method, path, arguments in hostile():
         request = httpx.Request(method, f"http://127.0.0.1:{site.port}/", **arguments)
-        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items() if name != "host")
+        head = "".join(f"{key}: {value}\r\n" for key, value in request.headers.items() if key != "host")
         if arguments.get("headers", {}).get("content-length") is None:
             status = site.ask(method, path, head, request.read())
         else:
             status = site.ask(method, path, f"{JSON}content-length: 999999\r\n", b"{}")
-        assert 400 <= status < 500, (method, path[:80], str(arguments)[:200], status)
+        assert 400 <= status < 500, (name, status)
     assert site.tables() == before
     assert site.log.answers().empty
     still_works(site)
@@ -199,7 +202,7 @@ def test_who_is_slow_is_cut_off_and_a_flood_keeps_nobody_out(site: Site) -> None
     for connection, text in zip(slow, begun * 4, strict=True):
         connection.sendall(text)
     start = time.monotonic()
-    while slow and time.monotonic() < start + 15:
+    while slow and time.monotonic() < start + SECONDS:
         time.sleep(0.5)
         slow = [connection for connection in slow if trickle(connection)]
         assert site.ask("GET", "/image/1") == 200  # meanwhile

@@ -13,7 +13,7 @@ from cli_runs import Bank, call
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.annotations.schema import refuse_password
+from lightning_annot.annotations.schema import open_engine, refuse_password
 from lightning_annot.types import AnnotError, Answer, Question
 
 WRITERS = 6
@@ -182,7 +182,13 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(url: str, bank: Bank, t
 
 
 @pytest.mark.parametrize(
-    "url", ["annotations.db", "sqlite:///run.db", "postgresql://ann@db/run?sslmode=require", "postgresql:///run"]
+    ("url", "opened"),
+    [
+        ("annotations.db", "sqlite:///annotations.db"),
+        ("sqlite:///run.db", "sqlite:///run.db"),
+        ("postgresql://ann@db/run?sslmode=require", "postgresql+psycopg://ann@db/run?sslmode=require"),
+        ("postgresql:///run", "postgresql+psycopg:///run"),
+    ],
 )
-def test_a_url_without_a_password(url: str) -> None:
-    refuse_password(url)
+def test_a_url_without_a_password_is_opened_as_it_is(url: str, opened: str) -> None:
+    assert open_engine(url).url.render_as_string(hide_password=False) == opened

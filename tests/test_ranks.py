@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 from cli_runs import QUIET, ROOT, SMALL, arguments, run
 from PIL import Image
+from waiting import wait_for
 
 from lightning_annot.backbones.timm_features import BackboneSpec, FeatureSet, extract
 from lightning_annot.data.features import FeatureBank
@@ -69,20 +69,20 @@ def by_one(root: Path, cache: Path) -> FeatureSet:
 
 def test_two_processes_go_on_after_both_were_killed(tmp_path: Path) -> None:
     root, cache = photos(tmp_path / "images", 120), tmp_path / "cache"
-    both = start_both(root, cache, tmp_path / "first", 0.05)
+    both = start_both(root, cache, tmp_path / "first", 0.2)  # at least 12 s, of which the kill needs two
+
+    def both_begun() -> bool:
+        return len(rows := rows_of_shards(cache)) == 2 and min(rows) >= 6
+
     try:
-        deadline = time.monotonic() + 120
-        while len(rows := rows_of_shards(cache)) < 2 or min(rows) < 6:
-            assert all(process.poll() is None for process in both), "a process ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(both_begun, lambda: all(process.poll() is None for process in both))
     finally:
         for process in both:
             process.send_signal(signal.SIGKILL)
             process.communicate()
     before = rows_of_shards(cache)
     assert max(before) < 60
-    said = [process.communicate(timeout=120) for process in start_both(root, cache, tmp_path / "second", 0.0)]
+    said = [process.communicate(timeout=600) for process in start_both(root, cache, tmp_path / "second", 0.0)]
     assert all("()" in out for out, _ in said), said
     assert said[0][0].splitlines()[-1] == said[1][0].splitlines()[-1]  # both read the same features
     assert f"features of {120 - sum(before)} images in" in said[0][0]
@@ -122,6 +122,6 @@ def test_the_trainer_s_processes_share_the_images(tmp_path: Path) -> None:
 
 def test_fewer_images_than_processes(tmp_path: Path) -> None:
     root, cache = photos(tmp_path / "images", 1), tmp_path / "cache"
-    said = [process.communicate(timeout=120) for process in start_both(root, cache, tmp_path / "meeting", 0.0)]
+    said = [process.communicate(timeout=600) for process in start_both(root, cache, tmp_path / "meeting", 0.0)]
     assert all("()" in out for out, _ in said), said
     assert sum(rows_of_shards(cache)) == 1

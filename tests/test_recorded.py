@@ -141,9 +141,9 @@ def test_the_real_answers_replay_whole_and_by_slot():
     workers = bound(DATA / "annotations.csv", Task(items, sorted(set(table["label"])), seed=0, output_dir=""))
     assert set(workers.capacity().tolist()) == {3}
     questions = [Question(item, None, id=i + 1) for i, item in enumerate(items * 3)]
-    began = time.perf_counter()
+    began = time.process_time()  # of this process: others may be busy
     answers = [answer for at in range(0, 30_000, 2000) for answer in replay(workers, questions[at : at + 2000])]
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     key = {(task, worker): label for task, worker, label in zip(table.task, table.worker, table.label, strict=True)}
     slot = {(task, worker): slot for task, worker, slot in zip(table.task, table.worker, table.slot, strict=True)}
     for (_, worker, label, _), question in zip(answers, questions, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from cli_runs import QUIET, SMALL, Bank, answers, assert_equal_weights, checkpoint, fit, questions, rounds
-from offline_wandb import go_offline, logger_settings, read_offline
+from offline_wandb import go_offline, logger_settings, read_offline, riskiest_table, staged_files
 
 from lightning_annot.callbacks.wandb_records import CURVES
 
@@ -22,23 +21,15 @@ def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     log = {"annotation.log_url": f"sqlite:///{tmp_path}/secret.db"}
     run = fit({**QUIET, **SMALL, "data.root": "digits", **log, **logger_settings(tmp_path)}, tmp_path / "run")
     told = read_offline(tmp_path)
-    (folder,) = tmp_path.glob("wandb/offline-run-*")
-    media = folder / "files" / "media"
-    assert list(media.glob("images/confusion*.png"))
-    (table,) = media.glob("table/riskiest_items*.table.json")
-    content = json.loads(table.read_text())
-    assert content["columns"] == ["task", "image", "label", "confidence", "risk", "answers"]
-    n_shown = len(content["data"])
-    assert n_shown > 0
+    shown = riskiest_table(tmp_path)
+    assert shown
     labels = pd.read_csv(run / "labels.csv", dtype=str).set_index("task")
-    for task, _, label, _, risk, n_answers in content["data"]:
+    for task, _, label, _, risk, n_answers in shown:
         row = labels.loc[task]
         assert (row["label"], int(row["n_annotations"])) == (str(label), n_answers)
         assert float(row["risk"]) == pytest.approx(risk, abs=1e-6)
-    staged = [path.read_bytes() for path in (tmp_path / "wandb_data_dir").rglob("*") if path.is_file()]
-    for name in ("labels.csv", "workers.csv", "rounds.csv", "report.html"):
-        assert (run / name).read_bytes() in staged, name
-    assert sum(part.startswith(b"\x89PNG") for part in staged) == n_shown  # pictures of the table
+    staged = staged_files(tmp_path, run)
+    assert sum(part.startswith(b"\x89PNG") for part in staged) == len(shown)  # pictures of the table
     table = rounds(run)
     for name in CURVES:
         assert told.curve(name) == pytest.approx(table[name].tolist(), abs=1e-5, nan_ok=True), name

@@ -146,7 +146,11 @@ def test_first_row_and_unasked_items(tmp_path: Path, first_answers: int) -> None
         risk=0.0, n_annotations=first_answers, status="prototype" if first_answers == 0 else "unfinished"
     )
     labels.to_csv(run / "labels.csv", index=False)
-    parse(write_report(run).read_text(encoding="utf-8"))
+    html = write_report(run).read_text(encoding="utf-8")
+    parse(html)
+    assert f"0 of {30 * first_answers} items" in html
+    assert ("30 prototypes" in html) == (first_answers == 0)
+    assert ("Look at these first" in html) == (first_answers == 1)  # prototypes are sure
 
 
 def test_names_stay_text(tmp_path: Path) -> None:
@@ -204,9 +208,9 @@ def test_selection(tmp_path: Path) -> None:
 
 def test_large_run_is_fast_and_small(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", n=125_000, w=400, rounds=300, classes=[f"class {k}" for k in range(100)])
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may be busy
     path = write_report(run, picture)
-    assert time.perf_counter() - start < 15  # about 2 s on an idle core
+    assert time.process_time() - start < 15  # about 2 s
     assert path.stat().st_size < 3_000_000
 
 

@@ -50,7 +50,7 @@ def prepare(run: Path, prototypes: Path, *more: str) -> str:
 @contextmanager
 def enter(link: str) -> Iterator[httpx.Client]:
     """A client with the cookie of a link."""
-    with httpx.Client(base_url=link.split("/w/")[0].split("/o/")[0], timeout=30) as client:
+    with httpx.Client(base_url=link.split("/w/")[0].split("/o/")[0], timeout=600) as client:
         assert client.get(link).status_code == 200
         yield client
 

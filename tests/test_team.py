@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_runs import QUIET, ROOT, SMALL, rounds, start
+from ports import free_port
 from postgres import new_database
+from waiting import meanwhile, wait_for
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
@@ -33,10 +34,9 @@ class Page:
     """``serve`` in a process of its own, at a port that it keeps."""
 
     def __init__(self, run: Path, url: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        port = self.address.rpartition(":")[2]
-        self._command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--url", url, "--port", port]
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self._command = [sys.executable, "-m", "lightning_annot", "serve", str(run), "--url", url, "--port", str(port)]
         self.start()
 
     def start(self) -> None:
@@ -47,27 +47,26 @@ class Page:
         self._process.wait()
 
 
-class Client(threading.Thread):
+class Client:
     """A worker at one of the pages, who goes on until told to stop; what the page has confirmed."""
 
-    def __init__(self, name: str, token: str, page: Page, stop: threading.Event) -> None:
-        super().__init__()
-        self._worker, self._stop_it = name, stop
-        self._http, self._link = httpx.Client(base_url=page.address, timeout=10), f"{page.address}/w/{token}"
+    def __init__(self, name: str, token: str, page: Page) -> None:
+        self._worker = name
+        self._http, self._link = httpx.Client(base_url=page.address, timeout=60), f"{page.address}/w/{token}"
         self.confirmed: dict[tuple[int, str], str] = {}
 
-    def run(self) -> None:
-        while not self._stop_it.is_set():
-            lent = self._post("/api/next", {"n": 2}).get("questions", [])
-            for question in lent:
-                label = str(question % 10)
-                if "new" in self._post("/api/answer", {"question": question, "label": label, "seconds": 1.0}):
-                    self.confirmed[question, self._worker] = label
-            time.sleep(0.02 if lent else 0.1)
-        self._http.close()
+    def work(self, stop: threading.Event) -> None:
+        with self._http:
+            while not stop.is_set():
+                lent = self._post("/api/next", {"n": 2}, stop).get("questions", [])
+                for question in lent:
+                    label = str(question % 10)
+                    if "new" in self._post("/api/answer", {"question": question, "label": label, "seconds": 1.0}, stop):
+                        self.confirmed[question, self._worker] = label
+                time.sleep(0.02 if lent else 0.1)
 
-    def _post(self, path: str, body: object) -> dict[str, Any]:
-        while not self._stop_it.is_set():
+    def _post(self, path: str, body: object, stop: threading.Event) -> dict[str, Any]:
+        while not stop.is_set():
             try:
                 if "cookie" not in self._http.headers:
                     self._http.headers["cookie"] = cookie_of(self._link)
@@ -85,24 +84,11 @@ class Client(threading.Thread):
 @contextmanager
 def labelling(log: AnnotationLog, pages: list[Page]) -> Iterator[list[Client]]:
     """Every worker at every page at once."""
-    stop, desk = threading.Event(), Desk(log)
+    desk = Desk(log)
     tokens = {name: desk.invite(name) for name in WORKERS}
-    clients = [Client(name, token, page, stop) for name, token in tokens.items() for page in pages]
-    for client in clients:
-        client.start()
-    try:
+    clients = [Client(name, token, page) for name, token in tokens.items() for page in pages]
+    with meanwhile(*(client.work for client in clients)):
         yield clients
-    finally:
-        stop.set()
-        for client in clients:
-            client.join()
-
-
-def wait_for(done: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -117,14 +103,14 @@ def test_two_pages_and_a_run_share_a_log_and_survive_kills(postgres_server: str,
     try:
         with AnnotationLog(url) as log, labelling(log, pages) as clients:
             trainer = start("fit", settings, "--ckpt_path=last")
-            wait_for(lambda: len(log.answers()) >= 3)
+            wait_for(lambda: len(log.answers()) >= 3, trainer.is_alive)
             pages[0].kill()
             pages[0].start()
-            wait_for(lambda: len(log.answers()) >= PER_ROUND + 2)
+            wait_for(lambda: len(log.answers()) >= PER_ROUND + 2, trainer.is_alive)
             trainer.kill()
             trainer.join()
             trainer = start("fit", settings, "--ckpt_path=last")
-            trainer.join(120)
+            trainer.join(600)
             assert trainer.exitcode == 0
         confirmed = {key: label for client in clients for key, label in client.confirmed.items()}
         with AnnotationLog(url) as log:

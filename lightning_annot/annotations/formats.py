@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -166,13 +167,24 @@ def _check_filled(path: Path, values: pd.Series) -> None:
     check_none(path, empty, f"have no {values.name}", "fill them or remove them")
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """AnnotError where a file that is read within cannot be read, or is not UTF-8."""
+    try:
+        yield
+    except OSError as error:
+        raise AnnotError(f"{path} cannot be read: {error}; check the path and the permissions") from error
+    except UnicodeDecodeError as error:
+        raise AnnotError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+
+
 def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Header, rows as wide as the header, and the line each row ends on; blank lines are left out."""
     rows: list[list[str]] = []
     lines: list[int] = []
     broken: dict[int, str] = {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with readable(path), open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             if len(header) == 1 and (odd := [mark for mark in ";\t" if mark in header[0]]):
@@ -183,10 +195,6 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
                     lines.append(reader.line_num)
                 elif cells:
                     broken[reader.line_num] = ",".join(cells)
-    except OSError as error:
-        raise AnnotError(f"{path} cannot be read: {error}; check the path and the permissions") from error
-    except UnicodeDecodeError as error:
-        raise AnnotError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
     except csv.Error as error:
         raise AnnotError(f"{path}, line {reader.line_num}: {error}; a quote may be open, or the file cut") from error
     problem = f"do not have the {len(header)} cells of the header"

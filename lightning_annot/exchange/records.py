@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_none, parse_seconds, read_table
+from lightning_annot.annotations.formats import check_none, parse_seconds, read_table, readable
 from lightning_annot.types import AnnotError
 
 COLUMNS = ("task", "worker", "label", "seconds", "kind", "skip")
@@ -120,11 +120,8 @@ def texts(values: pd.Series) -> list[str]:
 def read_json(path: Path) -> Any:
     """What the file holds; AnnotError where it cannot be read or is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise AnnotError(f"{path} cannot be read: {error}; check the path and the permissions") from error
-    except UnicodeDecodeError as error:
-        raise AnnotError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+        with readable(path):
+            return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise AnnotError(f"{path}, line {error.lineno}: {error.msg}; the file may be cut") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -18,6 +18,7 @@ from lightning_annot.report import plots
 from lightning_annot.report.atomic import write_text
 from lightning_annot.report.metrics import Reliability
 from lightning_annot.report.run_files import RunFiles, headlines, percent, read_run
+from lightning_annot.report.templates import templates
 from lightning_annot.report.thumbnails import Opener, load_thumbnails
 
 RISKIEST, SAMPLE = 24, 36
@@ -84,13 +85,7 @@ def render(run: RunFiles, opener: Opener | None = None, title: str = "") -> str:
 
 def template(name: str, **filters: Callable[..., str | None]) -> Template:
     """A page of this package, in which all text is escaped; it knows ``percent`` and the ``filters``."""
-    environment = Environment(
-        loader=PackageLoader("lightning_annot.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("lightning_annot.report", ".")
     environment.filters.update(filters, percent=percent)
     return environment.get_template(name)
 

@@ -1,21 +1,16 @@
-"""HTML pages: templates whose every value is text, never markup."""
+"""The HTML pages that are served."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("lightning_annot.serve", "pages"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+from lightning_annot.report.templates import templates
+
+_PAGES = templates("lightning_annot.serve", "pages")
 
 
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A page from its template."""
-    return HTMLResponse(_ENVIRONMENT.get_template(template).render(**values), status)
+    return HTMLResponse(_PAGES.get_template(template).render(**values), status)
