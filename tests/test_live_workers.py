@@ -154,6 +154,30 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
     assert not answers(run).duplicated("question").any()
 
 
+def test_an_experts_answers_fill_no_round(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    """Five of twelve questions are answered, and half would do; eight answers that nobody was asked for change neither."""
+    run = tmp_path / "run"
+    process = start("fit", {**live, "annotation.output_dir": run, "annotation.workers.until": 0.5})
+    with people(run, truth.get, "ann", most=5):
+        while counts(run)[1] < 5:
+            time.sleep(0.02)
+    others = [item for item in truth if item not in {*questions(run)["item"]}][:8]
+    with AnnotationLog(run / "annotations.db") as log:
+        eve = [(Question(item, "eve", round=-1), Answer(0, "eve", truth[item], source="expert")) for item in others]
+        assert log.record(eve) == 8
+        time.sleep(0.5)  # ten looks
+        assert log.last_round() == 0
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert reason(run) == (
+        f"interrupted while waiting for people: 5 of {PER_ROUND} answers are there; the same command goes on"
+    )
+    with people(run, truth.get, "ann"):
+        fit({**live, "trainer.max_epochs": 2}, run)
+    assert rounds(run)["annotations"].tolist() == [0, PER_ROUND + 8]
+
+
 @pytest.mark.slow
 def test_killed_and_taken_up_it_equals_an_undisturbed_run(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
     """Where the answers depend on the questions alone, so does the run, whenever they come and however often it dies."""

@@ -226,8 +226,7 @@ class AnnotationRound(Callback):
             too_dear = asking.buy(ledger, chosen)
         self._stage(trainer, "asking")
         self.workers.set_aside(self._belief.not_asked())
-        known = int(row["annotations"] + row["gold"])
-        interrupted = await_answers(ledger, self.workers, round_, known, lambda: self._look(ledger, round_), trainer)
+        interrupted = await_answers(ledger, self.workers, round_, facts.replies, lambda: self._look(ledger, round_), trainer)
         self._latest = now = ledger.facts(round_ + 1)
         row["seconds_ask"] = self._lap()
         if interrupted is not None:

@@ -179,7 +179,7 @@ class Asking:
 def await_answers(
     ledger: Ledger, workers: Workers, round_: int, known: int, look: Callable[[], None], trainer: Trainer
 ) -> str | None:
-    """Collect answers until the workers' patience is over; ``known`` ones are those of earlier rounds.
+    """Collect answers until the workers' patience is over; ``known`` replies, see ``Facts``, are those of earlier rounds.
 
     Meanwhile ``look`` is called whenever ``LOOK_AFTER`` more answers have come.
     Returns why the run ends instead, if it is told to meanwhile, by Ctrl-C or SIGTERM: all is committed.
