@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cli_runs import Bank, answers, assert_equal_runs, fit, questions, rounds, start
+from cli_runs import Bank, answers, assert_equal_runs, call, fit, questions, rounds, start
 from test_kill import counts
 
 from lightning_annot.annotations.desk import Desk
@@ -136,8 +136,8 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
     """By Ctrl-C, which leaves a report, and by what a machine sends before it goes down, which gets a quick end."""
     run = tmp_path / "run"
     process = start("fit", {**live, "annotation.output_dir": run})
-    with people(run, truth.get, "ann", most=5):
-        while counts(run)[1] < 5:
+    with people(run, truth.get, "ann", most=PER_ROUND + 5):
+        while counts(run)[1] < PER_ROUND + 5:
             time.sleep(0.02)
     time.sleep(0.3)
     assert process.pid is not None
@@ -148,8 +148,21 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
         what = f"5 of {PER_ROUND} answers are there; the same command goes on"
         assert reason(run) == f"interrupted while waiting for people: {what}"
         assert (run / "report.html").is_file()
-    with people(run, truth.get, "ann"):
-        fit(live, run)
+    with AnnotationLog(run / "annotations.db") as log:
+        desk = Desk(log)
+        desk.set_aside({"zoe": "until the run begins to ask"})
+
+        def late(item: str) -> str:
+            if counts(run)[1] == PER_ROUND + 5:
+                while desk.paused("zoe") is not None:
+                    time.sleep(0.02)
+                time.sleep(1.0)
+            return truth[item]
+
+        with people(run, late, "ann"):
+            result = call("fit", {**live, "annotation.output_dir": run, "trainer.enable_progress_bar": True})
+    assert "round 1: waiting for people: " in result.out, result.err
+    assert "round 0: " not in result.out
     assert rounds(run)["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND, 3 * PER_ROUND]
     assert not answers(run).duplicated("question").any()
 

@@ -193,7 +193,7 @@ def await_answers(
             if pause <= 0:
                 return None
             if bar is not None:
-                bar.wait(f"waiting for people: {arrived} of {asked} answers")
+                bar.wait(round_, f"waiting for people: {arrived} of {asked} answers")
             if arrived >= looked + LOOK_AFTER:
                 looked = arrived
                 look()

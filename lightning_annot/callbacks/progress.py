@@ -82,13 +82,13 @@ class RoundProgress(ProgressBar):
         self._unit, self._stage = "round", name
         self._describe()
 
-    def wait(self, text: str) -> None:
-        """The round waits; where nothing can be redrawn, it says so once."""
+    def wait(self, round_: int, text: str) -> None:
+        """The round waits, one that a checkpoint left too; where nothing can be redrawn, it says so once."""
         waits, self._stage = self._stage.startswith(text[:7]), text
         if self._display is not None:
             self._describe()
         elif self._enabled and not waits:
-            self._line(f"round {self.trainer.current_epoch}: {text}")
+            self._line(f"round {round_}: {text}")
 
     def update_row(self, row: Mapping[str, Any]) -> None:
         """Show the row of a round that is complete; keys as in ``rounds.csv``, ``round`` among them."""
