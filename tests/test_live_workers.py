@@ -91,6 +91,7 @@ def test_the_run_waits_for_people_and_ends_by_itself(live: dict[str, Any], tmp_p
     given = answers(run)
     assert sorted(given["question"]) == questions(run)["id"].tolist()
     assert given["label"].tolist() == [truth[item] for item in given["item"]]
+    assert pd.read_csv(run / "rounds.csv")["seconds_wait"].iloc[-1] == 0.0  # the last asks nothing
     task = PageTask.read(run / TASK_FILE)
     assert task.classes == ("ant", "bee", "cow", "dog")
     assert all(truth[item] == name for name, items in task.examples.items() for item in items)
@@ -112,6 +113,20 @@ def test_a_share_is_enough_and_a_late_answer_counts_in_its_own_round(
         fit({**live, "trainer.max_epochs": 3}, run)
     assert rounds(run)["annotations"].tolist() == [0, 9, 2 * PER_ROUND]
     assert not answers(run).duplicated("question").any()
+
+
+def test_the_wait_is_no_part_of_any_other_seconds(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    run = tmp_path / "run"
+
+    def slowly(item: str) -> str:
+        time.sleep(0.5)
+        return truth[item]
+
+    with people(run, slowly, "ann"):
+        fit({**live, "trainer.max_epochs": 2, "annotation.sampling.per_round": 8}, run)
+    row = pd.read_csv(run / "rounds.csv").iloc[0]
+    assert row["seconds_wait"] > 3
+    assert row["seconds_ask"] < 2
 
 
 def test_minutes_end_a_wait_once_there_is_any_answer(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:

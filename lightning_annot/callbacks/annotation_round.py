@@ -202,7 +202,7 @@ class AnnotationRound(Callback):
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
         ledger, facts = self._ledger, self.facts
         assert ledger is not None
-        row["seconds_sample"] = row["seconds_ask"] = 0.0
+        row["seconds_sample"] = row["seconds_ask"] = row["seconds_wait"] = 0.0
         if round_ == 0 and ledger.holds_back() and not ledger.has_asked(0):
             self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
             return None
@@ -226,9 +226,11 @@ class AnnotationRound(Callback):
             too_dear = asking.buy(ledger, chosen)
         self._stage(trainer, "asking")
         self.workers.set_aside(self._belief.not_asked())
-        interrupted = await_answers(ledger, self.workers, round_, facts.replies, lambda: self._look(ledger, round_), trainer)
+        interrupted, row["seconds_wait"] = await_answers(
+            ledger, self.workers, round_, facts.replies, lambda: self._look(ledger, round_), trainer
+        )
         self._latest = now = ledger.facts(round_ + 1)
-        row["seconds_ask"] = self._lap()
+        row["seconds_ask"] = max(0.0, self._lap() - row["seconds_wait"])  # by two clocks
         if interrupted is not None:
             return interrupted
         if len(now.item) > row["annotations"] or len(now.gold_item) > row["gold"]:  # what the last training has not seen
