@@ -52,7 +52,7 @@ class AnnotationLog:
         try:
             with self._transaction(writes=True) as connection:
                 create_tables(connection)
-                found = _identity(connection).get(FORMAT_KEY)
+                found = connection.scalar(select(IDENTITY.c.value).where(IDENTITY.c.key == FORMAT_KEY))
         except SQLAlchemyError as error:
             self.close()
             raise AnnotError(f"{self.name} cannot be opened as an annotation log: {_reason(error)}") from error
@@ -67,7 +67,6 @@ class AnnotationLog:
         """
         with self.writing() as connection:
             stored = _identity(connection)
-            stored.pop(FORMAT_KEY)
             if not stored and identity:
                 rows = [{"key": key, "value": value} for key, value in identity.items()]
                 connection.execute(insert(IDENTITY), rows)
@@ -79,6 +78,11 @@ class AnnotationLog:
                 f"{self.name} belongs to another run (old -> new: {'; '.join(old_new)}); choose another output_dir, or "
                 "take the old settings back"
             )
+
+    def identity(self) -> dict[str, str]:
+        """What ``claim`` has stored, empty before."""
+        with self.reading() as connection:
+            return _identity(connection)
 
     def ask(self, questions: Sequence[Question]) -> list[Question]:
         """Commit new questions, all or none; returns them in order, with their ids."""
@@ -225,7 +229,8 @@ class AnnotationLog:
 
 
 def _identity(connection: Connection) -> dict[str, str]:
-    return dict(connection.execute(select(IDENTITY.c.key, IDENTITY.c.value)).tuples().all())
+    query = select(IDENTITY.c.key, IDENTITY.c.value).where(IDENTITY.c.key != FORMAT_KEY)
+    return dict(connection.execute(query).tuples().all())
 
 
 def _last_id(connection: Connection, table: Table) -> int:

@@ -106,6 +106,11 @@ class AnnotationRound(Callback):
         self._known: tuple[torch.Tensor, torch.Tensor] | None = None
         self._annotation_log: AnnotationLog | None = None
 
+    @property
+    def log_address(self) -> str | Path:
+        """Where the annotation log is."""
+        return self.log_url or self.folder.path / "annotations.db"
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the log, claim the folder for this run's identity, and introduce the workers; rank 0 alone."""
         if stage not in ("fit", "test") or not self._acts_on(trainer, pl_module):
@@ -116,7 +121,7 @@ class AnnotationRound(Callback):
         self._cost = None if self.cost_path is None else load_cost(self.cost_path, n_classes)
         if trainer.is_global_zero and self._ledger is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
-            self._annotation_log = AnnotationLog(self.log_url or self.folder.path / "annotations.db")
+            self._annotation_log = AnnotationLog(self.log_address)
             self._ledger = open_ledger(
                 self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,
                 hold_back=self.crowd.temper and trainer.max_epochs != 1,
