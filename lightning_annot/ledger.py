@@ -37,7 +37,8 @@ class Ledger:
         self._experts: set[str] = set()
         self._seconds = np.empty(0)  # of the same answers, 0 where unknown
         answered = self._read()
-        workers.remember(zip(answered["item"], answered["worker"], strict=True))
+        replies = answered[(answered["round"] != IMPORT_ROUND) & (answered["source"] != EXPERT)]
+        workers.remember(zip(answered["item"], answered["worker"], strict=True), {*replies["worker"]})
 
     @property
     def workers(self) -> tuple[str, ...]:

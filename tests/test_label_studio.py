@@ -278,7 +278,7 @@ class Bench:
         folder = str(Path(log.url.removeprefix("sqlite:///")).parent)
         self.workers.bind(Task(ITEMS, CLASSES, 0, folder, log_url=log.url, names=["a cat", "<b>$dog</b>"]))
         known = log.answers()
-        self.workers.remember(zip(known["item"], known["worker"], strict=True))
+        self.workers.remember(zip(known["item"], known["worker"], strict=True), {*known["worker"]} - {GROUND_TRUTH})
 
     def step(self) -> list[Answer]:
         """What the ledger does while a round waits."""
@@ -316,7 +316,9 @@ def test_pushed_once_and_each_annotation_taken_once(server: Server, log: Annotat
     assert bench.step() == Bench(log, server.url, title).step() == []
     pd.testing.assert_frame_equal(log.answers(), before)
     assert len(ann.tasks(project)) == 3
-    assert bench.workers.capacity().tolist() == [2, 2, 2]
+    capacity = bench.workers.capacity()
+    assert capacity.tolist() == [3, 2, 2]  # the star is an answer, and of nobody who can be asked
+    assert Bench(log, server.url, title).workers.capacity().tolist() == capacity.tolist()
 
     ask(log, "a", "c")  # both have answered a
     bench.step()
