@@ -247,7 +247,7 @@ class AnnotationRound(Callback):
         if not self._belief.judges:
             return
         facts = self._with_experts(ledger.facts(round_ + 1))
-        self.workers.set_aside(self._belief.verdicts(facts, self._inferring.peek(facts)))
+        self.workers.set_aside(self._belief.verdicts(*self._inferring.peek(facts)))
 
     def _figures(self) -> dict[str, float]:
         money = self._terms.account(self.facts).spent if self._terms.pays else None

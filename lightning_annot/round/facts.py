@@ -113,3 +113,17 @@ class Basis:
     prototype: Tensor
     n_rows: int
     n_classes: int
+
+    def of_answered(self) -> Basis:
+        """The same of those items alone that somebody has answered, in their order; without extra rows and open questions."""
+        facts, none = self.facts, _no_rows()
+        items = torch.unique(torch.cat([facts.item, facts.gold_item]))
+        about = replace(
+            facts, item=torch.searchsorted(items, facts.item), gold_item=torch.searchsorted(items, facts.gold_item),
+            open_item=none, open_worker=none, open_gold_item=none, open_gold_worker=none, owed_worker=none,
+        )  # fmt: skip
+
+        def log_prior(rows: Tensor) -> Tensor:
+            return self.log_prior(items[rows])
+
+        return Basis(about, log_prior, self.prototype[items], len(items), self.n_classes)
