@@ -158,7 +158,7 @@ class Asking:
         if price is None:
             return among, among[:0]
         room = self._terms.sampling.most - trusted.asked(len(self._basis.prototype))[among]
-        confusion = self._inference.crowd.pooled_confusion()
+        confusion = self._inference.crowd.pooled_confusion(apart=trusted.is_expert())
         worth = worth_asking(self._inference.posterior, confusion, among, room, price, self.account.anyone)
         return among[worth], among[~worth]
 
