@@ -37,7 +37,8 @@ class Ledger:
         self._experts: set[str] = set()
         self._seconds = np.empty(0)  # of the same answers, 0 where unknown
         answered = self._read()
-        workers.remember(zip(answered["item"], answered["worker"], strict=True))
+        replies = answered[(answered["round"] != IMPORT_ROUND) & (answered["source"] != EXPERT)]
+        workers.remember(zip(answered["item"], answered["worker"], strict=True), {*replies["worker"]})
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -66,6 +67,7 @@ class Ledger:
             self.workers,
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
             extra_paid=int((now & ~use).sum()),
+            replies=self._replies(before_round),
             experts=frozenset(self._experts),
         )
 
@@ -112,16 +114,20 @@ class Ledger:
         return self._log.answer(self._workers.collect())
 
     def awaited(self, round_: int, known: int) -> tuple[int, int]:
-        """What ``round_`` waits for: answers beyond the ``known`` ones, gold among them, and these with the open questions.
+        """What ``round_`` waits for: replies beyond the ``known`` ones, see ``Facts``, and these with the open questions.
 
         Both are equal once a later round has asked: a round that is done again, from the log alone, need not wait.
         """
         self._read()
-        kind, round_of = self._columns[4], self._comes_in()
-        arrived = int(((kind != KINDS.index("audit")) & (round_of <= round_)).sum()) - known
+        arrived = self._replies(round_ + 1) - known
         if self._log.last_round() > round_:
             return arrived, arrived
         return arrived, arrived + len(self._open(round_ + 1))
+
+    def _replies(self, before_round: int) -> int:
+        """Answers to what rounds before ``before_round`` have asked, gold among them."""
+        _, _, _, round_, kind, _ = self._columns
+        return int(((kind != KINDS.index("audit")) & (round_ != IMPORT_ROUND) & (round_ < before_round)).sum())
 
     def _open(self, before_round: int | None = None) -> pd.DataFrame:
         """Open questions, of rounds before ``before_round`` alone if given, less those to experts: audits, see certificate/,

@@ -21,7 +21,7 @@ from waiting import meanwhile, wait_for
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import Answer, Question, Task
-from lightning_annot.workers.label_studio import LabelStudioWorkers
+from lightning_annot.workers.label_studio import GROUND_TRUTH, LabelStudioWorkers
 
 needs_label_studio = [
     pytest.mark.label_studio,
@@ -122,7 +122,7 @@ class Bench:
         folder = str(Path(log.url.removeprefix("sqlite:///")).parent)
         self.workers.bind(Task(ITEMS, CLASSES, 0, folder, log_url=log.url, names=["a cat", "<b>$dog</b>"]))
         known = log.answers()
-        self.workers.remember(zip(known["item"], known["worker"], strict=True))
+        self.workers.remember(zip(known["item"], known["worker"], strict=True), {*known["worker"]} - {GROUND_TRUTH})
 
     def step(self) -> list[Answer]:
         """What the ledger does while a round waits."""

@@ -26,10 +26,10 @@ from lightning_annot.crowd.priors import DENSE_PRIORS, diagonal_prior, homogeneo
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.ledger import Ledger
 from lightning_annot.report.unfinished import expert_gain
-from lightning_annot.round.choice import open_to_questions
+from lightning_annot.round.choice import Panel, choose, open_to_questions, round_generator
 from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.inference import infer
-from lightning_annot.round.settings import CrowdSettings, TrustSettings
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings, TrustSettings
 from lightning_annot.sampling.items import expected_error_reduction
 from lightning_annot.types import Annotations, AnnotError, Answer, Question, Task
 from lightning_annot.workers.recorded import RecordedWorkers
@@ -158,6 +158,39 @@ def test_classes_that_are_not_kept_share_the_rest(k: int, seed: int) -> None:
     sure, unsure = expert_gain(np.array([[1.0, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0]]), k)
     assert sure == pytest.approx(0.0, abs=1e-12)
     assert unsure == pytest.approx(0.98 - 0.5, abs=0.02)
+
+
+def test_what_an_answer_is_worth_does_not_grow_with_an_experts_answers() -> None:
+    """Five people are right in six of ten cases. An expert labels 300 other items: the five stay what they were."""
+    answers_, log_prior, _ = crowd(1, 0.6)
+    ours, k = answers_.worker != 5, 4
+    people = Annotations(answers_.item[ours], answers_.worker[ours], answers_.label[ours])
+    more = torch.randn(300, k, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    log_prior = torch.cat([log_prior, more])
+    about, nothing = torch.arange(400, 700), torch.empty(0, dtype=torch.int64)
+    item = torch.cat([people.item, about])
+    worker = torch.cat([people.worker, torch.full((300,), 5)])
+    label = torch.cat([people.label, more.argmax(1)])
+    names = tuple("abcdef")
+    crowd_settings, none = CrowdSettings(prior="homogeneous", max_iterations=5), torch.full((700,), -1)
+    with_, without = (
+        Basis(replace(Facts(names, i, w, z, nothing, nothing), experts=frozenset({names[5]})),
+              log_prior.__getitem__, none, 700, k)
+        for i, w, z in ((item, worker, label), (people.item, people.worker, people.label))
+    )  # fmt: skip
+    found, before = (infer(b, crowd_settings, 1e-3) for b in (with_, without))
+    apart = with_.facts.is_expert()
+    of_people, known = found.crowd.pooled_confusion(apart), before.crowd.pooled_confusion(apart)
+    torch.testing.assert_close(of_people, known)
+    among = torch.arange(400)
+    gains = [expected_error_reduction(before.posterior, c, among).sum() for c in (of_people, found.crowd.pooled_confusion())]
+    assert gains[0] < 0.9 * gains[1]  # with the expert among them, an answer seemed worth more than it is
+    chosen = [choose(b, i, among, 50, SamplingSettings(), round_generator(0, 1), Panel(0)) for b, i in
+              ((with_, replace(found, posterior=before.posterior)), (without, before))]  # fmt: skip
+    assert torch.equal(chosen[0][0], chosen[1][0])
+    everybody = torch.ones(6, dtype=torch.bool)
+    for nobody_apart in (None, torch.zeros(6, dtype=torch.bool), everybody):
+        assert torch.equal(found.crowd.pooled_confusion(nobody_apart), found.crowd.pooled_confusion())
 
 
 def test_items_that_an_expert_saw_are_not_asked_again() -> None:

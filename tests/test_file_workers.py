@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from lightning_annot.annotations.formats import read_table
-from lightning_annot.types import AnnotError, Question, Task
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.ledger import Ledger
+from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.files import FileWorkers
 
 ITEMS = ["a", "b", "c"]
@@ -181,10 +183,26 @@ def test_without_names_a_second_opinion_needs_a_second_person(tmp_path: Path) ->
     workers = FileWorkers()
     workers.bind(Task(["a", "b"], ["cat", "dog"], 0, str(tmp_path)))
     assert workers.capacity().tolist() == [1, 1]
-    workers.remember([("a", "anna"), ("b", "anna")])
+    workers.remember([("a", "anna"), ("b", "anna")], ["anna"])
     assert workers.capacity().tolist() == [1, 1]
-    workers.remember([("a", "ben")])
+    workers.remember([("a", "ben")], ["ben"])
     assert workers.capacity().tolist() == [2, 2]
+    workers.remember([("a", "from an old table"), ("a", "another")])
+    assert workers.capacity().tolist() == [4, 2]  # what they said takes no place of anna's and ben's, who alone can be asked
+    workers.submit([Question("b", None, id=1)])
+    say(tmp_path, "b,eve,dog")
+    assert collect(workers) == {(1, "eve", "dog")}
+    assert workers.capacity().tolist() == [5, 3]
     named = FileWorkers(workers=["anna"])
     named.bind(Task(["a", "b"], ["cat", "dog"], 0, str(tmp_path)))
     assert named.capacity() is None
+
+
+def test_who_came_with_imported_answers_or_as_an_expert_cannot_be_asked(tmp_path: Path) -> None:
+    with AnnotationLog(tmp_path / "a.db") as log:
+        given = {("a", "old", -1): "import", ("b", "old", -1): "import", ("b", "eve", -1): "expert", ("b", "star", 0): "expert"}
+        given |= {("c", "anna", 0): "file"}
+        log.record([(Question(i, w, round=r), Answer(0, w, "cat", source=s)) for (i, w, r), s in given.items()])
+        workers = FileWorkers()
+        Ledger(log, Task(["a", "b", "c"], ["cat", "dog"], 0, str(tmp_path)), workers)
+    assert workers.capacity().tolist() == [2, 4, 1]

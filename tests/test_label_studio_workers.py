@@ -50,7 +50,9 @@ def test_pushed_once_and_each_annotation_taken_once(label_studio: Server, log: A
     assert bench.step() == Bench(log, label_studio.url, title).step() == []
     pd.testing.assert_frame_equal(log.answers(), before)
     assert len(ann.tasks(project)) == 3
-    assert bench.workers.capacity().tolist() == [2, 2, 2]
+    capacity = bench.workers.capacity()
+    assert capacity.tolist() == [3, 2, 2]  # the star is an answer, and of nobody who can be asked
+    assert Bench(log, label_studio.url, title).workers.capacity().tolist() == capacity.tolist()
 
     ask(log, "a", "c")  # both have answered a
     bench.step()

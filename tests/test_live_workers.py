@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cli_runs import Bank, answers, assert_equal_runs, fit, questions, rounds, start
+from cli_runs import Bank, answers, assert_equal_runs, call, fit, questions, rounds, start
 from test_kill import counts
 from waiting import meanwhile, wait_for
 
@@ -104,6 +104,7 @@ def test_the_run_waits_for_people_and_ends_by_itself(live: dict[str, Any], tmp_p
     given = answers(run)
     assert sorted(given["question"]) == questions(run)["id"].tolist()
     assert given["label"].tolist() == [truth[item] for item in given["item"]]
+    assert pd.read_csv(run / "rounds.csv")["seconds_wait"].iloc[-1] == 0.0  # the last asks nothing
     task = PageTask.read(run / TASK_FILE)
     assert task.classes == ("ant", "bee", "cow", "dog")
     assert all(truth[item] == name for name, items in task.examples.items() for item in items)
@@ -124,6 +125,20 @@ def test_a_share_is_enough_and_a_late_answer_counts_in_its_own_round(
         fit({**live, "trainer.max_epochs": 3}, run)
     assert rounds(run)["annotations"].tolist() == [0, 9, 2 * PER_ROUND]
     assert not answers(run).duplicated("question").any()
+
+
+def test_the_wait_is_no_part_of_any_other_seconds(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    run = tmp_path / "run"
+
+    def slowly(item: str) -> str:
+        time.sleep(0.5)
+        return truth[item]
+
+    with people(run, slowly, "ann"):
+        fit({**live, "trainer.max_epochs": 2, "annotation.sampling.per_round": 8}, run)
+    row = pd.read_csv(run / "rounds.csv").iloc[0]
+    assert row["seconds_wait"] > 3
+    assert row["seconds_ask"] < 2
 
 
 def test_minutes_end_a_wait_once_there_is_any_answer(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
@@ -149,7 +164,9 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
     run = tmp_path / "run"
     settings = {**live, "annotation.workers": "test_live_workers.ToldWorkers"}
     process = start("fit", {**settings, "annotation.output_dir": run})
-    with people(run, truth.get, "ann", most=5):
+    with people(run, truth.get, "ann", most=PER_ROUND + 5):
+        wait_for(lambda: counts(run)[1] == PER_ROUND + 5, process.is_alive)
+        (run / ToldWorkers.FILE).unlink()
         wait_for(lambda: ToldWorkers.has_seen(run) == "5", process.is_alive)
     assert process.pid is not None
     os.kill(process.pid, told)
@@ -159,10 +176,46 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
         what = f"5 of {PER_ROUND} answers are there; the same command goes on"
         assert reason(run) == f"interrupted while waiting for people: {what}"
         assert (run / "report.html").is_file()
-    with people(run, truth.get, "ann"):
-        fit(settings, run)
+    with AnnotationLog(run / "annotations.db") as log:
+        desk = Desk(log)
+        desk.set_aside({"zoe": "until the run begins to ask"})
+
+        def late(item: str) -> str:
+            if counts(run)[1] == PER_ROUND + 5:
+                wait_for(lambda: desk.paused("zoe") is None)
+                time.sleep(1.0)
+            return truth[item]
+
+        with people(run, late, "ann"):
+            result = call("fit", {**settings, "annotation.output_dir": run, "trainer.enable_progress_bar": True})
+    assert "round 1: waiting for people: " in result.out, result.err
+    assert "round 0: " not in result.out
     assert rounds(run)["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND, 3 * PER_ROUND]
     assert not answers(run).duplicated("question").any()
+
+
+def test_an_experts_answers_fill_no_round(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
+    """Five of twelve questions are answered, and half would do; eight answers that nobody was asked for change neither."""
+    run = tmp_path / "run"
+    process = start("fit", {**live, "annotation.output_dir": run, "annotation.workers.until": 0.5})
+    with people(run, truth.get, "ann", most=5):
+        while counts(run)[1] < 5:
+            time.sleep(0.02)
+    others = [item for item in truth if item not in {*questions(run)["item"]}][:8]
+    with AnnotationLog(run / "annotations.db") as log:
+        eve = [(Question(item, "eve", round=-1), Answer(0, "eve", truth[item], source="expert")) for item in others]
+        assert log.record(eve) == 8
+        time.sleep(0.5)  # ten looks
+        assert log.last_round() == 0
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert reason(run) == (
+        f"interrupted while waiting for people: 5 of {PER_ROUND} answers are there; the same command goes on"
+    )
+    with people(run, truth.get, "ann"):
+        fit({**live, "trainer.max_epochs": 2}, run)
+    assert rounds(run)["annotations"].tolist() == [0, PER_ROUND + 8]
 
 
 @pytest.mark.slow

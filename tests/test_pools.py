@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
-from lightning_annot.data.pools import OBJECTIVES, Pools, balanced_weights, draw, make_pools
+from lightning_annot.data.pools import OBJECTIVES, Pools, balanced_weights, draw, first_pools, make_pools
 from lightning_annot.types import AnnotError
 
 
@@ -201,3 +201,13 @@ def test_fixed_rows() -> None:
 def test_batch_settings_are_checked(change: dict[str, float]) -> None:
     with pytest.raises(AnnotError, match=next(iter(change))):
         BatchSettings(**change)  # type: ignore[arg-type]
+
+
+def test_first_pools_are_the_prototypes_and_the_rest() -> None:
+    pools = first_pools(torch.tensor([-1, 2, -1, 0]), n_rows=6, n_classes=3)
+    assert pools.labelled.tolist() == [1, 3]
+    assert pools.unlabelled.tolist() == [0, 2, 4, 5]
+    assert not len(pools.pseudo)
+    assert not len(pools.doubtful)
+    assert torch.equal(pools.target[[1, 3]], torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
+    assert float(pools.target.sum()) == 2.0

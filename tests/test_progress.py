@@ -67,6 +67,13 @@ def test_log_file_gets_one_line_a_round() -> None:
     assert lines == [f"round {r}: {expected}" for r in range(3)]
 
 
+def test_the_wait_for_people_is_told_apart() -> None:
+    console = console_to(terminal=False)
+    bar = RoundProgress(console)
+    bar.update_row({"round": 3, "finished_fraction": 0.5, "seconds_train": 1.0, "seconds_wait": 90.0, "seconds_ask": 0.5})
+    assert console.file.getvalue() == "round 3: 50.0% finished, 1.5 s and 90.0 s for people\n"
+
+
 def test_terminal_gets_one_bar_for_all_rounds() -> None:
     console, rounds = console_to(terminal=True), Rounds()
     bar = RoundProgress(console)

@@ -7,15 +7,18 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from lightning_annot.callbacks.belief import Belief
 from lightning_annot.crowd.em import run_em, run_tiered_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
+from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.round.choice import Panel, choose, open_to_questions, refilled, round_generator
 from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.inference import ANCHOR, Inference, infer
-from lightning_annot.round.settings import CrowdSettings, SamplingSettings
+from lightning_annot.round.settings import CrowdSettings, SamplingSettings, TrustSettings
 from lightning_annot.types import AnnotError
 
 N, K, W = 60, 3, 5
+TEMPERED = Tempering((1.2, 1.1, 0.8), (1.0, 0.8, 0.6))
 
 
 def make_facts(n_answers: int = 80, skips: bool = False, seed: int = 0) -> Facts:
@@ -263,3 +266,33 @@ def test_refill_asks_on_about_the_riskiest_of_the_finished() -> None:
     assert torch.equal(refilled(basis(facts), found, among, replace(settings, refill=False)), among)
     assert torch.equal(refilled(basis(facts), found, among, replace(settings, per_round=1)), among)
     assert not len(refilled(basis(facts), found, among[:0], settings))  # nothing unfinished: the run is over
+
+
+@pytest.mark.parametrize(
+    "crowd", [CrowdSettings(), CrowdSettings(exclude=False), CrowdSettings(prior="class_worker", estimate="gold")]
+)
+def test_a_look_at_the_answered_items_finds_what_all_items_say(crowd: CrowdSettings) -> None:
+    """Same confusions, posterior and verdicts, to the last bit; with gold, skips, an expert, and somebody who is barred."""
+    facts = make_facts(60, skips=True)
+    gold = torch.tensor([3, 10, 20, 3, 10, 20])
+    who, said = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 1, 2, -1])
+    facts = replace(facts, gold_item=gold, gold_worker=who, gold_label=said, experts=frozenset({"w4"}))
+    spam = replace(facts, label=torch.where(facts.worker == 2, 0, facts.label), round=torch.zeros_like(facts.item))
+    whole = basis(spam, 3 * log_prior(N + 15))
+    part = whole.of_answered()
+    items = torch.cat([spam.item, gold]).unique()
+    assert part.n_rows == len(items) < N
+    assert torch.equal(items[part.facts.item], spam.item)
+    believed = torch.tensor([True, True, False, True, True])
+    trusted = [replace(b, facts=b.facts.without(~believed)) for b in (whole, part)]
+    everything, answered = (infer(b, crowd, 0.1, tempering=TEMPERED) for b in trusted)
+    assert torch.equal(answered.crowd.counts, everything.crowd.counts)
+    assert torch.equal(answered.crowd.pseudo_counts, everything.crowd.pseudo_counts)
+    assert torch.equal(answered.posterior, everything.posterior[items])
+    found = []
+    for b, inference in ((whole, everything), (part, answered)):
+        belief = Belief(crowd, TrustSettings(least_accuracy=0.9, certainty=0.6))
+        belief.load_state_dict(belief.state_dict() | {"barred": {"w2": "spammer"}})
+        found.append(belief.verdicts(b.facts, inference))
+    assert found[0] == found[1]
+    assert found[0]

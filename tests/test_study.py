@@ -139,8 +139,21 @@ def test_the_same_again_changes_nothing_and_another_is_refused(tmp_path: Path, p
     assert (run / TASK_FILE).read_text() == before
     assert "belongs to another run" in prepare(run, prototypes, "--seed", "3")
     assert (run / TASK_FILE).read_text() == before
-    with AnnotationLog(run / "annotations.db") as log, pytest.raises(AnnotError, match="belongs to another run"):
-        log.claim({"items": "of a run"})  # as fit does first
+
+
+@pytest.mark.parametrize("by_url", [False, True])
+def test_a_run_in_its_folder_is_refused_before_anything_costs(tmp_path: Path, prototypes: Path, by_url: bool) -> None:
+    run = tmp_path / "study"
+    prepare(run, prototypes)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.suffix != ".db-shm"}
+    settings = {**QUIET, "config": CONFIGS / "digits.yaml", "annotation.output_dir": run}  # which adapts a backbone first
+    if by_url:
+        settings |= {"annotation.output_dir": tmp_path / "run", "annotation.log_url": f"sqlite:///{run / 'annotations.db'}"}
+    result = call("fit", settings)
+    assert result.status == 2
+    assert "annotations.db is the log of a confusion study; choose another annotation.output_dir" in result.err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.suffix != ".db-shm"} == before
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, delete, exists, func, insert, select, update
 
+from lightning_annot.annotations.appending import utc_now
 from lightning_annot.annotations.checks import check_answers
 from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RENEWED, RUN, create_desk
 from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, take
-from lightning_annot.annotations.log import IN_LIST, AnnotationLog, utc_now
-from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, QUESTION
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, IN_LIST, QUESTION
 from lightning_annot.types import AnnotError, Answer
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Float, Integer, Text, bindparam, delete, exists, func, insert, select
 
+from lightning_annot.annotations.appending import add_answers
 from lightning_annot.annotations.desk_tables import LEASE, PAUSE, RUN
-from lightning_annot.annotations.log import IN_LIST, add_answers
-from lightning_annot.annotations.schema import ANSWER, EXPERT, IMPORT_ROUND, QUESTION
+from lightning_annot.annotations.schema import ANSWER, EXPERT, IMPORT_ROUND, IN_LIST, QUESTION
 from lightning_annot.types import Answer
 
 # Statements are put together once: that took longer than running them.

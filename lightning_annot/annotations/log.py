@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Float, Integer, Select, Table, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Float, Integer, Select, exists, insert, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from lightning_annot.annotations.appending import add_answers, add_questions, labels_of, last_id, new_positions
 from lightning_annot.annotations.checks import check_answers, check_kinds, check_questions, few
 from lightning_annot.annotations.schema import (
     ANSWER,
@@ -30,10 +29,6 @@ from lightning_annot.types import AnnotError, Answer, Kind, Question
 
 if TYPE_CHECKING:
     import pandas as pd  # where frames are made it is imported: the page serves workers without it, and starts sooner
-
-logger = logging.getLogger(__name__)
-
-IN_LIST = 1000  # ids in one IN (...) list; every database takes this many
 
 
 class AnnotationLog:
@@ -52,7 +47,7 @@ class AnnotationLog:
         try:
             with self._transaction(writes=True) as connection:
                 create_tables(connection)
-                found = _identity(connection).get(FORMAT_KEY)
+                found = connection.scalar(select(IDENTITY.c.value).where(IDENTITY.c.key == FORMAT_KEY))
         except SQLAlchemyError as error:
             self.close()
             raise AnnotError(f"{self.name} cannot be opened as an annotation log: {_reason(error)}") from error
@@ -67,7 +62,6 @@ class AnnotationLog:
         """
         with self.writing() as connection:
             stored = _identity(connection)
-            stored.pop(FORMAT_KEY)
             if not stored and identity:
                 rows = [{"key": key, "value": value} for key, value in identity.items()]
                 connection.execute(insert(IDENTITY), rows)
@@ -80,11 +74,16 @@ class AnnotationLog:
                 "take the old settings back"
             )
 
+    def identity(self) -> dict[str, str]:
+        """What ``claim`` has stored, empty before."""
+        with self.reading() as connection:
+            return _identity(connection)
+
     def ask(self, questions: Sequence[Question]) -> list[Question]:
         """Commit new questions, all or none; returns them in order, with their ids."""
         check_questions(questions)
         with self.writing() as connection:
-            return _add_questions(connection, questions)
+            return add_questions(connection, questions)
 
     def ask_newcomer(self, worker: str, questions: Sequence[Question]) -> bool:
         """Commit the first questions to ``worker``, all or none; nothing, and False, if the worker was asked any before."""
@@ -92,7 +91,7 @@ class AnnotationLog:
         with self.writing() as connection:
             if connection.scalar(select(exists().where(QUESTION.c.worker == worker))):
                 return False
-            _add_questions(connection, questions)
+            add_questions(connection, questions)
         return True
 
     def answer(self, answers: Sequence[Answer]) -> int:
@@ -103,16 +102,16 @@ class AnnotationLog:
         """
         check_answers(answers)
         with self.writing() as connection:
-            last = _last_id(connection, QUESTION)
+            last = last_id(connection, QUESTION)
             unknown = sorted({answer.question for answer in answers if not 1 <= answer.question <= last})
             if unknown:
                 raise AnnotError(
                     f"answers to unknown questions {few(unknown)}: {self.name} has questions 1 to {last}; ask first "
                     "(nothing of this batch was stored)"
                 )
-            known = _labels_of(connection, sorted({answer.question for answer in answers}))
+            known = labels_of(connection, sorted({answer.question for answer in answers}))
             keys = [(answer.question, answer.worker) for answer in answers]
-            new = _new_positions(keys, [answer.label for answer in answers], known)
+            new = new_positions(keys, [answer.label for answer in answers], known)
             add_answers(connection, [answers[i] for i in new])
         return len(new)
 
@@ -130,8 +129,8 @@ class AnnotationLog:
             rows = connection.execute(query.where(QUESTION.c.kind == "annotation"))
             known: dict[Hashable, str | None] = {(item, worker): label for item, worker, label in rows}
             keys = [(question.item, answer.worker) for question, answer in pairs]
-            new = _new_positions(keys, [answer.label for answer in answers], known)
-            asked = _add_questions(connection, [questions[i] for i in new])
+            new = new_positions(keys, [answer.label for answer in answers], known)
+            asked = add_questions(connection, [questions[i] for i in new])
             add_answers(connection, [replace(answers[i], question=q.id) for i, q in zip(new, asked, strict=True)])
         return len(new)
 
@@ -225,73 +224,8 @@ class AnnotationLog:
 
 
 def _identity(connection: Connection) -> dict[str, str]:
-    return dict(connection.execute(select(IDENTITY.c.key, IDENTITY.c.value)).tuples().all())
-
-
-def _last_id(connection: Connection, table: Table) -> int:
-    return connection.scalar(select(func.max(table.c.id))) or 0
-
-
-def utc_now(seconds: float | None = None) -> str:
-    """The time now, or so many seconds after 1970, as the log has it."""
-    moment = datetime.now(timezone.utc) if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="microseconds")
-
-
-def _add_questions(connection: Connection, questions: Sequence[Question]) -> list[Question]:
-    first, now = _last_id(connection, QUESTION) + 1, utc_now()
-    asked = [replace(question, id=first + i) for i, question in enumerate(questions)]
-    rows = [
-        {"id": q.id, "item": q.item, "worker": q.worker, "kind": q.kind, "round": int(q.round), "asked_at": now} for q in asked
-    ]
-    if rows:
-        connection.execute(insert(QUESTION), rows)
-    return asked
-
-
-def add_answers(connection: Connection, answers: Sequence[Answer]) -> None:
-    """Append checked answers inside a transaction of ``AnnotationLog.writing``."""
-    first, now = _last_id(connection, ANSWER) + 1, utc_now()
-    rows = [
-        {
-            "id": first + i,
-            "question": int(a.question),
-            "worker": a.worker,
-            "label": a.label,
-            "answered_at": now,
-            "seconds": None if a.seconds is None else float(a.seconds),
-            "source": a.source,
-        }
-        for i, a in enumerate(answers)
-    ]
-    if rows:
-        connection.execute(insert(ANSWER), rows)
-
-
-def _labels_of(connection: Connection, questions: Sequence[int]) -> dict[Hashable, str | None]:
-    """Labels by (question, worker) of what these questions were answered."""
-    known: dict[Hashable, str | None] = {}
-    for start in range(0, len(questions), IN_LIST):
-        ids = [int(question) for question in questions[start : start + IN_LIST]]
-        query = select(ANSWER.c.question, ANSWER.c.worker, ANSWER.c.label).where(ANSWER.c.question.in_(ids))
-        known.update({(question, worker): label for question, worker, label in connection.execute(query)})
-    return known
-
-
-def _new_positions(
-    keys: Sequence[tuple[object, str]], labels: Sequence[str | None], known: dict[Hashable, str | None]
-) -> list[int]:
-    """Positions of the first label of each key that is not in ``known``, which takes them in; warns of conflicts."""
-    new, conflicts = [], []
-    for i, (key, label) in enumerate(zip(keys, labels, strict=True)):
-        if key not in known:
-            known[key] = label
-            new.append(i)
-        elif known[key] != label:
-            conflicts.append(f"{key}: {known[key]!r} stays, {label!r} is dropped")
-    if conflicts:
-        logger.warning("%d answers contradict earlier ones, the first counts (%s)", len(conflicts), few(conflicts))
-    return new
+    query = select(IDENTITY.c.key, IDENTITY.c.value).where(IDENTITY.c.key != FORMAT_KEY)
+    return dict(connection.execute(query).tuples().all())
 
 
 def _filtered(query: Select[Any], before_round: int | None, round: int | None, kind: Kind | None) -> Select[Any]:

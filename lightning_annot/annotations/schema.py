@@ -31,7 +31,9 @@ from sqlalchemy.exc import ArgumentError
 from lightning_annot.types import KINDS, AnnotError
 
 FORMAT_KEY, FORMAT = "annotation log format", "1"
+STUDY = "confusion study"  # the key under which a log without a run is claimed
 IMPORT_ROUND = -1  # round of what was known before round 0, and of what an expert is asked besides
+IN_LIST = 1000  # ids in one IN (...) list; every database takes this many
 EXPERT = "expert"  # source of the answers of whoever was imported, or asked, as an expert
 
 _TABLES = MetaData()

@@ -106,6 +106,11 @@ class AnnotationRound(Callback):
         self._known: tuple[torch.Tensor, torch.Tensor] | None = None
         self._annotation_log: AnnotationLog | None = None
 
+    @property
+    def log_address(self) -> str | Path:
+        """Where the annotation log is."""
+        return self.log_url or self.folder.path / "annotations.db"
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the log, claim the folder for this run's identity, and introduce the workers; rank 0 alone."""
         if stage not in ("fit", "test") or not self._acts_on(trainer, pl_module):
@@ -116,7 +121,7 @@ class AnnotationRound(Callback):
         self._cost = None if self.cost_path is None else load_cost(self.cost_path, n_classes)
         if trainer.is_global_zero and self._ledger is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
-            self._annotation_log = AnnotationLog(self.log_url or self.folder.path / "annotations.db")
+            self._annotation_log = AnnotationLog(self.log_address)
             self._ledger = open_ledger(
                 self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,
                 hold_back=self.crowd.temper and trainer.max_epochs != 1,
@@ -202,7 +207,7 @@ class AnnotationRound(Callback):
         """Choose, commit and hand out the questions of ``round_``, and take in what has been answered; or why not."""
         ledger, facts = self._ledger, self.facts
         assert ledger is not None
-        row["seconds_sample"] = row["seconds_ask"] = 0.0
+        row["seconds_sample"] = row["seconds_ask"] = row["seconds_wait"] = 0.0
         if round_ == 0 and ledger.holds_back() and not ledger.has_asked(0):
             self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
             return None
@@ -226,10 +231,11 @@ class AnnotationRound(Callback):
             too_dear = asking.buy(ledger, chosen)
         self._stage(trainer, "asking")
         self.workers.set_aside(self._belief.not_asked())
-        known = int(row["annotations"] + row["gold"])
-        interrupted = await_answers(ledger, self.workers, round_, known, lambda: self._look(ledger, round_), trainer)
+        interrupted, row["seconds_wait"] = await_answers(
+            ledger, self.workers, round_, facts.replies, lambda: self._look(ledger, round_), trainer
+        )
         self._latest = now = ledger.facts(round_ + 1)
-        row["seconds_ask"] = self._lap()
+        row["seconds_ask"] = max(0.0, self._lap() - row["seconds_wait"])  # by two clocks
         if interrupted is not None:
             return interrupted
         if len(now.item) > row["annotations"] or len(now.gold_item) > row["gold"]:  # what the last training has not seen
@@ -241,7 +247,7 @@ class AnnotationRound(Callback):
         if not self._belief.judges:
             return
         facts = self._with_experts(ledger.facts(round_ + 1))
-        self.workers.set_aside(self._belief.verdicts(facts, self._inferring.peek(facts)))
+        self.workers.set_aside(self._belief.verdicts(*self._inferring.peek(facts)))
 
     def _figures(self) -> dict[str, float]:
         money = self._terms.account(self.facts).spent if self._terms.pays else None

@@ -158,7 +158,7 @@ class Asking:
         if price is None:
             return among, among[:0]
         room = self._terms.sampling.most - trusted.asked(len(self._basis.prototype))[among]
-        confusion = self._inference.crowd.pooled_confusion()
+        confusion = self._inference.crowd.pooled_confusion(apart=trusted.is_expert())
         worth = worth_asking(self._inference.posterior, confusion, among, room, price, self.account.anyone)
         return among[worth], among[~worth]
 
@@ -178,27 +178,35 @@ class Asking:
 
 def await_answers(
     ledger: Ledger, workers: Workers, round_: int, known: int, look: Callable[[], None], trainer: Trainer
-) -> str | None:
-    """Collect answers until the workers' patience is over; ``known`` ones are those of earlier rounds.
+) -> tuple[str | None, float]:
+    """Collect answers until the workers' patience is over; ``known`` replies, see ``Facts``, are those of earlier rounds.
 
     Meanwhile ``look`` is called whenever ``LOOK_AFTER`` more answers have come.
-    Returns why the run ends instead, if it is told to meanwhile, by Ctrl-C or SIGTERM: all is committed.
+    Returns why the run ends instead, if it is told to meanwhile, by Ctrl-C or SIGTERM: all is committed; and the seconds from
+    when the first answer was missing, 0 if none was.
     """
     start, arrived, asked, looked, bar = time.monotonic(), 0, 0, 0, progress(trainer)
+    since: float | None = None
     with contextlib.suppress(KeyboardInterrupt):
         while not trainer.received_sigterm:
             ledger.collect()
             arrived, asked = ledger.awaited(round_, known)
             pause = workers.patience(arrived, asked, time.monotonic() - start)
             if pause <= 0:
-                return None
+                return None, _seconds_after(since)
+            since = time.monotonic() if since is None else since
             if bar is not None:
-                bar.wait(f"waiting for people: {arrived} of {asked} answers")
+                bar.wait(round_, f"waiting for people: {arrived} of {asked} answers")
             if arrived >= looked + LOOK_AFTER:
                 looked = arrived
                 look()
             time.sleep(pause)
-    return f"interrupted while waiting for people: {arrived} of {asked} answers are there; the same command goes on"
+    why = f"interrupted while waiting for people: {arrived} of {asked} answers are there; the same command goes on"
+    return why, _seconds_after(since)
+
+
+def _seconds_after(moment: float | None) -> float:
+    return 0.0 if moment is None else time.monotonic() - moment
 
 
 def why_not(terms: Terms, now: Facts, too_dear: int, nobody_left: bool) -> str:

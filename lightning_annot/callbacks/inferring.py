@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -64,12 +65,18 @@ class Inferring:
             generator = round_generator(self._data.seed, MACHINE_DRAW + len(facts.item))
             known = known_by_answers(self._data.table, *answer_evidence(alone, generator))
             self._belief.hear(self._machines, known, self._data.held_out_labels(), self.predictions)
-        return self.peek(facts)
+        return self._infer(self.basis(facts), oracle)
 
-    def peek(self, facts: Facts) -> Inference:
-        """The same with machines as they were judged last: a look that changes nothing."""
-        oracle, facts = self._oracle(facts), self._belief.trusted(facts)
-        return infer(self.basis(facts), self._crowd, self._threshold, self._cost, oracle, self._belief.tempering)
+    def peek(self, facts: Facts) -> tuple[Facts, Inference]:
+        """A look that changes nothing: ``facts`` about the items that somebody has answered, as rows of the inference, and what
+        is believed of these alone, with machines as they were judged last. The rest of the posterior would fill the memory.
+        """
+        basis = self.basis(facts).of_answered()
+        trusted = replace(basis, facts=self._belief.trusted(basis.facts))
+        return basis.facts, self._infer(trusted, self._oracle(facts))
+
+    def _infer(self, basis: Basis, oracle: torch.Tensor | None) -> Inference:
+        return infer(basis, self._crowd, self._threshold, self._cost, oracle, self._belief.tempering)
 
     def _basis(self, facts: Facts, log_prior: LogPrior) -> Basis:
         table = self._data.table

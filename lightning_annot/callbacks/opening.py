@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import STUDY
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.loading import DIGITS
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
@@ -35,6 +36,18 @@ def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     for row in shown.nonzero()[:, 0].tolist():
         by_class[table.classes[int(table.prototype[row])]].append(table.ids[row])
     return PageTask(table.classes, table.names, {name: tuple(ids[:MOST_EXAMPLES]) for name, ids in by_class.items()}, source)
+
+
+def refuse_study(url: str | Path) -> None:
+    """AnnotError where the log at ``url``, if it is there, is a confusion study's, which no run can go on with."""
+    if isinstance(url, Path) and not url.is_file():
+        return
+    with AnnotationLog(url) as log:
+        if STUDY in log.identity():
+            raise AnnotError(
+                f"{log.name} is the log of a confusion study; choose another annotation.output_dir for the run. What the study "
+                "found is written by lightning-annot confusions."
+            )
 
 
 def open_ledger(

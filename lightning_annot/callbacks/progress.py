@@ -82,13 +82,13 @@ class RoundProgress(ProgressBar):
         self._unit, self._stage = "round", name
         self._describe()
 
-    def wait(self, text: str) -> None:
-        """The round waits; where nothing can be redrawn, it says so once."""
+    def wait(self, round_: int, text: str) -> None:
+        """The round waits, one that a checkpoint left too; where nothing can be redrawn, it says so once."""
         waits, self._stage = self._stage.startswith(text[:7]), text
         if self._display is not None:
             self._describe()
         elif self._enabled and not waits:
-            self._line(f"round {self.trainer.current_epoch}: {text}")
+            self._line(f"round {round_}: {text}")
 
     def update_row(self, row: Mapping[str, Any]) -> None:
         """Show the row of a round that is complete; keys as in ``rounds.csv``, ``round`` among them."""
@@ -97,7 +97,7 @@ class RoundProgress(ProgressBar):
             self._display.facts = describe_row(row)
             self._describe()
         elif self._enabled:
-            self._line(f"round {row['round']}: {describe_row(row)}, {_seconds(row):.1f} s")
+            self._line(f"round {row['round']}: {describe_row(row)}, {_time(row)}")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -207,5 +207,8 @@ class RoundProgress(ProgressBar):
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _seconds(row: Mapping[str, Any]) -> float:
-    return sum(float(value) for name, value in row.items() if name.startswith("seconds_") and value is not None)
+def _time(row: Mapping[str, Any]) -> str:
+    """The seconds of work, and those of the wait for people, if there was any."""
+    seconds = {name: float(value) for name, value in row.items() if name.startswith("seconds_") and value is not None}
+    waited = seconds.pop("seconds_wait", 0.0)
+    return f"{sum(seconds.values()):.1f} s" + (f" and {waited:.1f} s for people" if waited else "")

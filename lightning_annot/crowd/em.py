@@ -81,9 +81,16 @@ class EMResult:
         dense = self.all_counts()
         return dense / dense.sum(2, keepdim=True)
 
-    def pooled_confusion(self) -> Tensor:
-        """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1."""
-        pooled = self.prior.mean().T.clone().index_add_(0, self.incidence.pair_label, self.counts).T
+    def pooled_confusion(self, apart: Tensor | None = None) -> Tensor:
+        """One (K, K) confusion of all workers together: expected counts plus the prior once, rows sum to 1.
+
+        Without those who stand ``apart`` (W,) bool, unless all do.
+        """
+        label, counts, prior = self.incidence.pair_label, self.counts, self.prior.mean()
+        if apart is not None and bool(apart.any()) and not bool(apart.all()):
+            ours = ~apart[self.incidence.pair_worker]
+            label, counts, prior = label[ours], counts[ours], self.prior.mean(~apart)
+        pooled = prior.T.clone().index_add_(0, label, counts).T
         return pooled / pooled.sum(1, keepdim=True)
 
     def diagonal(self) -> Tensor:

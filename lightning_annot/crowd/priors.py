@@ -32,9 +32,11 @@ class Prior:
         """Row sums, (K,) or (W, K)."""
         return self.counts.sum(-1)
 
-    def mean(self) -> Tensor:
-        """Mean of the workers' pseudo-counts, (K, K)."""
-        return self.counts if self.counts.ndim == 2 else self.counts.mean(0)
+    def mean(self, of: Tensor | None = None) -> Tensor:
+        """Mean of the workers' pseudo-counts, (K, K), or of those in ``of`` (W,) bool."""
+        if self.counts.ndim == 2:
+            return self.counts
+        return (self.counts if of is None else self.counts[of]).mean(0)
 
 
 def diagonal_prior(accuracy: Tensor, strength: float) -> Tensor:

@@ -19,7 +19,7 @@ from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundB
 from lightning_annot.data.items import ItemTable
 from lightning_annot.data.loading import BackboneSettings, Loaded, load_images, load_items
 from lightning_annot.data.owner import Owner
-from lightning_annot.data.pools import Pools, make_pools
+from lightning_annot.data.pools import Pools, first_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings
 from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.data.view import FeatureView
@@ -254,13 +254,7 @@ class AnnotationDataModule(LightningDataModule):
     def pools(self) -> Pools:
         """The pools of the round; without any yet, the prototypes are labelled and all else is unlabelled."""
         if self._pools is None:
-            features, _ = self.projected()
-            known = torch.zeros(len(features), dtype=torch.bool)
-            known[: len(self.table)] = self.table.is_prototype
-            target = torch.zeros(len(features), len(self.table.classes))
-            rows = known.nonzero()[:, 0]
-            target[rows, self.table.prototype[rows]] = 1.0
-            self._pools = make_pools(target, known, known)
+            self._pools = first_pools(self.table.prototype, len(self.projected()[0]), len(self.table.classes))
         return self._pools
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -48,6 +48,15 @@ def make_pools(target: Tensor, known: Tensor, confident: Tensor) -> Pools:
     )
 
 
+def first_pools(prototype: Tensor, n_rows: int, n_classes: int) -> Pools:
+    """Before any answer: prototypes are labelled, all other of ``n_rows`` unlabelled; ``prototype`` (N,), -1 elsewhere."""
+    known, target = torch.zeros(n_rows, dtype=torch.bool), torch.zeros(n_rows, n_classes)
+    rows = (prototype >= 0).nonzero()[:, 0]
+    known[rows] = True
+    target[rows, prototype[rows]] = 1.0
+    return make_pools(target, known, known)
+
+
 def harden(pools: Pools) -> Pools:
     """The same pools, with all of each row's target on its largest class."""
     target = pools.target

@@ -47,6 +47,7 @@ def study_command(args: list[str]) -> int:
     given = study_parser().parse_args(args)
     from lightning_annot.annotations.formats import read_labels, write_table
     from lightning_annot.annotations.log import AnnotationLog
+    from lightning_annot.annotations.schema import STUDY
     from lightning_annot.data.classes import read_classes
     from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
     from lightning_annot.report.atomic import write_text
@@ -59,7 +60,7 @@ def study_command(args: list[str]) -> int:
     images = ImageSettings(whole_path(given.root), items=items, id_pattern=given.id_pattern)
     task = PageTask(table.ids, table.names, examples, images, study)
     with AnnotationLog(given.dir / "annotations.db") as log:
-        log.claim({"confusion study": fingerprint(task)})
+        log.claim({STUDY: fingerprint(task)})
         write_table(given.dir / PROTOTYPES, known)
         _check_images(task)
         write_text(given.dir / TASK_FILE, task.to_json())

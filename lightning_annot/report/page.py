@@ -133,7 +133,7 @@ def _figures(run: RunFiles) -> dict[str, dict[str, Any]]:
         caption = "Below the diagonal the labels are too sure; larger dots are more items."
         add("reliability", "Reliability", caption, plots.plot_reliability(table))
     if len(run.rounds):
-        add("seconds", "Time", "Seconds of each round by stage.", plots.plot_seconds(run.rounds))
+        add("seconds", "Time", "Seconds of each round by stage, without the wait for people.", plots.plot_seconds(run.rounds))
     if run.pooled is not None:
         caption = "Row: true class, column: answer, in percent. Blue is right, red is a mistake."
         add("confusion", "All workers together", caption, plots.plot_confusion(run.pooled, list(run.names.values())))

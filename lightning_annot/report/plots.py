@@ -201,7 +201,7 @@ def plot_workers(workers: pd.DataFrame) -> Figure:
 
 @_styled
 def plot_seconds(rounds: pd.DataFrame) -> Figure:
-    """Seconds of each round, stacked by stage."""
+    """Seconds of each round, stacked by stage; a wait for people would dwarf them."""
     figure, axes = _figure()
     number = rounds["round"].to_numpy(dtype=float)
     edges = np.append(number, number[-1:] + 1) - 0.5

@@ -122,6 +122,6 @@ def _order(
         return among[best_first(score, n, generator)]
     weight = torch.zeros(len(among))
     if settings.items == "expected_error_reduction":
-        confusion = inference.crowd.pooled_confusion()
+        confusion = inference.crowd.pooled_confusion(apart=basis.facts.is_expert())
         weight = settings.sharpness * expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
     return among[gumbel_top(weight, n, generator)]

@@ -21,7 +21,7 @@ class Facts:
     """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions
     (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
     ``gold_worker``, ``gold_label`` (-1 for a skip); open gold questions: ``open_gold_item``, ``open_gold_worker``.
-    ``extra_paid`` counts gold and audit answers.
+    ``extra_paid`` counts gold and audit answers, ``replies`` all answers to what rounds have asked, gold too: none imported.
 
     ``experts``: names of workers who are hardly ever wrong. Of all kinds together: who gave the paid answers
     (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where unknown); and who is asked the open questions,
@@ -39,6 +39,7 @@ class Facts:
     gold_worker: Tensor = field(default_factory=_no_rows)
     gold_label: Tensor = field(default_factory=_no_rows)
     extra_paid: int = 0
+    replies: int = 0
     paid_worker: Tensor = field(default_factory=_no_rows)
     paid_seconds: Tensor = field(default_factory=_no_rows)
     owed_worker: Tensor = field(default_factory=_no_rows)
@@ -112,3 +113,17 @@ class Basis:
     prototype: Tensor
     n_rows: int
     n_classes: int
+
+    def of_answered(self) -> Basis:
+        """The same of those items alone that somebody has answered, in their order; without extra rows and open questions."""
+        facts, none = self.facts, _no_rows()
+        items = torch.unique(torch.cat([facts.item, facts.gold_item]))
+        about = replace(
+            facts, item=torch.searchsorted(items, facts.item), gold_item=torch.searchsorted(items, facts.gold_item),
+            open_item=none, open_worker=none, open_gold_item=none, open_gold_worker=none, owed_worker=none,
+        )  # fmt: skip
+
+        def log_prior(rows: Tensor) -> Tensor:
+            return self.log_prior(items[rows])
+
+        return Basis(about, log_prior, self.prototype[items], len(items), self.n_classes)

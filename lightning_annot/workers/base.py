@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -22,9 +22,12 @@ class Workers(ABC):
     def bind(self, task: Task) -> None:
         """Learn the task once, before anything else is called; raises AnnotError if it does not fit."""
 
-    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Take the (item, worker) pairs that the log already has answers of; called once, after ``bind``."""
-        del pairs  # most workers need not know
+    def remember(self, pairs: Iterable[tuple[str, str]], people: Collection[str] = ()) -> None:
+        """Take the (item, worker) pairs that the log already has answers of; called once, after ``bind``.
+
+        ``people``: those workers who have answered what was asked; others only came in with imported answers, or as experts.
+        """
+        del pairs, people  # most workers need not know
 
     def names(self) -> Sequence[str]:
         """Workers that can be asked by name; empty when questions go to anyone."""

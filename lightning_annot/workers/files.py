@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from lightning_annot.annotations.formats import check_members, parse_seconds, read_table, write_table
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
+from lightning_annot.workers.capacity import most_answers
 from lightning_annot.workers.waiting import checked_names
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class FileWorkers(Workers):
         self._returned: set[int] = set()
         self._written: set[int] | None = None  # questions in the file, None before this process wrote it
         self._answered: Counter[tuple[str, str]] = Counter()  # how often a worker answered an item
+        self._people: set[str] = set()  # who has answered what was asked
         self._never_asked = 0
 
     def bind(self, task: Task) -> None:
@@ -71,19 +72,17 @@ class FileWorkers(Workers):
         return list(self._workers)
 
     def capacity(self) -> Tensor | None:
-        """As many answers an item as people have answered so far, if none are named: a second opinion needs a second person."""
-        if self._workers:
-            return None
-        people = {worker for _, worker in self._answered}
-        return torch.full((len(self._task.items),), max(1, len(people)), dtype=torch.int64)
+        """As many answers an item as people have answered so far, if none are named, see ``most_answers``."""
+        return None if self._workers else most_answers(self._task.items, self._answered, self._people)
 
-    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
+    def remember(self, pairs: Iterable[tuple[str, str]], people: Collection[str] = ()) -> None:
         """Learn which (item, worker) pairs have answers already, so that their lines are not used again.
 
         To be called after ``bind`` with the pairs of all answers in the log, each as often as it occurs; calling it
         again is harmless.
         """
         self._answered |= Counter(pairs)
+        self._people |= {*people}
 
     def submit(self, questions: Sequence[Question]) -> None:
         """Take all open questions and write them to ``questions.csv``."""
@@ -108,6 +107,7 @@ class FileWorkers(Workers):
         answers = [answer for item in rows for answer in self._match(item, questions[item], rows[item])]
         for answer in answers:
             self._answered[self._open.pop(answer.question).item, answer.worker] += 1
+            self._people.add(answer.worker)
             self._returned.add(answer.question)
         if answers:
             self._write_open()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
@@ -19,6 +18,7 @@ from lightning_annot.annotations.schema import EXPERT
 from lightning_annot.exchange.label_studio import prediction, said
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
+from lightning_annot.workers.capacity import most_answers
 from lightning_annot.workers.label_studio_project import Control, Pictures, label_config
 from lightning_annot.workers.waiting import AwayError, Waiting, checked_names
 
@@ -71,6 +71,7 @@ class LabelStudioWorkers(Workers):
         self._seen: str | None = None  # the last change that was read
         self._emails: dict[int, str] = {}
         self._answered: set[tuple[str, str]] = set()
+        self._people: set[str] = set()  # who has answered what was asked
         self._away = False
 
     def bind(self, task: Task) -> None:
@@ -115,16 +116,14 @@ class LabelStudioWorkers(Workers):
         """The workers given; empty when questions go to anyone."""
         return list(self._workers)
 
-    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
+    def remember(self, pairs: Iterable[tuple[str, str]], people: Collection[str] = ()) -> None:
         """Which items each person has answered: their later annotations of them are no answers."""
         self._answered |= set(pairs)
+        self._people |= {*people}
 
     def capacity(self) -> Tensor | None:
-        """As many answers an item as people have answered so far, if none are named: a second opinion needs a second person."""
-        if self._workers:
-            return None
-        people = {worker for _, worker in self._answered} - {GROUND_TRUTH}
-        return torch.full((len(self._task.items),), max(1, len(people)), dtype=torch.int64)
+        """As many answers an item as people have answered so far, if none are named, see ``most_answers``."""
+        return None if self._workers else most_answers(self._task.items, self._answered, self._people)
 
     def patience(self, arrived: int, asked: int, seconds: float) -> float:
         """Wait until the share of the answers is there, or until the minutes are over and any is."""
@@ -237,6 +236,7 @@ class LabelStudioWorkers(Workers):
         if given.ground_truth:
             answers[GROUND_TRUTH] = Answer(question, GROUND_TRUTH, given.label, None, EXPERT)
         self._answered |= {(item, name) for name in new if name in answers}
+        self._people |= {author} & {*new}
         return [answers[name] for name in new if name in answers]
 
     def _offer_again(self, tasks: Sequence[Mapping[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -76,8 +76,9 @@ class RecordedWorkers(Workers):
         """All answers in the order of the replay: item rows (A,), sorted, rows among the sorted workers (A,), and labels."""
         return self._item.copy(), self._worker.copy(), list(self._label)
 
-    def remember(self, pairs: Iterable[tuple[str, str]]) -> None:
+    def remember(self, pairs: Iterable[tuple[str, str]], people: Collection[str] = ()) -> None:
         """Learn which (item, worker) pairs have answers already; to be called after ``bind``, before ``submit``."""
+        del people
         given = list(pairs)
         rows = self._find([item for item, _ in given], [worker for _, worker in given])
         self._used[rows[rows >= 0]] = True
