@@ -14,8 +14,7 @@ import pandas as pd
 from sqlalchemy import Integer, bindparam, func, select
 
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.annotations.schema import IN_LIST
-from lightning_annot.annotations.schema import ANSWER, QUESTION
+from lightning_annot.annotations.schema import ANSWER, IN_LIST, QUESTION
 from lightning_annot.report.pace import per_hour
 from lightning_annot.serve.counts import Counts
 
