@@ -16,6 +16,8 @@ from postgres import new_database, running_postgres
 if TYPE_CHECKING:
     from label_studio_server import Server
 
+torch.set_num_threads(1)  # tests run side by side, and what is equal to the last bit is so with one number of threads
+
 N, D, CLASSES = 300, 16, ("ant", "bee", "cow", "dog")
 
 
@@ -39,12 +41,6 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
     ]
     pd.concat(people).to_csv(folder / "answers.csv", index=False)
     return Bank(folder / "features.npy", folder / "labels.csv", folder / "prototypes.csv", folder / "answers.csv")
-
-
-@pytest.fixture(scope="session")
-def _one_thread() -> None:
-    """What is equal to the last bit is so with one number of threads."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

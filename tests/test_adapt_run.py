@@ -25,8 +25,6 @@ from lightning_annot.data.loading import BackboneSettings
 from lightning_annot.data.sources import digits_source, folder_source
 from lightning_annot.types import AnnotError
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 START = StartSettings("small_resnet", "random", 8)
 SHORT = AdaptSettings(epochs=1, batch_size=16)
 
@@ -47,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Path:
+def whole(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(settings, tmp_path_factory.mktemp("whole"))
 
 

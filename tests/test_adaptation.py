@@ -22,8 +22,6 @@ from lightning_annot.backbones.unlabelled import UnlabelledDataModule
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.types import AnnotError
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 CONFIG = f"--config={CONFIGS / 'adapt.yaml'}"
 STOP = "{class_path: EarlyStopping, init_args: {monitor: val_knn, mode: max, patience: 1, min_delta: 2}}"
 FREEZE = "{class_path: lightning_annot.backbones.freezing.FreezeLayers, init_args: {layers: [stem, stages.0], until: 2}}"

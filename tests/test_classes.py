@@ -17,8 +17,6 @@ from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.types import OTHER, AnnotError
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 def write(path: Path, text: str) -> str:
     path.write_text(text)

@@ -21,8 +21,6 @@ from test_scripts import load_script, told
 from lightning_annot.backbones.classifier import ClassifierModule
 from lightning_annot.backbones.classifier_data import ClassifierDataModule
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 CONFIG = f"--config={CONFIGS / 'classify.yaml'}"
 QUICK = {
     "trainer.accelerator": "cpu",
@@ -37,7 +35,7 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def run(bank: Bank, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Path:
+def run(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An annotation run over the first 240 of the bank's items; 60 are left to test on."""
     folder = tmp_path_factory.mktemp("annotated")
     np.save(folder / "part.npy", np.load(bank.features)[:240])

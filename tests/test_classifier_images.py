@@ -24,8 +24,6 @@ from lightning_annot.backbones.classifier_data import AugmentSettings, Classifie
 from lightning_annot.backbones.step_sizes import adamw, rise_and_fall, step_size
 from lightning_annot.types import AnnotError
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 TINY = {"backbone": "test_resnet.r160_in1k", "weights": "random", "image_size": 32}
 CONFIG = f"--config={CONFIGS / 'classify.yaml'}"
 EPOCHS = 4
@@ -88,7 +86,7 @@ def train(photos: Path, folder: Path, *callbacks: Callback, resume: bool = False
 
 
 @pytest.fixture(scope="module")
-def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> tuple[ClassifierModule, Watch]:
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ClassifierModule, Watch]:
     watch = Watch()
     return train(photos, tmp_path_factory.mktemp("whole"), watch), watch
 

@@ -18,8 +18,6 @@ from lightning_annot.sampling import diverse as module
 from lightning_annot.sampling.diverse import diverse, is_diverse_round, unseen_classes
 from lightning_annot.types import Annotations
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 WITHOUT = {"data.prototypes_per_class": 0}
 
 
@@ -83,7 +81,7 @@ def test_diverse_rounds_become_rare() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(bank: Bank, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Path:
+def whole(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(bank.settings(**WITHOUT), tmp_path_factory.mktemp("whole"), trainer__max_epochs=5)
 
 

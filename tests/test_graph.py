@@ -104,7 +104,6 @@ def test_too_few_items_are_refused() -> None:
         fit_projection(bank(10), ProjectionSettings(dim=4, neighbours=9), seed=0)
 
 
-@pytest.mark.usefixtures("_one_thread")
 def test_a_run_with_neighbours_resumes_and_predicts(bank: Bank, tmp_path: Path) -> None:
     chosen = bank.settings(**{"data.projection.neighbours": 4, "data.projection.rows": 150})
     whole = fit(chosen, tmp_path / "whole")

@@ -11,10 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from cli_runs import Bank, answers, assert_equal_runs, fit, questions, start
-
-pytestmark = pytest.mark.usefixtures("_one_thread")
 
 KILLS = 6
 

@@ -14,8 +14,6 @@ from test_kill import kill_when_it_moves
 
 PER_ROUND = 12
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 @dataclass(frozen=True)
 class Live:

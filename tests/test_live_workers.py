@@ -26,8 +26,6 @@ from lightning_annot.data.page_task import TASK_FILE, PageTask
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.live import LiveWorkers
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 Opinion = Callable[[str], str | None]
 PER_ROUND = 12
 

@@ -170,7 +170,6 @@ def banks(*entries: dict[str, object]) -> str:
     return json.dumps([{name: str(value) for name, value in entry.items()} for entry in entries])
 
 
-@pytest.mark.usefixtures("_one_thread")
 def test_runs_with_machines_resume_and_leave_their_skills(bank: Bank, scores: Path, tmp_path: Path) -> None:
     noise = np.load(bank.features) + np.random.default_rng(0).normal(0, 3.0, np.load(bank.features).shape).astype("float32")
     np.save(tmp_path / "poor.npy", noise.astype("float32"))

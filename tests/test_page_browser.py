@@ -24,7 +24,7 @@ from lightning_annot.types import Question
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = [pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome here"), pytest.mark.usefixtures("_one_thread")]
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome here")
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import pytest
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 from rich.console import Console
@@ -47,11 +46,6 @@ def trainer_with(bar: RoundProgress, *callbacks: Callback, **kwargs: Any) -> Tra
 
 def console_to(terminal: bool) -> Console:
     return Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_describe_row_leaves_out_what_is_unknown() -> None:

@@ -13,8 +13,6 @@ from offline_wandb import go_offline, logger_settings, read_offline, riskiest_ta
 
 from lightning_annot.callbacks.wandb_records import CURVES
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_offline(monkeypatch, tmp_path)

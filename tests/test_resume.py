@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 from cli_runs import Bank, answers, assert_equal_runs, checkpoint, fit, questions, rounds
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 RECORDED = "lightning_annot.workers.recorded.RecordedWorkers"
 LEARNERS: dict[str, dict[str, Any]] = {
     "pseudo labels, linear head": {},
@@ -38,7 +36,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def whole(bank: Bank, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Path:
+def whole(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five rounds at one go."""
     return fit(bank.settings(), tmp_path_factory.mktemp("whole"), trainer__max_epochs=5)
 

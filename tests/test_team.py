@@ -24,7 +24,6 @@ from lightning_annot.experiments.served import cookie_of
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
-pytestmark = pytest.mark.usefixtures("_one_thread")
 
 PER_ROUND, ROUNDS = 12, 3
 WORKERS = ("ann", "bob", "eve")

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from offline_wandb import go_offline, last_records, riskiest_table, staged_files
 from pytorch_lightning import Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
@@ -19,7 +18,6 @@ from lightning_annot.report.run_files import read_run
 
 
 def fit(callback: WandbRecords, logger: WandbLogger | CSVLogger, root: Path) -> None:
-    torch.set_num_threads(1)
     Trainer(
         callbacks=[callback],
         logger=logger,
