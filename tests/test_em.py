@@ -111,7 +111,7 @@ def test_tiered_equals_plain_loops(name: str, m_step: str) -> None:
     slow = slow_tiered_em(p.triples, p.log_prior.tolist(), p.pseudo.tolist(), p.n_workers, 8.0, m_step)
     torch.testing.assert_close(fast.confusions(), torch.tensor(slow.confusions, dtype=torch.float64), **EXACT)
     assert fast.objective_history == pytest.approx(slow.history, abs=1e-9)
-    torch.testing.assert_close(fast.pseudo_counts.sum(1), torch.full((len(p.pseudo),), 8.0, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(fast.prior.counts.sum(1), torch.full((len(p.pseudo),), 8.0, dtype=torch.float64), **EXACT)
 
 
 @pytest.mark.parametrize("m_step", ["soft", "hard"])

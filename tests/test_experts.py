@@ -39,16 +39,51 @@ TEMPERED = Tempering((1.2, 1.1, 0.8), (1.0, 0.8, 0.6))
 
 def test_the_experts_prior_and_no_other() -> None:
     base = homogeneous_prior(4, 0.7, 10.0)
-    assert with_experts(base, torch.zeros(3, dtype=torch.bool)) is base
-    prior = with_experts(base, torch.tensor([False, True, False]))
+    assert with_experts(base, torch.zeros(3, dtype=torch.bool)).counts is base
+    prior = with_experts(base, torch.tensor([False, True, False])).each(3)
     assert torch.equal(prior[0], base)
     assert torch.equal(prior[2], base)
     torch.testing.assert_close(prior[1], diagonal_prior(torch.full((4,), 0.98), 20.0))
-    torch.testing.assert_close(with_experts(torch.stack([base, 2 * base]), torch.tensor([False, True]))[0], base)
-    few = torch.zeros(DENSE_PRIORS // 16 + 1, dtype=torch.bool)
-    few[0] = True
-    with pytest.raises(AnnotError, match="does not fit"):
-        with_experts(base, few)
+    torch.testing.assert_close(with_experts(torch.stack([base, 2 * base]), torch.tensor([False, True])).counts[0], base)
+
+
+@pytest.mark.parametrize("tempering", [Tempering(), TEMPERED])
+def test_a_prior_by_group_is_that_of_a_table_of_all_workers(tempering: Tempering) -> None:
+    answers_, log_prior, _ = crowd(5, 0.95)
+    prior = with_experts(homogeneous_prior(4), EVE)
+    assert prior.counts.shape == (2, 4, 4)
+    by_group, by_table = (
+        run_em(answers_, log_prior, p, 6, tempering=tempering, expert=EVE, max_iterations=8)
+        for p in (prior, prior.each(6).clone())
+    )
+    assert by_group.objective_history == pytest.approx(by_table.objective_history, rel=1e-6)
+    worker, label = torch.tensor([0, 5, 5, 9]), torch.tensor([1, 2, 0, 3])  # one whom the fit has not seen
+    for ours, table in (
+        (by_group.counts, by_table.counts), (by_group.row_totals(), by_table.row_totals()),
+        (by_group.confusions(), by_table.confusions()), (by_group.diagonal(), by_table.diagonal()),
+        (by_group.pooled_confusion(), by_table.pooled_confusion()),
+        (by_group.pooled_confusion(EVE), by_table.pooled_confusion(EVE)),
+        (by_group.log_answer(worker, label), by_table.log_answer(worker, label)),
+    ):  # fmt: skip
+        torch.testing.assert_close(ours, table)
+    with pytest.raises(AnnotError, match="pseudo_counts of shape"):
+        run_em(answers_, log_prior, prior, 7)
+
+
+def test_an_expert_among_many_workers_and_classes_needs_no_table_of_all() -> None:
+    """500 workers and 1,000 classes, of which a table would have 5 x 10^8 entries."""
+    w, k, n = 500, 1000, 2000
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(k, (n,), generator=generator)
+    answers_ = Annotations(torch.arange(n), torch.arange(n) % w, truth)
+    expert = torch.arange(w) == 7
+    found = run_tiered_em(
+        answers_, torch.full((n, k), 1.0 / k).log(), 10 * homogeneous_prior(k), w, expert=expert, max_iterations=2
+    )
+    assert w * k * k > DENSE_PRIORS
+    assert found.prior.counts.shape == (2, k, k)
+    assert float(found.diagonal()[7].mean()) == pytest.approx(0.98, abs=0.01)
+    assert float(found.diagonal()[8].mean()) < 0.9
 
 
 def crowd(seed: int, accuracy: float, n: int = 400, k: int = 4, others: float = 0.6) -> tuple[Annotations, Tensor, Tensor]:
@@ -94,7 +129,7 @@ def test_tempered_posterior_and_counts_equal_loops(chunk_elements: int) -> None:
         for r in rows:
             j, z = int(answers_.worker[r]), int(answers_.label[r])
             counts[j, :, z] += joint.softmax(0) * (1 / b if j == 5 else 1.0)
-    torch.testing.assert_close(after.all_counts(), prior + counts, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.all_counts(), prior.each(6) + counts, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=20, deadline=None)

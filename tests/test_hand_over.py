@@ -231,23 +231,6 @@ def test_asking_needs_something_to_ask(run: Path, words: tuple[str, ...], why: s
     assert "eve" not in set(questions(run)["worker"])
 
 
-def test_an_expert_for_whom_there_is_no_room_is_refused_at_once(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Later would be too late: what is in the log stays there, and the run could not go on."""
-    before = answers(run)
-    monkeypatch.setattr("lightning_annot.crowd.priors.DENSE_PRIORS", 1000)
-    (tmp_path / "a.csv").write_text("task,label\n900,3\n")
-    for words in (
-        ("import", {}, str(run), str(tmp_path / "a.csv"), "--expert", "eve"),
-        ("unfinished", {}, str(run), "--ask", "eve"),
-    ):
-        result = call(*words)
-        assert result.status == 2
-        assert "at most 10 workers are possible. Import the answers by --worker" in result.err
-    pd.testing.assert_frame_equal(answers(run), before)
-
-
 def test_what_an_expert_is_asked_goes_to_nobody_else(tmp_path: Path) -> None:
     from lightning_annot.annotations.desk import Desk, Lending
     from lightning_annot.types import Answer, Question

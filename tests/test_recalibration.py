@@ -43,7 +43,7 @@ def fit_before(facts: Facts, round_: int, log_prior: Tensor, known: int) -> EMRe
 def slow_fresh(facts: Facts, round_: int, crowd: EMResult, log_prior: Tensor) -> set[tuple[float, ...]]:
     """Row by row of the log: what was believed before each new answer, rounded, in no order."""
     confusions = crowd.confusions().tolist()
-    prior = crowd.pseudo_counts / crowd.pseudo_counts.sum(1, keepdim=True)
+    prior = crowd.prior.counts / crowd.prior.counts.sum(1, keepdim=True)
     log = list(zip(*(getattr(facts, name).tolist() for name in ("item", "worker", "label", "round")), strict=True))
     k, rows = log_prior.shape[1], set()
 

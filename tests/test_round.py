@@ -287,7 +287,7 @@ def test_a_look_at_the_answered_items_finds_what_all_items_say(crowd: CrowdSetti
     trusted = [replace(b, facts=b.facts.without(~believed)) for b in (whole, part)]
     everything, answered = (infer(b, crowd, 0.1, tempering=TEMPERED) for b in trusted)
     assert torch.equal(answered.crowd.counts, everything.crowd.counts)
-    assert torch.equal(answered.crowd.pseudo_counts, everything.crowd.pseudo_counts)
+    assert torch.equal(answered.crowd.prior.counts, everything.crowd.prior.counts)
     assert torch.equal(answered.posterior, everything.posterior[items])
     found = []
     for b, inference in ((whole, everything), (part, answered)):

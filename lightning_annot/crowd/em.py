@@ -40,14 +40,13 @@ LogPrior = Callable[[Tensor], Tensor]
 class EMResult:
     """Fitted confusions, kept as expected counts of the (worker, answer) pairs that occur.
 
-    ``counts`` (P, K): expected annotations of pair (worker, answer) by true class. ``pseudo_counts``: the prior, (K, K) or,
-    where workers have their own, (W, K, K).
+    ``counts`` (P, K): expected annotations of pair (worker, answer) by true class. ``prior``: pseudo-counts beside them.
     ``objective_history``: L before each M step, so the returned confusions reach at least its last value.
     """
 
     incidence: Incidence
     counts: Tensor
-    pseudo_counts: Tensor
+    prior: Prior
     objective_history: tuple[float, ...]
     converged: bool
 
@@ -55,11 +54,6 @@ class EMResult:
     def n_iterations(self) -> int:
         """M steps taken."""
         return len(self.objective_history)
-
-    @cached_property
-    def prior(self) -> Prior:
-        """The prior, by (worker, answer)."""
-        return Prior(self.pseudo_counts)
 
     @cached_property
     def _log_totals(self) -> Tensor:
@@ -72,7 +66,7 @@ class EMResult:
     def all_counts(self) -> Tensor:
         """Prior and expected annotations (W, K, K), row = true class, column = answer; dense, for small W x K x K."""
         inc = self.incidence
-        dense = self.pseudo_counts.expand(inc.n_workers, -1, -1).clone()
+        dense = self.prior.each(inc.n_workers).clone()
         dense[inc.pair_worker, :, inc.pair_label] += self.counts
         return dense
 
@@ -96,7 +90,7 @@ class EMResult:
     def diagonal(self) -> Tensor:
         """p(answer = y given true = y) of each worker, (W, K)."""
         inc = self.incidence
-        right = self.pseudo_counts.diagonal(dim1=-2, dim2=-1).expand(inc.n_workers, -1).clone()
+        right = self.prior.diagonal().expand(inc.n_workers, -1).clone()
         right[inc.pair_worker, inc.pair_label] += self.counts[torch.arange(len(self.counts)), inc.pair_label]
         return right / self.row_totals()
 
@@ -132,7 +126,7 @@ class EMResult:
 def run_em(
     annotations: Annotations,
     log_prior: LogPrior | Tensor,
-    pseudo_counts: Tensor,
+    pseudo_counts: Prior | Tensor,
     n_workers: int,
     *,
     m_step: Literal["soft", "hard"] = "soft",
@@ -143,20 +137,21 @@ def run_em(
     expert: Tensor | None = None,
     chunk_elements: int = 1 << 21,
 ) -> EMResult:
-    """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts``, (K, K) or (W, K, K).
+    """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts``: a prior, (K, K) or (W, K, K).
 
     ``log_prior`` gives log p(y | x) by item row; it may compute its rows when asked, so no (N, K) array need exist. Stops when
     the objective gains no more than ``tolerance`` nats an annotation. ``start``: optional posterior (N, K) of a first M step.
     Workers who are ``expert`` (W,) bool do not share the errors of others, so their answers are not tempered: each counts 1/b
     times, in both steps.
     """
-    _check(annotations, pseudo_counts, n_workers, m_step, max_iterations)
+    prior = Prior(pseudo_counts) if isinstance(pseudo_counts, Tensor) else pseudo_counts
+    _check(annotations, prior, n_workers, m_step, max_iterations)
     if isinstance(log_prior, Tensor):
         log_prior = log_prior.__getitem__
-    n_classes, prior = pseudo_counts.shape[-1], Prior(pseudo_counts)
-    weight = None if expert is None else _weight(annotations, expert, tempering, pseudo_counts.dtype)
+    n_classes, kind = prior.counts.shape[-1], prior.counts.dtype
+    weight = None if expert is None else _weight(annotations, expert, tempering, kind)
     inc = build_incidence(annotations, n_workers, n_classes, weight=weight, chunk_elements=chunk_elements)
-    counts = pseudo_counts.new_zeros(len(inc.pair_worker), n_classes)
+    counts = prior.counts.new_zeros(len(inc.pair_worker), n_classes)
     if start is not None:
         for chunk in inc.chunks:
             inc.add_pair_sums(chunk, start[inc.items[chunk.start : chunk.stop]].to(counts), counts)
@@ -168,7 +163,7 @@ def run_em(
         counts, log_evidence = _renewed_counts(inc, table, log_prior, m_step == "hard", tempering)
         history.append(log_evidence + log_density)
         converged = len(history) > 1 and history[-1] - history[-2] <= tolerance * len(annotations)
-    return EMResult(inc, counts, pseudo_counts, tuple(history), converged)
+    return EMResult(inc, counts, prior, tuple(history), converged)
 
 
 def run_tiered_em(
@@ -279,8 +274,8 @@ def _log_table(inc: Incidence, counts: Tensor, prior: Prior) -> tuple[Tensor, fl
     An answer that a worker never gave has w = m / row sum, so its part of the density needs no row of its own.
     """
     log_total = (inc.worker_sums(counts) + prior.totals()).log()
-    table, shared = counts, prior.counts.ndim == 2
-    density = float(torch.xlogy(prior.counts, prior.counts).sum(dtype=torch.float64)) * (inc.n_workers if shared else 1)
+    table = counts
+    density = prior.sum_over_workers(torch.xlogy(prior.counts, prior.counts), inc.n_workers)
     density -= float((log_total * prior.totals()).sum(dtype=torch.float64))
     rows = max(1, (1 << 21) // inc.n_classes)
     for start in range(0, len(table), rows):
@@ -293,14 +288,14 @@ def _log_table(inc: Incidence, counts: Tensor, prior: Prior) -> tuple[Tensor, fl
     return table, density
 
 
-def _check(annotations: Annotations, pseudo_counts: Tensor, n_workers: int, m_step: str, max_iterations: int) -> None:
-    n_classes = pseudo_counts.shape[-1] if pseudo_counts.ndim else 0
-    if pseudo_counts.shape not in ((n_classes, n_classes), (n_workers, n_classes, n_classes)) or not bool(
-        (pseudo_counts > 0).all()
-    ):
-        raise AnnotError(
-            f"pseudo_counts of shape {tuple(pseudo_counts.shape)} given; need (K, K) or ({n_workers}, K, K), all above 0."
-        )
+def _check(annotations: Annotations, prior: Prior, n_workers: int, m_step: str, max_iterations: int) -> None:
+    shape = tuple(prior.counts.shape)
+    n_classes = shape[-1] if shape else 0
+    n_priors = n_workers if prior.group is None else shape[0]
+    grouped = prior.group is None or len(prior.group) == n_workers
+    fits = grouped and shape in ((n_classes, n_classes), (n_priors, n_classes, n_classes))
+    if not fits or not bool((prior.counts > 0).all()):
+        raise AnnotError(f"pseudo_counts of shape {shape} given; need (K, K) or ({n_workers}, K, K), all above 0.")
     if m_step not in ("soft", "hard"):
         raise AnnotError(f"m_step {m_step!r} given; allowed are 'soft' and 'hard'.")
     if max_iterations < 1:

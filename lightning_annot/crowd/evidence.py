@@ -18,7 +18,7 @@ def answer_evidence(result: EMResult, generator: torch.Generator, most_elements:
     inc = result.incidence
     n = len(inc.items)
     chosen = torch.randperm(n, generator=generator)[: max(1, most_elements // inc.n_classes)].sort().values
-    rows = [result.pseudo_counts.new_empty(0, inc.n_classes)]
+    rows = [result.prior.counts.new_empty(0, inc.n_classes)]
     for chunk in inc.chunks:
         here = chosen[(chosen >= chunk.start) & (chosen < chunk.stop)]
         rows.append(result.log_likelihood(chunk)[here - chunk.start])

@@ -16,9 +16,12 @@ EXPERT_ACCURACY, EXPERT_STRENGTH = 0.98, 20.0  # of each row: .90 is two and a h
 
 @dataclass(frozen=True)
 class Prior:
-    """Pseudo-counts of confusions, looked up by (worker, answer): ``counts`` (K, K) for everybody, or (W, K, K)."""
+    """Pseudo-counts of confusions, looked up by (worker, answer): ``counts`` (K, K) for everybody, (W, K, K) for each, or
+    (G, K, K), of which each worker has that of the ``group`` (W,).
+    """
 
     counts: Tensor
+    group: Tensor | None = None
 
     @cached_property
     def _by_answer(self) -> Tensor:
@@ -26,17 +29,42 @@ class Prior:
 
     def rows(self, worker: Tensor, label: Tensor) -> Tensor:
         """Pseudo-counts of pairs ``worker`` (P,), ``label`` (P,) by true class, (P, K)."""
-        return self._by_answer[label if self.counts.ndim == 2 else worker * self.counts.shape[-1] + label]
+        if self.counts.ndim == 2:
+            return self._by_answer[label]
+        return self._by_answer[(worker if self.group is None else self.group[worker]) * self.counts.shape[-1] + label]
 
     def totals(self) -> Tensor:
         """Row sums, (K,) or (W, K)."""
-        return self.counts.sum(-1)
+        return self._by_worker(self.counts.sum(-1))
+
+    def diagonal(self) -> Tensor:
+        """Pseudo-counts of right answers, (K,) or (W, K)."""
+        return self._by_worker(self.counts.diagonal(dim1=-2, dim2=-1))
+
+    def each(self, n_workers: int) -> Tensor:
+        """Those of every worker, (W, K, K); dense."""
+        return self._by_worker(self.counts).expand(n_workers, -1, -1)
+
+    def sum_over_workers(self, value: Tensor, n_workers: int) -> float:
+        """Sum of ``value``, shaped as ``counts``, over all entries and workers, in double precision."""
+        if self.group is None:
+            return float(value.sum(dtype=torch.float64)) * (n_workers if self.counts.ndim == 2 else 1)
+        return float(value.sum((-2, -1), dtype=torch.float64) @ self._sizes(self.group))
+
+    def _by_worker(self, value: Tensor) -> Tensor:
+        return value if self.group is None else value[self.group]
+
+    def _sizes(self, group: Tensor) -> Tensor:
+        return torch.bincount(group, minlength=len(self.counts)).double()
 
     def mean(self, of: Tensor | None = None) -> Tensor:
         """Mean of the workers' pseudo-counts, (K, K), or of those in ``of`` (W,) bool."""
         if self.counts.ndim == 2:
             return self.counts
-        return (self.counts if of is None else self.counts[of]).mean(0)
+        if self.group is None:
+            return (self.counts if of is None else self.counts[of]).mean(0)
+        sizes = self._sizes(self.group if of is None else self.group[of])
+        return torch.einsum("g,gyz->yz", (sizes / sizes.sum()).to(self.counts), self.counts)
 
 
 def diagonal_prior(accuracy: Tensor, strength: float) -> Tensor:
@@ -69,28 +97,17 @@ def homogeneous_prior(
     return alpha.fill_diagonal_(accuracy) * strength
 
 
-def with_experts(counts: Tensor, expert: Tensor) -> Tensor:
-    """Pseudo-counts ``counts``, (K, K) or (W, K, K), where workers who are ``expert`` (W,) bool have a prior of their own.
+def with_experts(counts: Tensor, expert: Tensor) -> Prior:
+    """The prior ``counts``, (K, K) or (W, K, K), where workers who are ``expert`` (W,) bool have one of their own.
 
-    They are right with ``EXPERT_ACCURACY`` in each class, and otherwise wrong evenly; rows sum to ``EXPERT_STRENGTH``. Without
-    an expert ``counts`` is returned as it is, else (W, K, K).
+    They are right with ``EXPERT_ACCURACY`` in each class, and otherwise wrong evenly; rows sum to ``EXPERT_STRENGTH``.
     """
     if not bool(expert.any()):
-        return counts
-    n_workers, n_classes = len(expert), counts.shape[-1]
-    check_experts_fit(n_workers, n_classes)
-    own = diagonal_prior(counts.new_full((n_classes,), EXPERT_ACCURACY), EXPERT_STRENGTH)
-    return torch.where(expert[:, None, None], own, counts)
-
-
-def check_experts_fit(n_workers: int, n_classes: int) -> None:
-    """AnnotError where priors of single workers, which an expert needs, are too large."""
-    if n_workers * n_classes**2 > DENSE_PRIORS:
-        raise AnnotError(
-            f"an expert among {n_workers} workers, with {n_classes} classes, needs a prior for each worker, which does not fit "
-            f"into memory; at most {DENSE_PRIORS // n_classes**2} workers are possible. Import the answers by --worker instead "
-            "of --expert."
-        )
+        return Prior(counts)
+    own = diagonal_prior(counts.new_full((counts.shape[-1],), EXPERT_ACCURACY), EXPERT_STRENGTH)
+    if counts.ndim == 2:
+        return Prior(torch.stack([counts, own]), expert.long())
+    return Prior(torch.where(expert[:, None, None], own, counts))
 
 
 def rescale_rows(counts: Tensor, strength: float) -> Tensor:

@@ -139,15 +139,11 @@ def _take_in(found: Records, given: argparse.Namespace) -> None:
     from lightning_annot.annotations.schema import EXPERT
     from lightning_annot.exchange import incoming
     from lightning_annot.report.run_files import read_run
-    from lightning_annot.report.unfinished import check_expert
 
     run = read_run(given.dir)
     if given.ignore_unknown:
         found = incoming.known_only(found, run.labels["task"])
-    source = incoming.SOURCE
-    if given.expert is not None:
-        check_expert(run, given.expert)
-        source = EXPERT
+    source = incoming.SOURCE if given.expert is None else EXPERT
     with open_log(given.dir, given.url) as log:
         new = incoming.into_log(given.file, log, found, run.labels, run.classes, source)
     print(f"{given.file}: {new} new answers of {len(found.answers)}; fit goes on with them")

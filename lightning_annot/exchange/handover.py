@@ -45,12 +45,9 @@ def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: st
     from lightning_annot.annotations.desk import check_name
     from lightning_annot.annotations.schema import EXPERT, IMPORT_ROUND
     from lightning_annot.data.page_task import TASK_FILE
-    from lightning_annot.report.run_files import read_run
-    from lightning_annot.report.unfinished import check_expert
     from lightning_annot.types import Question
 
     check_name(expert)
-    check_expert(read_run(directory), expert)
     if not (directory / TASK_FILE).is_file():
         raise AnnotError(
             f"{directory} has no {TASK_FILE}, and so no page; run fit again, which writes it, or let a file be filled."

@@ -12,8 +12,7 @@ import pandas as pd
 
 from lightning_annot.annotations.formats import EXPERT_LABEL
 from lightning_annot.annotations.schema import EXPERT as SOURCE
-from lightning_annot.crowd.priors import EXPERT_ACCURACY, check_experts_fit
-from lightning_annot.report.run_files import RunFiles
+from lightning_annot.crowd.priors import EXPERT_ACCURACY
 
 COLUMNS = (
     "task",
@@ -66,12 +65,6 @@ def expert_gain(probability: np.ndarray, n_classes: int, accuracy: float = EXPER
     after = np.maximum(accuracy * p, wrong * runner).sum(1) + others * np.maximum(accuracy * rest, wrong * best)
     gain: np.ndarray = np.clip(after - best, 0.0, None)
     return gain
-
-
-def check_expert(run: RunFiles, expert: str) -> None:
-    """AnnotError where a run has too many workers and classes to have an expert, before anything is committed."""
-    known = {*run.workers["worker"]} if "worker" in run.workers else set()
-    check_experts_fit(len(known | {expert}), len(run.classes))
 
 
 def unfinished_items(
