@@ -6,6 +6,7 @@ import atexit
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -120,6 +121,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def _call_alone(command: str, settings: Settings, *more: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores Ctrl-C
     torch.set_num_threads(1)
     sys.exit(call(command, settings, *more).status)
 

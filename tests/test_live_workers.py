@@ -30,6 +30,16 @@ Opinion = Callable[[str], str | None]
 PER_ROUND = 12
 
 
+def answer_next(desk: Desk, name: str, opinion: Opinion) -> bool:
+    """Answer what is lent next; whether anything was."""
+    (lent,) = desk.lend([(name, 1)])
+    for question in lent:
+        item = desk.item_lent(question, name)
+        assert item is not None
+        desk.take([Answer(question, name, opinion(item), 1.0, "page")])
+    return bool(lent)
+
+
 @contextmanager
 def people(run: Path, opinion: Opinion, *names: str, most: int | None = None) -> Iterator[None]:
     """People who answer in threads of their own what they are lent, up to ``most`` answers each."""
@@ -40,13 +50,9 @@ def people(run: Path, opinion: Opinion, *names: str, most: int | None = None) ->
             if name not in {person.worker for person in desk.people()}:
                 desk.invite(name)
             while not stop.is_set() and (most is None or given < most):
-                (lent,) = desk.lend([(name, 1)])
-                for question in lent:
-                    item = desk.item_lent(question, name)
-                    assert item is not None
-                    desk.take([Answer(question, name, opinion(item), 1.0, "page")])
+                if answer_next(desk, name, opinion):
                     given += 1
-                if not lent:
+                else:
                     time.sleep(0.02)
 
     with meanwhile(*(partial(work, name) for name in names)):
@@ -168,7 +174,7 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
         wait_for(lambda: ToldWorkers.has_seen(run) == "5", process.is_alive)
     assert process.pid is not None
     os.kill(process.pid, told)
-    process.join()
+    process.join(600)
     assert process.exitcode == 0
     if told == signal.SIGINT:
         what = f"5 of {PER_ROUND} answers are there; the same command goes on"
@@ -246,11 +252,17 @@ def test_who_answers_without_looking_is_set_aside_in_the_middle_of_a_round(
     run = tmp_path / "run"
     settings = {**live, "trainer.max_epochs": 2, "annotation.sampling.per_round": 120, "annotation.gold_rate": 0.1}
     settings |= {"annotation.trust.least_accuracy": 0.5, "data.prototypes_per_class": 9}
+    settings |= {"annotation.workers": "test_live_workers.ToldWorkers"}
     process = start("fit", {**settings, "annotation.output_dir": run})
     with AnnotationLog(run / "annotations.db") as log:
         desk = Desk(log)
-        with people(run, truth.get, "ann", most=40), people(run, lambda item: "ant", "spam", most=25):
-            wait_for(lambda: desk.paused("spam") is not None, process.is_alive)
+        for _ in range(25):  # so that the run looks at each ten, however busy the machine is
+            for who, says in (("ann", truth.get), ("spam", lambda item: "ant")):
+                wait_for(lambda who=who, says=says: answer_next(desk, who, says) or desk.paused(who), process.is_alive)
+            wait_for(lambda: ToldWorkers.has_seen(run) == str(len(log.answers())), process.is_alive)
+            if desk.paused("spam"):
+                break
+        wait_for(lambda: desk.paused("spam"), process.is_alive)
         assert process.is_alive()  # it waits: not nearly all is answered
         with people(run, truth.get, "ann"), people(run, lambda item: "ant", "spam"):
             process.join()
