@@ -201,10 +201,10 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
 def test_an_experts_answers_fill_no_round(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:
     """Five of twelve questions are answered, and half would do; eight answers that nobody was asked for change neither."""
     run = tmp_path / "run"
-    process = start("fit", {**live, "annotation.output_dir": run, "annotation.workers.until": 0.5})
+    settings = {**live, "annotation.workers": "test_live_workers.ToldWorkers"}
+    process = start("fit", {**settings, "annotation.output_dir": run, "annotation.workers.until": 0.5})
     with people(run, truth.get, "ann", most=5):
-        while counts(run)[1] < 5:
-            time.sleep(0.02)
+        wait_for(lambda: ToldWorkers.has_seen(run) == "5", process.is_alive)
     others = [item for item in truth if item not in {*questions(run)["item"]}][:8]
     with AnnotationLog(run / "annotations.db") as log:
         eve = [(Question(item, "eve", round=-1), Answer(0, "eve", truth[item], source="expert")) for item in others]
@@ -213,12 +213,12 @@ def test_an_experts_answers_fill_no_round(live: dict[str, Any], tmp_path: Path, 
         assert log.last_round() == 0
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
-    process.join()
+    process.join(600)
     assert reason(run) == (
         f"interrupted while waiting for people: 5 of {PER_ROUND} answers are there; the same command goes on"
     )
     with people(run, truth.get, "ann"):
-        fit({**live, "trainer.max_epochs": 2}, run)
+        fit({**settings, "trainer.max_epochs": 2}, run)
     assert rounds(run)["annotations"].tolist() == [0, PER_ROUND + 8]
 
 
