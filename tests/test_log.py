@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -237,3 +238,16 @@ def test_kill_9_loses_nothing_committed_and_leaves_no_part_of_a_batch(log_url):
             assert committed[what] <= set(ids)
             assert ((ids - 1) // 50).value_counts().isin([50]).all()
         assert found["asked"].tolist() == list(range(1, len(found["asked"]) + 1))
+
+
+def test_many_open_a_new_log_at_once(new_log_url):
+    for _ in range(20):
+        url, ready = new_log_url(), threading.Barrier(8)
+
+        def opened(_: int, url: str = url, ready: threading.Barrier = ready) -> dict[str, str]:
+            ready.wait()
+            with AnnotationLog(url) as log:
+                return log.identity()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(opened, range(8))) == [{}] * 8

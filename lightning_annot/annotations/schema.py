@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,9 @@ ANSWER = Table(
 )
 IDENTITY = Table("identity", _TABLES, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
+_PATIENCE = 30  # seconds
 _SQLITE_PRAGMAS = (
-    "busy_timeout = 30000",  # milliseconds; first, so that it holds for the switch to WAL too
-    "journal_mode = WAL",
+    f"busy_timeout = {_PATIENCE * 1000}",
     "synchronous = FULL",
     "foreign_keys = ON",
     "recursive_triggers = ON",  # without it INSERT OR REPLACE deletes rows unseen by the triggers
@@ -167,7 +169,21 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     for pragma in _SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
+    _switch_to_wal(cursor)
     cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Of two that open a new file together, one is told at once that it is locked: SQLite's own patience is not for this."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _prepare_postgres(connection: Any, _: object) -> None:
