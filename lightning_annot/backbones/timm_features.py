@@ -96,6 +96,7 @@ def extract(
     with _spinner(progress):
         digests = source.digests()
     start, missing = time.monotonic(), bank.missing(digests)
+    ranks.wait()  # else those that are late would not count what the others have done meanwhile
     if len(ranks.share(missing)):
         with bank.writing():  # looks again: whoever held the lock before may have done the work
             rows = ranks.share(bank.missing(digests)).tolist()
