@@ -214,6 +214,10 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
     assert ask(ann) == []
     owner.post("/owner/act", json={"action": "resume", "worker": "ann"})
     assert ask(ann) == [1, 3]
+    owner.post("/owner/act", json={"action": "pause", "worker": "", "reason": "lunch"})
+    assert "<dt>May answer</dt><dd><b>0</b>" in (html := owner.get("/owner").text)
+    assert "Everybody is paused: lunch." in html
+    owner.post("/owner/act", json={"action": "resume", "worker": ""})
     owner.post("/owner/act", json={"action": "close", "worker": "ann"})
     assert ann.post("/api/next", json={"n": 1}).status_code == 401
     assert owner.get("/owner/image", params={"item": "c.jpg"}).headers["content-type"] == "image/jpeg"

@@ -86,23 +86,24 @@ class OwnerPages:
         task = self._pictures.task()
         study = None if task is None else task.study
         people = people_rows(self._desk, self._tally, self._overview, study)
-        gold, open_ = self._tally.any_gold(), self._tally.open()
+        gold, open_, paused = self._tally.any_gold(), self._tally.open(), self._desk.paused()
         return page(
-            "owner.html", now=self._now(open_, people), headlines=self._overview.headlines(), study=study, people=people,
-            phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
-            paused=self._desk.paused(), plots=self._overview.plots(),
+            "owner.html", now=self._now(open_, people, paused), headlines=self._overview.headlines(), study=study,
+            people=people, phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
+            paused=paused, plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
             exports=available(self._directory, study is not None, gold, asked=open_ > 0),
         )  # fmt: skip
 
-    def _now(self, open_: int, people: list[PersonRow]) -> list[Headline]:
+    def _now(self, open_: int, people: list[PersonRow], paused: str | None) -> list[Headline]:
         """The round that goes on, who may answer, the pace and the cost."""
         standing, pace = self._tally.standing(), self._tally.pace()
         tiles = [Headline("Open questions", f"{open_:,}", f"{self._desk.lent():,} of them lent just now")]
         if standing is not None:
             share = f"{standing.answered / standing.asked:.0%} answered"
             tiles.append(Headline(f"Round {standing.round}", f"{standing.answered:,} of {standing.asked:,}", share))
-        tiles.append(Headline("May answer", f"{sum(row.may_answer for row in people):,}", _kept_out(people)))
+        able = 0 if paused is not None else sum(row.may_answer for row in people)
+        tiles.append(Headline("May answer", f"{able:,}", _kept_out(people)))
         tiles.append(Headline("Answers an hour", f"{pace:,.0f}", "over the last quarter of an hour"))
         left = _duration(3600 * open_ / pace) if pace and open_ else "–"
         tiles.append(Headline("Until the round is full", left, "at this pace" if pace else "nobody answers just now"))
