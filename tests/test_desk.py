@@ -157,6 +157,22 @@ def test_an_experts_question_and_late_gold_are_for_nobody_else(log: AnnotationLo
     assert lend(desk, "ann") == [3, 2]
 
 
+def test_what_an_expert_has_seen_is_lent_to_nobody_else(log: AnnotationLog) -> None:
+    desk = Desk(log)
+    ask(log, ("i", None), ("j", "ann"), ("k", None))
+    log.ask([Question("j", "ann", "gold"), Question("i", "eve", round=-1), Question("j", "eve", round=-1)])
+    log.ask([Question("i", "zoe", round=-1), Question("k", "eve", "audit")])
+    for name in ("ann", "bob", "eve", "zoe"):
+        desk.invite(name)
+    assert lend(desk, "ann", 1) == [2]
+    log.answer([Answer(5, "eve", "cat", source="expert"), Answer(6, "eve", None, source="expert")])
+    log.answer([Answer(8, "eve", "cat", source="expert")])  # an audit changes nothing
+    assert desk.stuck() == 2
+    assert [lend(desk, "bob", 4), lend(desk, "zoe", 4), lend(desk, "ann", 4)] == [[3], [7], [4]]
+    assert give(desk, 2, "ann") is True  # what was lent before may be answered
+    assert desk.stuck() == 2  # the other of them, and the gold question about what ann has answered now
+
+
 def test_what_nobody_can_answer(log: AnnotationLog) -> None:
     desk = Desk(log)
     ask(log, ("i", None), ("j", "ann"), ("i", None), ("k", "zoe"))

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Select, delete, exists, func, insert, select,
 from lightning_annot.annotations.appending import utc_now
 from lightning_annot.annotations.checks import check_answers
 from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE, RENEWED, RUN, create_desk
-from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, take
+from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, seen_by_experts, take
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, IN_LIST, QUESTION
 from lightning_annot.types import AnnotError, Answer
@@ -195,28 +195,31 @@ class Desk:
         return outcome, loans
 
     def stuck(self) -> int:
-        """Open questions that nobody who was invited can answer, as it is now: whoever might has answered the item already,
-        has a closed link, or was set aside by the run. An audit's and an expert's are left out.
+        """Open questions that nobody who was invited can answer, as it is now: an expert has seen the item, or whoever might
+        has answered it already, has a closed link, or was set aside by the run. An audit's and an expert's are left out.
 
         Whoever is named and not yet invited may still come, and whom the owner has paused may go on.
         """
-        q, asked = QUESTION.c, (QUESTION.c.id, QUESTION.c.item, QUESTION.c.worker)
+        q, asked = QUESTION.c, (QUESTION.c.id, QUESTION.c.item, QUESTION.c.worker, QUESTION.c.kind)
         with self._log.reading() as connection:
             waiting = select(*asked).where(WAITING, q.round != IMPORT_ROUND).order_by(q.id)
             questions = connection.execute(waiting, {"first": self._first_open}).all()
             invited, able, aside = _within_reach(connection, select(INVITE.c.worker, INVITE.c.revoked))
-            known = answered(connection, {item for _, item, _ in questions}, invited)
+            items = {question.item for question in questions}
+            known, seen = answered(connection, items, invited), seen_by_experts(connection, items)
         if not invited or not questions:
             return 0
         self._first_open = questions[0][0]
         closed = (invited | aside) - able
 
-        def waits(item: str, worker: str | None) -> bool:
+        def waits(item: str, worker: str | None, kind: str) -> bool:
+            if item in seen and kind == "annotation":
+                return False
             if worker is None or worker in aside:
                 return any((item, one) not in known for one in able)
             return worker not in closed and (item, worker) not in known
 
-        return sum(not waits(item, worker) for _, item, worker in questions)
+        return sum(not waits(item, worker, kind) for _, item, worker, kind in questions)
 
     def answerers(self, items: Sequence[str]) -> tuple[int, np.ndarray]:
         """How many people can be asked now, who have come at least once, and of each of the ``items`` (N,) how many others

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Float, Integer, Text, bindparam, delete, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Float, Integer, Text, bindparam, delete, exists, func, insert, select
 
 from lightning_annot.annotations.appending import add_answers
 from lightning_annot.annotations.desk_tables import LEASE, PAUSE, RUN
@@ -25,7 +25,12 @@ _OTHERS = (LEASE.c.worker != _ME) & (LEASE.c.expires > bindparam("now", type_=Fl
 _THEIRS = exists().where(LEASE.c.question == _Q.id, LEASE.c.question >= _SINCE, _OTHERS)
 _MY_ANSWER = exists().where(ANSWER.c.question == _ASKED.c.id, ANSWER.c.worker == _ME)
 _KNOWN = exists().where(_ASKED.c.item == _Q.item, _MY_ANSWER)  # nested: from the item, never from all that I have answered
-_FREE = select(_Q.id, _Q.item).where(WAITING, ~_THEIRS, ~_KNOWN).order_by(_Q.id).limit(_N)
+# What an expert has seen is nobody else's to answer; gold is about who answers it.
+_ORDINARY = (_Q.kind == "annotation") & (_Q.round != IMPORT_ROUND)
+_BY_EXPERT = (ANSWER.c.source == EXPERT) & (QUESTION.c.kind == "annotation")
+_EXPERTS = exists().where(ANSWER.c.question == _ASKED.c.id, ANSWER.c.source == EXPERT)
+_SEEN = exists().where(_ASKED.c.item == _Q.item, _ASKED.c.kind == "annotation", _EXPERTS)
+_FREE = select(_Q.id, _Q.item).where(WAITING, ~_THEIRS, ~_KNOWN, ~(_ORDINARY & _SEEN)).order_by(_Q.id).limit(_N)
 _HAVE = (_MINE.c.question == _Q.id) & (_MINE.c.worker == _ME) & (_MINE.c.question >= _SINCE)
 LENT_BEFORE = _FREE.join(_MINE, _HAVE)
 # To anyone, to the worker, or to others who were set aside or have kept it too long (no time is before "", which is for never);
@@ -87,10 +92,20 @@ def _lent_items(connection: Connection, answers: Iterable[Answer]) -> dict[tuple
 
 def answered(connection: Connection, items: set[str], workers: set[str]) -> set[tuple[str, str]]:
     """Which of these items these workers have answered."""
-    query = select(QUESTION.c.item, ANSWER.c.worker).join_from(ANSWER, QUESTION).where(ANSWER.c.worker.in_(workers))
-    known: set[tuple[str, str]] = set()
+    return _pairs(connection, ANSWER.c.worker.in_(workers), items)
+
+
+def seen_by_experts(connection: Connection, items: set[str]) -> set[str]:
+    """Which of these items an expert has answered; audits apart."""
+    return {item for item, _ in _pairs(connection, _BY_EXPERT, items)}
+
+
+def _pairs(connection: Connection, which: ColumnElement[bool], items: set[str]) -> set[tuple[str, str]]:
+    """Item and worker of the answers about these items that fit."""
+    query = select(QUESTION.c.item, ANSWER.c.worker).join_from(ANSWER, QUESTION).where(which)
+    found: set[tuple[str, str]] = set()
     every = list(items)
     for start in range(0, len(every), IN_LIST):
         some = QUESTION.c.item.in_(every[start : start + IN_LIST])
-        known.update(connection.execute(query.where(some)).tuples().all())
-    return known
+        found.update(connection.execute(query.where(some)).tuples().all())
+    return found

@@ -89,8 +89,8 @@ class OwnerPages:
         gold, open_, paused = self._tally.any_gold(), self._tally.open(), self._desk.paused()
         return page(
             "owner.html", now=self._now(open_, people, paused), headlines=self._overview.headlines(), study=study,
-            people=people, phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
-            paused=paused, plots=self._overview.plots(),
+            phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
+            people=people, paused=paused, plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
             exports=available(self._directory, study is not None, gold, asked=open_ > 0),
         )  # fmt: skip
