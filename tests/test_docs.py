@@ -325,4 +325,4 @@ def test_options_of_a_study_are_told() -> None:
     assert options == set(re.findall(r"^\| `(--[a-z-]+)`", text, flags=re.M))
     shown = [args for args in commands("\n".join(blocks(text, "sh"))) if args[0] == "study"]
     assert shown
-    assert all(study_parser().parse_args(args[1:]).each == 10 for args in shown)
+    assert all(study_parser().parse_args(args[1:]).each == 9 for args in shown)

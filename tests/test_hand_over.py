@@ -121,6 +121,21 @@ def test_part_of_it_first_and_the_rest_later(run: Path, tmp_path: Path, truth: d
     assert len(rounds(run)) == n
 
 
+def test_a_skip_that_is_imported_again_contradicts_nothing(
+    run: Path, tmp_path: Path, truth: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "left.csv"
+    said("unfinished", run, file)
+    table = fill(file, truth, slice(3))
+    table.loc[table.index[1], "expert_label"] = "unsure"
+    table.to_csv(file, index=False)
+    assert "3 new answers of 3" in said("import", run, file, "--expert", "eve")
+    assert "0 new answers of 3" in said("import", run, file, "--expert", "eve")
+    assert "contradict" not in caplog.text
+    given = answers(run)
+    assert given[given["source"] == "expert"]["label"].isna().sum() == 1
+
+
 def test_one_who_is_wrong_in_three_of_ten_is_found_out(run: Path, tmp_path: Path, truth: dict[str, str]) -> None:
     file = tmp_path / "left.csv"
     said("unfinished", run, file)

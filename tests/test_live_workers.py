@@ -22,6 +22,7 @@ from waiting import meanwhile, wait_for
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.callbacks import opening
 from lightning_annot.data.page_task import TASK_FILE, PageTask
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.live import LiveWorkers
@@ -196,6 +197,24 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
     assert "round 0: " not in result.out
     assert rounds(run)["annotations"].tolist() == [0, PER_ROUND, 2 * PER_ROUND, 3 * PER_ROUND]
     assert not answers(run).duplicated("question").any()
+
+
+def test_two_runs_never_share_a_folder(
+    live: dict[str, Any], tmp_path: Path, truth: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_GRACE", 0.1)
+    run = tmp_path / "run"
+    settings = {**live, "annotation.output_dir": run, "trainer.max_epochs": 2}
+    process = start("fit", settings)
+    wait_for(lambda: (run / "annotations.db").is_file() and counts(run)[0], process.is_alive)
+    second = call("fit", settings)
+    assert second.status == 2
+    assert f"another fit is running in {run}; wait for its end or stop it" in second.err
+    process.kill()
+    process.join(600)
+    with people(run, truth.get, "ann"):
+        fit(settings, run)
+    assert rounds(run)["annotations"].tolist() == [0, PER_ROUND]
 
 
 def test_an_experts_answers_fill_no_round(live: dict[str, Any], tmp_path: Path, truth: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import cli_runs
 import pytest
 from cli_runs import ROOT
 from hostile import hostile
@@ -277,3 +278,11 @@ def test_names_under_which_a_page_is_served() -> None:
     assert public.allow("[fe80::1]:8765")
     assert not public.allow("evil.test:8765")
     assert Hosts().allow("anything")
+
+
+def test_a_folder_of_images_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    result = cli_runs.run("serve", str(tmp_path), "--port", "0")
+    assert result.returncode == 2
+    assert f"{tmp_path} is no run's folder: it holds 'ant', and none of" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["ant"]

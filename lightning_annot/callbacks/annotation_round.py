@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_annot.annotations.log import AnnotationLog
@@ -17,7 +18,7 @@ from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
 from lightning_annot.callbacks.leftover import leftover
-from lightning_annot.callbacks.opening import open_ledger
+from lightning_annot.callbacks.opening import alone_in, open_ledger
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
     class_accuracy,
@@ -105,6 +106,7 @@ class AnnotationRound(Callback):
         self._ledger: Ledger | None = None
         self._known: tuple[torch.Tensor, torch.Tensor] | None = None
         self._annotation_log: AnnotationLog | None = None
+        self._lock: BaseFileLock | None = None
 
     @property
     def log_address(self) -> str | Path:
@@ -121,6 +123,8 @@ class AnnotationRound(Callback):
         self._cost = None if self.cost_path is None else load_cost(self.cost_path, n_classes)
         if trainer.is_global_zero and self._ledger is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
+            if stage == "fit":
+                self._lock = alone_in(self.folder.path)
             self._annotation_log = AnnotationLog(self.log_address)
             self._ledger = open_ledger(
                 self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,
@@ -308,10 +312,20 @@ class AnnotationRound(Callback):
         pl_module.log_dict({f"label_{name}": value for name, value in metrics.items()}, rank_zero_only=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the log."""
+        """Close the log, and let others go on in the folder."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same; Lightning calls no ``teardown`` then."""
+        self._close()
+
+    def _close(self) -> None:
         if self._annotation_log is not None:
             self._annotation_log.close()
             self._annotation_log = self._ledger = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def state_dict(self) -> dict[str, Any]:
         """The rounds so far, as plain values; the facts are in the log."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import STUDY
@@ -20,6 +22,7 @@ from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
 MOST_EXAMPLES = 6  # of a class
+_GRACE = 10.0  # seconds: what a killed run has started may hold its lock a little longer
 
 
 def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
@@ -36,6 +39,18 @@ def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     for row in shown.nonzero()[:, 0].tolist():
         by_class[table.classes[int(table.prototype[row])]].append(table.ids[row])
     return PageTask(table.classes, table.names, {name: tuple(ids[:MOST_EXAMPLES]) for name, ids in by_class.items()}, source)
+
+
+def alone_in(folder: Path) -> BaseFileLock:
+    """Be the only run that writes to ``folder``, until the lock is released or the process ends; AnnotError if another does."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=_GRACE)
+    except Timeout as error:
+        raise AnnotError(
+            f"another fit is running in {folder}; wait for its end or stop it, or choose another annotation.output_dir."
+        ) from error
+    return lock
 
 
 def refuse_study(url: str | Path) -> None:

@@ -80,11 +80,14 @@ def into_log(path: Path, log: AnnotationLog, given: Records, labels: pd.DataFram
     # What is left is told apart by the log itself, which knows of ordinary answers alone.
     fresh = ~(pair.isin(known[before["kind"] == "gold"]) | (gold.to_numpy() & pair.isin(known)))
     kind = np.where(gold, "gold", "annotation")[fresh]
-    columns = (answers[name][fresh] for name in ("task", "worker", "label", "seconds"))
+    columns = (answers[name][fresh] for name in ("task", "worker", "label", "skip", "seconds"))
     return log.record(
         [
-            (Question(task, worker, kind_, IMPORT_ROUND), Answer(0, worker, label, None if np.isnan(s) else s, source))
-            for task, worker, label, s, kind_ in zip(*columns, kind.tolist(), strict=True)
+            (
+                Question(task, worker, kind_, IMPORT_ROUND),
+                Answer(0, worker, None if skip else label, None if np.isnan(s) else s, source),
+            )
+            for task, worker, label, skip, s, kind_ in zip(*columns, kind.tolist(), strict=True)
         ]
     )
 

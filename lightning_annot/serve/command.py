@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from lightning_annot.types import AnnotError
 
+_OF_A_RUN = {"annotations.db", "task.json", "config.yaml", "answers_import.csv", "adapted", "checkpoints", "logs"}
 _DESCRIPTION = (
     "Show the labelling page of the run in DIR. The run and the page may be started, stopped and started again in any order. "
     "Needs pip install 'lightning-annot[serve]'."
@@ -68,7 +69,7 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
     settings = PageSettings(given.hit, lending, hosts=Hosts.of(given.host, base))
     if lending.give_back is not None and (given.dir / TASK_FILE).is_file() and PageTask.read(given.dir / TASK_FILE).study:
         raise AnnotError("--give-back-hours given for a study, in which nobody can answer for another; leave it out.")
-    given.dir.mkdir(parents=True, exist_ok=True)
+    _make_folder(given.dir)
     with AnnotationLog(given.url or given.dir / "annotations.db") as log:
         owner = secrets.token_urlsafe(16)
         print(f"owner: {base}/o/{owner}", flush=True)
@@ -83,6 +84,17 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
         sys.setswitchinterval(0.001)  # what answers people waits less for threads that read the log or encode an image
         uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _make_folder(directory: Path) -> None:
+    """Make the run's folder, if ``fit`` has not yet; AnnotError where it holds other things, as a folder of images does."""
+    there = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if there and not there & _OF_A_RUN:
+        raise AnnotError(
+            f"{directory} is no run's folder: it holds {min(there)!r}, and none of {', '.join(sorted(_OF_A_RUN))}. "
+            "Give the run's annotation.output_dir; one that is not there yet is made."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

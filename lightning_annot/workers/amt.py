@@ -89,6 +89,11 @@ class AMTWorkers(SimulatedWorkers):
         if set(classes) <= set(ids):
             return list(classes)
         members = blocks[0] if self.groups_file is None else blocks[GROUP_NAMES.index(self.group)]
+        if self.groups_file is None and len(classes) > len(members):
+            raise AnnotError(
+                f"the task has {len(classes)} classes; the study in {self.workers_file} has {len(members)}, such as "
+                f"{', '.join(members[:8])}. Simulate its workers on images of these classes."
+            )
         if len(classes) > len(members):
             raise AnnotError(
                 f"the task has {len(classes)} classes; group {self.group!r} has {len(members)}. Choose another group."
