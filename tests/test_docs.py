@@ -299,7 +299,7 @@ def test_readme_begins_with_the_two_commands_and_names_every_config() -> None:
 
 def test_files_of_a_run_are_told(desk: Path) -> None:
     made = {path.name for path in (desk / "checkpoints" / "digits").iterdir() if path.is_file()}
-    told = set(re.findall(r"^\| `([a-z_]+\.(?:csv|html|npz|db|yaml|json))` \|", README, flags=re.M))
+    told = set(re.findall(r"^\| `([a-z_]*\.(?:csv|html|npz|db|yaml|json|lock))` \|", README, flags=re.M))
     assert made - {"predictions.csv"} <= told
     assert told <= made
 
