@@ -235,8 +235,9 @@ class AnnotationRound(Callback):
             too_dear = asking.buy(ledger, chosen)
         self._stage(trainer, "asking")
         self.workers.set_aside(self._belief.not_asked())
+        known = int(row.setdefault("replies", facts.replies))  # a round that is concluded again had late answers after these
         interrupted, row["seconds_wait"] = await_answers(
-            ledger, self.workers, round_, facts.replies, lambda: self._look(ledger, round_), trainer
+            ledger, self.workers, round_, known, lambda: self._look(ledger, round_), trainer
         )
         self._latest = now = ledger.facts(round_ + 1)
         row["seconds_ask"] = max(0.0, self._lap() - row["seconds_wait"])  # by two clocks
