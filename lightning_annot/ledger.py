@@ -114,20 +114,25 @@ class Ledger:
         return self._log.answer(self._workers.collect())
 
     def awaited(self, round_: int, known: int) -> tuple[int, int]:
-        """What ``round_`` waits for: replies beyond the ``known`` ones, see ``Facts``, and these with the open questions.
+        """What ``round_`` waits for: questions answered beyond the ``known`` ones, see ``Facts``, and these with the open ones.
 
         Both are equal once a later round has asked: a round that is done again, from the log alone, need not wait.
         """
         self._read()
         arrived = self._replies(round_ + 1) - known
-        if self._log.last_round() > round_:
+        if self.is_past(round_):
             return arrived, arrived
         return arrived, arrived + len(self._open(round_ + 1))
 
+    def is_past(self, round_: int) -> bool:
+        """Whether a later round has asked."""
+        return self._log.last_round() > round_
+
     def _replies(self, before_round: int) -> int:
-        """Answers to what rounds before ``before_round`` have asked, gold among them."""
-        _, _, _, round_, kind, _ = self._columns
-        return int(((kind != KINDS.index("audit")) & (round_ != IMPORT_ROUND) & (round_ < before_round)).sum())
+        """Questions of rounds before ``before_round`` that have an answer, gold among them; one may have several."""
+        _, _, _, round_, kind, question = self._columns
+        asked = (kind != KINDS.index("audit")) & (round_ != IMPORT_ROUND) & (round_ < before_round)
+        return len(np.unique(question[asked]))
 
     def _open(self, before_round: int | None = None) -> pd.DataFrame:
         """Open questions, of rounds before ``before_round`` alone if given, less those to experts: audits, see certificate/,

@@ -28,8 +28,9 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import insert
 
+from lightning_annot.annotations.appending import utc_now
 from lightning_annot.annotations.desk import Desk
-from lightning_annot.annotations.log import AnnotationLog, utc_now
+from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import ANSWER, QUESTION
 from lightning_annot.data.page_task import TASK_FILE, PageTask
 from lightning_annot.experiments.served import ServedPage, cookie_of

@@ -27,7 +27,6 @@ _MY_ANSWER = exists().where(ANSWER.c.question == _ASKED.c.id, ANSWER.c.worker ==
 _KNOWN = exists().where(_ASKED.c.item == _Q.item, _MY_ANSWER)  # nested: from the item, never from all that I have answered
 # What an expert has seen is nobody else's to answer; gold is about who answers it.
 _ORDINARY = (_Q.kind == "annotation") & (_Q.round != IMPORT_ROUND)
-_BY_EXPERT = (ANSWER.c.source == EXPERT) & (QUESTION.c.kind == "annotation")
 _EXPERTS = exists().where(ANSWER.c.question == _ASKED.c.id, ANSWER.c.source == EXPERT)
 _SEEN = exists().where(_ASKED.c.item == _Q.item, _ASKED.c.kind == "annotation", _EXPERTS)
 _FREE = select(_Q.id, _Q.item).where(WAITING, ~_THEIRS, ~_KNOWN, ~(_ORDINARY & _SEEN)).order_by(_Q.id).limit(_N)
@@ -97,7 +96,8 @@ def answered(connection: Connection, items: set[str], workers: set[str]) -> set[
 
 def seen_by_experts(connection: Connection, items: set[str]) -> set[str]:
     """Which of these items an expert has answered; audits apart."""
-    return {item for item, _ in _pairs(connection, _BY_EXPERT, items)}
+    by_expert = (ANSWER.c.source == EXPERT) & (QUESTION.c.kind == "annotation")
+    return {item for item, _ in _pairs(connection, by_expert, items)}
 
 
 def _pairs(connection: Connection, which: ColumnElement[bool], items: set[str]) -> set[tuple[str, str]]:

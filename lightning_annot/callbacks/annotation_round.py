@@ -243,7 +243,8 @@ class AnnotationRound(Callback):
         row["seconds_ask"] = max(0.0, self._lap() - row["seconds_wait"])  # by two clocks
         if interrupted is not None:
             return interrupted
-        if len(now.item) > row["annotations"] or len(now.gold_item) > row["gold"]:  # what the last training has not seen
+        news = len(now.item) > row["annotations"] or len(now.gold_item) > row["gold"]  # what the last training has not seen
+        if news or ledger.is_past(round_):
             return None
         return why_not(self._terms, now, too_dear, asking.nobody_left)
 

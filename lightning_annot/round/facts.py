@@ -21,7 +21,7 @@ class Facts:
     """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions
     (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
     ``gold_worker``, ``gold_label`` (-1 for a skip); open gold questions: ``open_gold_item``, ``open_gold_worker``.
-    ``extra_paid`` counts gold and audit answers, ``replies`` all answers to what rounds have asked, gold too: none imported.
+    ``extra_paid`` counts gold and audit answers, ``replies`` questions of rounds that have an answer, gold too: none imported.
 
     ``experts``: names of workers who are hardly ever wrong. Of all kinds together: who gave the paid answers
     (P,), ``paid_worker``, in how many seconds, ``paid_seconds`` (0 where unknown); and who is asked the open questions,

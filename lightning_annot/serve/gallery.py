@@ -126,6 +126,7 @@ class Gallery:
         with self._lock:
             known = self._ordered.get(order)
             if known is None or known[0] is not run:
+                self._ordered = {other: kept for other, kept in self._ordered.items() if kept[0] is run}  # no older one stays
                 known = self._ordered[order] = run, self._in_order(run, order)
             return known[1]
 

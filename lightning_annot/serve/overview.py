@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,7 @@ PLOTS = {
     "confusion": "Who takes what for what; row: class, column: answer",
     "people": "The same for each worker",
 }
-_FILES = ("labels.csv", "rounds.csv")
+_FILES, _LAST = ("labels.csv", "rounds.csv"), "summary.json"  # a round writes these, and a run when it ends
 _REDRAWN = 20  # seconds after which the pace is drawn anew; its bars are a minute wide, or more
 
 
@@ -106,6 +107,8 @@ class Overview:
             stamp = max((self._directory / name).stat().st_mtime_ns for name in _FILES)
         except FileNotFoundError:
             return None
+        with suppress(FileNotFoundError):
+            stamp = max(stamp, (self._directory / _LAST).stat().st_mtime_ns)
         with self._reading:
             if stamp != self._stamp:
                 self._left, self._stamp = Left(read_run(self._directory)), stamp
@@ -150,9 +153,9 @@ class Overview:
 
     def plot(self, name: str) -> str | None:
         """A plot as SVG; None where there is no data for it yet."""
-        if not self._has(name):
-            return None
         with self._drawing_one:
+            if not self._has(name):
+                return None
             version = self._version(name)
             if self._drawn.get(name, ("", ""))[0] != version:
                 from lightning_annot.report.plots import figure_svg
