@@ -18,8 +18,8 @@ from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.wandb_records import WandbRecords
 from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.files import write_text
 from lightning_annot.learner.module import MixMatchModule
-from lightning_annot.report.atomic import write_text
 from lightning_annot.types import AnnotError
 
 TRAINER_DEFAULTS = {

@@ -25,7 +25,7 @@ from lightning_annot.experiments.cuts import BankFiles, Cut, cut_bank, read_rows
 from lightning_annot.experiments.economy import Setting, plan, read_method, read_table, run_economy
 from lightning_annot.experiments.economy_table import economy_page, prototypes_of
 from lightning_annot.experiments.grid import SIMULATED, read_settings
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 ROOT = Path(__file__).resolve().parents[1]

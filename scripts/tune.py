@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lightning_annot.experiments.grid import METHODS, SIMULATED, Value, read_settings
 from lightning_annot.experiments.tuning import Search, search
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lightning_annot.annotations import formats
 from lightning_annot.annotations.formats import import_answers, read_answers, read_labels, write_answers, write_table
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
@@ -127,7 +126,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     def full(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(formats.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(AnnotError, match="No space left"):
         write_table(path, pd.DataFrame({"task": ["new"]}))
     assert path.read_text() == "task\nold\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import IMPORT_ROUND
+from lightning_annot.files import replacing
 from lightning_annot.types import AnnotError, Answer, Question
 
 EXPERT_LABEL = "expert_label"  # the column that an expert fills
@@ -77,19 +77,9 @@ def read_table(
 
 def write_table(path: str | Path, frame: pd.DataFrame) -> None:
     """Write a CSV so that any reader, and any crash, sees the old file or the new one, whole."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            quoting = csv.QUOTE_NONNUMERIC if _has_carriage_return(frame) else csv.QUOTE_MINIMAL
-            frame.to_csv(file, index=False, lineterminator="\n", quoting=quoting)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AnnotError(f"{path} cannot be written: {error}; check the folder, its permissions and the disk") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    quoting = csv.QUOTE_NONNUMERIC if _has_carriage_return(frame) else csv.QUOTE_MINIMAL
+    with replacing(Path(path)) as draft:
+        frame.to_csv(draft, index=False, lineterminator="\n", quoting=quoting, encoding="utf-8")
 
 
 def _has_carriage_return(frame: pd.DataFrame) -> bool:

@@ -13,8 +13,8 @@ from lightning_annot.annotations.schema import STUDY
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.loading import DIGITS
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
+from lightning_annot.files import write_text
 from lightning_annot.ledger import Ledger
-from lightning_annot.report.atomic import write_text
 from lightning_annot.sampling.gold import examples
 from lightning_annot.types import AnnotError, Task
 from lightning_annot.workers.base import Workers

@@ -21,8 +21,8 @@ from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.crowd.risk import check_cost
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.items import ItemTable
+from lightning_annot.files import write_text
 from lightning_annot.learner.predictions import Predictions
-from lightning_annot.report.atomic import write_text
 from lightning_annot.report.metrics import label_metrics, reliability
 from lightning_annot.report.page import write_report
 from lightning_annot.report.scorecard_page import write_scorecards

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_annot.exchange.records import Reading, Records, member, read_json, records
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 IDS, NAMES, GROUPS, TOTAL = "imagenet100", "imagenet100_name", "group_workers", "total_cm"  # the keys of the study

@@ -13,7 +13,7 @@ import pandas as pd
 from lightning_annot.annotations.formats import read_table, write_table
 from lightning_annot.data.files import folder_source
 from lightning_annot.exchange.records import Reading, Records, column, member, records
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 FOLDER = "folder"  # who said what a folder says, unless somebody is named

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lightning_annot.exchange.records import Reading, Records, column, member, objects, read_json, records, text_of
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 ANSWERS, METADATA = "answers.json", "metadata.json"

@@ -24,7 +24,7 @@ from lightning_annot.exchange.records import (
     text_of,
     texts,
 )
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 CONTROL, OBJECT, IMAGE = "choice", "image", "image"

@@ -50,7 +50,7 @@ def study_command(args: list[str]) -> int:
     from lightning_annot.annotations.schema import STUDY
     from lightning_annot.data.classes import read_classes
     from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
-    from lightning_annot.report.atomic import write_text
+    from lightning_annot.files import write_text
 
     known = read_labels(given.prototypes)
     words = given.classes or sorted(known["label"].unique())

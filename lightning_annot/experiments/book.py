@@ -12,7 +12,7 @@ from lightning_annot.experiments.curves import Run, read_run
 from lightning_annot.experiments.grid import Cell
 from lightning_annot.experiments.page import Page
 from lightning_annot.experiments.peers import write_peers
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 
 _INTRODUCTION = """Written by `python scripts/results.py` from the files of its runs; every number and sentence below is
 computed from them. Values are mean ± standard deviation over seeds. Answers are counted for each image that is not a prototype;

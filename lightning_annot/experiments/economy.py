@@ -28,7 +28,7 @@ from lightning_annot.experiments.runner import (
     settings_in,
     words_of,
 )
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError, Task
 
 KEY = ("setting", "method", "seed")

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lightning_annot.experiments.grid import DEFAULTS, Cell
 from lightning_annot.experiments.machine import environment
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 LOG, DESCRIPTION = "run.log", "run.json"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_annot.experiments.grid import Cell, Value, expand
 from lightning_annot.experiments.machine import environment
 from lightning_annot.experiments.runner import Outcome, alone, job_of, run_jobs
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from jinja2 import Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from lightning_annot.files import write_text
 from lightning_annot.report import plots
-from lightning_annot.report.atomic import write_text
 from lightning_annot.report.metrics import Reliability
 from lightning_annot.report.run_files import RunFiles, headlines, percent, read_run
 from lightning_annot.report.templates import templates

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from lightning_annot.annotations.formats import write_table
+from lightning_annot.files import write_text
 from lightning_annot.report import plots
-from lightning_annot.report.atomic import write_text
 from lightning_annot.report.page import inline_svg, template
 from lightning_annot.report.run_files import Headline, percent, read_run
 from lightning_annot.report.scorecards import TRUSTED, interval, scorecards

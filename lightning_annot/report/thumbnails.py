@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lightning_annot.report.atomic import write_text
+from lightning_annot.files import write_text
 
 Opener = Callable[[str], "Image.Image | None"]
 """Item id -> its image; None where there is none."""
