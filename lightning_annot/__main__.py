@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from lightning_annot.certificate.command import certify
@@ -11,6 +12,7 @@ from lightning_annot.exchange.command import export_command, import_command, ope
 from lightning_annot.exchange.confusion_study import confusions_command
 from lightning_annot.exchange.handover import unfinished_command
 from lightning_annot.exchange.study import study_command
+from lightning_annot.files import of_the_disk
 from lightning_annot.types import AnnotError
 
 USAGE = """lightning-annot: label image sets with as few human answers as possible
@@ -54,13 +56,26 @@ def main(argv: list[str] | None = None) -> int:
         from lightning_annot.cli import run
 
         run(args)
-    except ValueError as error:
-        ours = error if isinstance(error, AnnotError) else error.__cause__  # jsonargparse wraps those of models and data
-        if not isinstance(ours, AnnotError):
+    except (ValueError, OSError) as error:
+        told = _told(error)
+        if told is None:
             raise
-        print(f"lightning-annot: {ours}", file=sys.stderr)
+        with suppress(OSError):  # standard error may be a file on the same full disk
+            print(f"lightning-annot: {told}", file=sys.stderr)
         return 2
     return 0
+
+
+def _told(error: ValueError | OSError) -> str | None:
+    """The sentence for an error that a user can mend, or None where it is a fault of the code."""
+    first = error if isinstance(error, AnnotError) else error.__cause__  # jsonargparse wraps those of models and data
+    if isinstance(error, OSError) and first is None:
+        first = error.__context__  # on a full disk, loggers that end with the run fail too
+    if isinstance(first, AnnotError):
+        return str(first)
+    if isinstance(error, OSError) and of_the_disk(error):
+        return f"{error}; check the disk's free space and the permissions, then repeat the same command"
+    return None
 
 
 def _report(args: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins import TorchCheckpointIO
 
 from lightning_annot.callbacks.annotation_round import AnnotationRound
 from lightning_annot.callbacks.opening import refuse_study
 from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.wandb_records import WandbRecords
+from lightning_annot.checkpoints import TRAINING, WEIGHTS, DurableCheckpointIO, fault, is_local, unusable
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.files import write_text
 from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.types import AnnotError
+
+logger = logging.getLogger(__name__)
 
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
@@ -45,7 +50,7 @@ class SaveRunConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             logger.log_hyperparams(given)
         path = Path(self.config["annotation"]["output_dir"]) / "config.yaml"
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
 
@@ -82,7 +87,10 @@ class AnnotationCLI(LightningCLI):
         if config.get("logger") in (None, True):
             kwargs["logger"] = CSVLogger(output, name="logs") if self.subcommand == "fit" else False
         kwargs["callbacks"] = callbacks
-        return self._instantiate_trainer({**config, **kwargs}, [])
+        trainer = self._instantiate_trainer({**config, **kwargs}, [])
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither the user nor the strategy has one of its own
+            trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        return trainer
 
     @property
     def output_dir(self) -> str:
@@ -96,7 +104,7 @@ class AnnotationCLI(LightningCLI):
         return found
 
     def before_fit(self) -> None:
-        """The same command goes on: from the run's last checkpoint if there is one, else from the log.
+        """The same command goes on: from the run's last checkpoint if there is one that is whole, else from the log.
 
         Nothing is adapted or extracted first where the folder is a study's.
         """
@@ -105,7 +113,14 @@ class AnnotationCLI(LightningCLI):
         config = self.config_init["fit"]
         if config["ckpt_path"] in (None, "last"):
             last = self._last_checkpoint()
-            config["ckpt_path"] = str(last) if last.is_file() else None
+            reason = self._fault("fit", last) if last.is_file() else "there is none"
+            config["ckpt_path"] = str(last) if reason is None else None
+            if last.is_file() and reason is not None and self.trainer.is_global_zero:
+                rounds = isinstance(self.datamodule, AnnotationDataModule)
+                consequence = "the run goes on from its log" if rounds else "training starts anew"
+                logger.warning("the checkpoint %s cannot be used: %s; %s", last, reason, consequence)
+        else:
+            self._check_given("fit")
 
     def before_validate(self) -> None:
         """A checkpoint is needed."""
@@ -123,6 +138,7 @@ class AnnotationCLI(LightningCLI):
     def _need_checkpoint(self, command: str) -> None:
         config = self.config_init[command]
         if config["ckpt_path"] not in (None, "last"):
+            self._check_given(command)
             return
         last = self._last_checkpoint()
         if not last.is_file():
@@ -131,6 +147,22 @@ class AnnotationCLI(LightningCLI):
                 "--annotation.output_dir, or give --ckpt_path."
             )
         config["ckpt_path"] = str(last)
+        self._check_given(command)
+
+    def _check_given(self, command: str) -> None:
+        """AnnotError where the checkpoint of ``command`` is a file that cannot be used; Lightning's words for others pass."""
+        path = self.config_init[command]["ckpt_path"]
+        if is_local(path) and Path(path).is_file() and (reason := self._fault(command, Path(path))):
+            raise AnnotError(unusable(path, reason))
+
+    def _fault(self, command: str, path: Path) -> str | None:
+        """Why the file at ``path`` is no checkpoint that ``command`` can use, or None."""
+        parts: tuple[str, ...] = TRAINING if command == "fit" else WEIGHTS
+        states: list[str] = []
+        if isinstance(self.datamodule, AnnotationDataModule):
+            parts = (*TRAINING, type(self.datamodule).__qualname__)
+            states = [self.annotation_round.state_key]
+        return fault(path, parts, states, self.config_init[command].get("weights_only"))
 
     def _last_checkpoint(self) -> Path:
         return Path(self.output_dir) / "checkpoints" / "last.ckpt"

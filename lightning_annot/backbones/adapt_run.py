@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +22,14 @@ from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSetting
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.freezing import FreezeLayers
 from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
+from lightning_annot.checkpoints import TRAINING, DurableCheckpointIO, fault
+from lightning_annot.files import write_text, write_torch
 from lightning_annot.types import AnnotError, ImageSource
 
 ADAPTED = "backbone.pt"
 MADE_BY = "made_by.json"
+
+logger = logging.getLogger(__name__)
 
 
 def adapt(
@@ -49,7 +54,7 @@ def adapt(
     done, last = folder / ADAPTED, folder / "last.ckpt"
     if done.is_file() or last.is_file():
         _compare(folder, made_by)
-    if done.is_file():
+    if _is_whole(done, ("state_dict",), "it is made anew"):
         return done
     if settings.patience is not None and label is None:
         raise AnnotError("adapt.patience given, which goes by the prototypes, and there are none; leave it out.")
@@ -64,10 +69,10 @@ def adapt(
         more = [FreezeLayers(list(settings.freeze))] if settings.freeze else []
         trainer = _trainer(settings, folder, device, more, outer)
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / MADE_BY, lambda draft: draft.write_text(json.dumps(made_by, indent=1) + "\n"))
-        trainer.fit(module, loader, probe, ckpt_path=str(last) if last.is_file() else None)
+        write_text(folder / MADE_BY, json.dumps(made_by, indent=1) + "\n")
+        trainer.fit(module, loader, probe, ckpt_path=last if _is_whole(last, TRAINING, "the adaptation starts anew") else None)
     weights = {name: tensor.cpu() for name, tensor in module.backbone.state_dict().items()}
-    _replace(done, lambda draft: torch.save({"state_dict": weights}, draft))
+    write_torch(done, {"state_dict": weights})
     return done
 
 
@@ -76,6 +81,16 @@ def required(folder: Path) -> Path:
     if not (folder / ADAPTED).is_file():
         raise AnnotError(f"{folder / ADAPTED} does not exist; run fit first, or name the run's annotation.output_dir.")
     return folder / ADAPTED
+
+
+def _is_whole(path: Path, parts: Sequence[str], consequence: str) -> bool:
+    """Whether the file is there and can be used; a warning says so where it is damaged."""
+    if not path.is_file():
+        return False
+    reason = fault(path, parts)
+    if reason is not None:
+        logger.warning("%s is damaged (%s); %s", path, reason, consequence)
+    return reason is None
 
 
 @contextmanager
@@ -104,6 +119,7 @@ def _trainer(
         precision=settings.precision,  # type: ignore[arg-type]
         logger=[CSVLogger(folder, name="logs"), *records],
         callbacks=[*([] if bar is None else [type(bar)()]), *callbacks, *stop, kept],
+        plugins=DurableCheckpointIO(),
         enable_progress_bar=bar is not None,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -124,17 +140,13 @@ def _made_by(source: ImageSource, start: StartSettings, settings: AdaptSettings,
 def _compare(folder: Path, made_by: dict[str, Any]) -> None:
     """An AnnotError where ``folder`` holds what something else made."""
     path = folder / MADE_BY
-    there = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        there = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise AnnotError(f"{path} is damaged ({error}); delete {folder} to adapt anew.") from error
     other = [name for name in made_by if there.get(name) != made_by[name]]
     if other:
         raise AnnotError(
             f"{folder} holds a backbone adapted with other {', '.join(other)}: {[there.get(name) for name in other]} there, "
             f"{[made_by[name] for name in other]} now. Delete it to adapt anew, or give another annotation.output_dir."
         )
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write ``path`` whole or not at all."""
-    draft = path.with_suffix(".tmp")
-    write(draft)
-    draft.replace(path)

@@ -22,10 +22,11 @@ from lightning_annot.backbones.ssl_data import Inputs
 from lightning_annot.backbones.ssl_objectives import make_objective
 from lightning_annot.backbones.timm_models import BackboneSpec, build_backbone
 from lightning_annot.backbones.transforms import Transform
+from lightning_annot.learner.checked_weights import CheckedWeights
 from lightning_annot.types import AnnotError
 
 
-class SelfSupervisedModule(LightningModule):
+class SelfSupervisedModule(CheckedWeights, LightningModule):
     """Adapts ``backbone``, and logs ``train_loss``, ``lr``, ``spread`` and, where there are prototypes, ``val_knn``.
 
     Args:

@@ -21,6 +21,7 @@ from lightning_annot.backbones.step_sizes import adamw, rise_and_fall
 from lightning_annot.backbones.timm_models import BackboneSpec, build_backbone
 from lightning_annot.data.run_labels import soft_targets
 from lightning_annot.learner.calibration import fit_temperature
+from lightning_annot.learner.checked_weights import CheckedWeights
 from lightning_annot.types import AnnotError
 
 Batch = dict[str, Tensor]
@@ -46,7 +47,7 @@ class Classifier(nn.Module):
         return logits
 
 
-class ClassifierModule(LightningModule):
+class ClassifierModule(CheckedWeights, LightningModule):
     """Trains a linear probe on the frozen backbone, then all of it, on soft labels, each item by its weight.
 
     The loss is the cross-entropy to the soft labels. Predictions are those of the weights' moving average, and their confidence
@@ -276,7 +277,7 @@ class ClassifierModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network that the checkpoint holds, or say how it differs from the one that is needed."""
         held = checkpoint.get(KEY)
-        if held is None:
+        if held is None or not {"backbone", "image_size", "n_features", "classes", "ema_decay"} <= held.keys():
             raise AnnotError("this checkpoint holds no classifier; give one that ClassifierModule has left.")
         wanted: dict[str, Any] = {"backbone": self.backbone_name, "image_size": self.image_size, "ema_decay": self.ema_decay}
         if self.network is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,8 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from lightning_annot.backbones.classifier import KEY, ClassifierModule
+from lightning_annot.checkpoints import fault
+from lightning_annot.files import replacing, write_text
 from lightning_annot.types import AnnotError
 
 TOLERANCE = 1e-4  # of probabilities: other runtimes order sums in other ways
@@ -40,12 +42,9 @@ class Probabilities(nn.Module):
 def load_classifier(path: Path) -> ClassifierModule:
     """The classifier of a checkpoint, or of the run folder ``path``, in eval mode on the CPU."""
     path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and the file system each have errors of their own
-        raise AnnotError(
-            f"{path} cannot be read as a checkpoint ({error}); give a classifier's .ckpt or its folder."
-        ) from error
+    if reason := fault(path, ("state_dict",)):
+        raise AnnotError(f"{path} cannot be read as a checkpoint ({reason}); give a classifier's .ckpt or its folder.")
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     held = checkpoint.get(KEY, {})
     module = ClassifierModule(held.get("backbone"), image_size=held.get("image_size"), ema_decay=held.get("ema_decay"))
     module.on_load_checkpoint(checkpoint)
@@ -72,29 +71,28 @@ def export_model(module: ClassifierModule, form: str, out: Path) -> None:
     model, size = Probabilities(module).eval(), description(module)["input_size"]
     generator = torch.Generator().manual_seed(0)
     example, other = (torch.randn(n, *size, generator=generator) for n in (2, 3))
-    scratch = out.with_name(f".{os.getpid()}.{out.name}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(out) as draft:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # about the exporters themselves; what they wrote is looked at here
-            run = FORMATS[form](model, example, scratch)
+            run = FORMATS[form](model, example, draft)
             gap = float((model(other) - run(other)).abs().max())
         if not gap <= TOLERANCE:
             raise AnnotError(f"the {form} file differs from the classifier by {gap:.2g}; try another --format.")
-        os.replace(scratch, out)
-    finally:
-        scratch.unlink(missing_ok=True)
-    out.with_name(out.name + ".json").write_text(json.dumps(description(module), indent=1) + "\n", encoding="utf-8")
+    write_text(out.with_name(out.name + ".json"), json.dumps(description(module), indent=1) + "\n")
 
 
 def _torchscript(model: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    torch.jit.trace(model, example).save(str(path))  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(model, example)  # type: ignore[no-untyped-call]
+    path.write_bytes(traced.save_to_buffer())
     loaded: Callable[[Tensor], Tensor] = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return loaded
 
 
 def _pt2(model: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
-    torch.export.save(torch.export.export(model, (example,), dynamic_shapes=_DYNAMIC), path)
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(model, (example,), dynamic_shapes=_DYNAMIC), buffer)
+    path.write_bytes(buffer.getvalue())
     return torch.export.load(path).module()
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from lightning_annot.files import unwritable
 from lightning_annot.types import AnnotError
 
 DIGEST_BYTES = 16
@@ -96,8 +97,11 @@ def _or_by_path(digest: str | None, path: str) -> str:
 @contextmanager
 def _open_cache(cache_dir: Path) -> Iterator[sqlite3.Connection]:
     """The cache, created if absent; any SQLite error is an AnnotError that names the file."""
-    cache_dir.mkdir(parents=True, exist_ok=True)
     path = cache_dir / _CACHE_FILE
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnnotError(unwritable(cache_dir, error)) from error
     try:
         with closing(sqlite3.connect(path, timeout=60.0)) as cache:
             cache.execute(
@@ -105,6 +109,8 @@ def _open_cache(cache_dir: Path) -> Iterator[sqlite3.Connection]:
                 "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, digest TEXT) WITHOUT ROWID"
             )
             yield cache
+    except sqlite3.OperationalError as error:
+        raise AnnotError(unwritable(path, error)) from error
     except sqlite3.Error as error:
         raise AnnotError(
             f"the digest cache {path} cannot be used ({error}); delete the file, it is built again from the images"

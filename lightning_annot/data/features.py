@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from lightning_annot.data.digests import DIGEST_BYTES
 from lightning_annot.data.images import first_few
-from lightning_annot.data.shards import DIGEST_TYPE, ITEM_BYTES, Shard, append_bytes, shard_numbers
+from lightning_annot.data.shards import DIGEST_TYPE, ITEM_BYTES, Shard, shard_numbers
+from lightning_annot.files import unwritable, write_text
 from lightning_annot.types import AnnotError
 
 _FORMAT = 1
@@ -139,11 +140,14 @@ class FeatureBank:
         chunks = (_gather(stored, starts, rows[start : start + _CHUNK_ROWS]) for start in range(0, len(rows), _CHUNK_ROWS))
         if len(rows) * self.dim * ITEM_BYTES <= _IN_MEMORY:
             return np.concatenate(list(chunks))
-        with TemporaryFile(dir=self.folder) as file:
-            for chunk in chunks:
-                file.write(chunk.tobytes())
-            file.flush()
-            return np.memmap(file, dtype="<f2", mode="r", shape=(len(rows), self.dim))
+        try:
+            with TemporaryFile(dir=self.folder) as file:
+                for chunk in chunks:
+                    file.write(chunk.tobytes())
+                file.flush()
+                return np.memmap(file, dtype="<f2", mode="r", shape=(len(rows), self.dim))
+        except OSError as error:
+            raise AnnotError(unwritable(self.folder, error)) from error
 
     @property
     def _header_path(self) -> Path:
@@ -176,7 +180,7 @@ class FeatureBank:
     def _fix_width(self, dim: int) -> None:
         """Fix the width at the first block."""
         if self.dim is None:
-            _write_header(self._header_path, self.key_fields, dim, self._number)
+            _write_header(self._header_path, self.key_fields, dim)
             self.dim = dim
         if dim != self.dim:
             raise AnnotError(f"features have {dim} values, those in {self.folder} have {self.dim}; use another cache folder")
@@ -252,7 +256,7 @@ def _read_header(path: Path) -> int:
     return dim
 
 
-def _write_header(path: Path, key_fields: Mapping[str, Any], dim: int, shard: int) -> None:
+def _write_header(path: Path, key_fields: Mapping[str, Any], dim: int) -> None:
     """Write ``bank.json`` whole or not at all; writers of other shards may do the same at the same time."""
     header = {
         "format": _FORMAT,
@@ -261,7 +265,4 @@ def _write_header(path: Path, key_fields: Mapping[str, Any], dim: int, shard: in
         "digest_bytes": DIGEST_BYTES,
         "made_by": dict(key_fields),
     }
-    draft = path.with_suffix(f".{shard}.tmp")
-    draft.unlink(missing_ok=True)
-    append_bytes(draft, (json.dumps(header, indent=2) + "\n").encode())
-    os.replace(draft, path)
+    write_text(path, json.dumps(header, indent=2) + "\n")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from lightning_annot.data.digests import DIGEST_BYTES
+from lightning_annot.files import unwritable
+from lightning_annot.types import AnnotError
 
 ITEM_BYTES = 2  # float16
 DIGEST_TYPE = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares bytes; only reading one out would strip zero bytes
@@ -40,12 +44,22 @@ class Shard:
         return True
 
     def append(self, digests: NDArray[np.bytes_], features: NDArray[np.float16]) -> None:
-        """Add ``features`` (n, D) and their ``digests`` (n,); cuts what an interrupted append left behind."""
-        for path, row_bytes in ((self._features, features.shape[1] * ITEM_BYTES), (self._digests, DIGEST_BYTES)):
-            if _size(path) > len(self.digests) * row_bytes:
-                os.truncate(path, len(self.digests) * row_bytes)
-        append_bytes(self._features, features.tobytes())
-        append_bytes(self._digests, digests.tobytes())
+        """Add ``features`` (n, D) and their ``digests`` (n,); cuts what an interrupted append left behind.
+
+        Raises:
+            AnnotError: The disk is full, read-only or failing. The rows that were there stay, and nothing of these does.
+        """
+        valid = {self._features: features.shape[1] * ITEM_BYTES, self._digests: DIGEST_BYTES}
+        valid = {path: len(self.digests) * row_bytes for path, row_bytes in valid.items()}
+        path = self._features
+        try:
+            _cut(valid)
+            for path, content in ((self._features, features), (self._digests, digests)):
+                append_bytes(path, content.tobytes())
+        except OSError as error:
+            with suppress(OSError):
+                _cut(valid)
+            raise AnnotError(unwritable(path, error)) from error
         self.digests = np.concatenate([self.digests, digests])
 
     def features(self, dim: int) -> NDArray[np.float16]:
@@ -65,6 +79,13 @@ def append_bytes(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _cut(sizes: Mapping[Path, int]) -> None:
+    """Cut off what files have beyond these sizes in bytes."""
+    for path, size in sizes.items():
+        if _size(path) > size:
+            os.truncate(path, size)
 
 
 def _size(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from lightning_annot.annotations.formats import write_table
 from lightning_annot.exchange.cifar import BATCH, CHECK, CLASSES, INDEX, SIDE, SLOTS, UNKNOWN
 from lightning_annot.exchange.numbers import WHOLE, write_numbered
 from lightning_annot.exchange.records import Records, check_unlike, texts
+from lightning_annot.files import write_torch
 from lightning_annot.types import AnnotError
 
 _ATTENTION = rf"attention-({'|'.join(CLASSES)})-([0-9]+)"
@@ -64,7 +64,7 @@ def write_cifar10n(path: Path, given: Records) -> int:
     seconds[hits["batch"], hits["slot"]] = hits["seconds"]
     clean = np.array([given.truth.get(str(row), "") for row in range(n)], dtype=object)
     arrays = _kinds_of_labels(said, pd.Index(CLASSES).get_indexer(clean))
-    _save(path, {name: torch.from_numpy(array) for name, array in arrays.items()})
+    write_torch(path, {name: torch.from_numpy(array) for name, array in arrays.items()})
     side = {"Image-batch": [f"{BATCH * i} -- {BATCH * i + s - 1}" for i, s in enumerate(size)]}
     for slot in range(SLOTS):
         side |= {f"Worker{slot + 1}-id": worker[:, slot].tolist()}
@@ -132,16 +132,3 @@ def _class_numbers(path: Path, labels: pd.Series) -> np.ndarray:
     check_unlike(path, odd, odd, "are no classes of CIFAR-10, and this form has no others")
     numbers: np.ndarray = pd.Index(CLASSES).get_indexer(labels).astype(np.int64)
     return numbers
-
-
-def _save(path: Path, arrays: dict[str, object]) -> None:
-    import torch
-
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(arrays, scratch)
-        os.replace(scratch, path)
-    except (OSError, RuntimeError) as error:  # torch.save says RuntimeError where there is no such folder
-        raise AnnotError(f"{path} cannot be written: {error}; check the folder, its permissions and the disk") from error
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lightning_annot.exchange.command import open_log
+from lightning_annot.files import write_bytes
 from lightning_annot.types import AnnotError
 
 
@@ -35,8 +36,8 @@ def confusions_command(args: list[str]) -> int:
             "have all classes, and raise annotation.gold, or let people go on with the study."
         )
     write_group_workers(given.out, classes, names, {"0": counts}, {"0": who})
-    given.out.with_suffix(".png").write_bytes(figure_png(plot_confusion(shares(counts.sum(0)), names)))
-    given.out.with_name(f"{given.out.stem}-people.png").write_bytes(figure_png(plot_people(counts, who)))
+    write_bytes(given.out.with_suffix(".png"), figure_png(plot_confusion(shares(counts.sum(0)), names)))
+    write_bytes(given.out.with_name(f"{given.out.stem}-people.png"), figure_png(plot_people(counts, who)))
     print(f"{given.out}: {counts.sum()} gold answers of {len(who)} workers about {len(names)} classes")
     return 0
 

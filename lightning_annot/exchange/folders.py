@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ import pandas as pd
 from lightning_annot.annotations.formats import read_table, write_table
 from lightning_annot.data.files import folder_source
 from lightning_annot.exchange.records import Reading, Records, column, member, records
-from lightning_annot.files import write_text
+from lightning_annot.files import replacing, write_text
 from lightning_annot.types import AnnotError
 
 FOLDER = "folder"  # who said what a folder says, unless somebody is named
@@ -64,7 +63,7 @@ def write_metadata(path: Path, labels: pd.DataFrame) -> None:
 def write_class_folders(path: Path, labels: pd.DataFrame, images: Path, copy: bool = False) -> None:
     """Below the new or empty folder ``path`` one folder a class, with links to (or copies of) the files of ``images``.
 
-    Nothing is written unless all files are there and all names stay inside. A crash leaves a folder beside it, which may go.
+    Nothing is written unless all files are there and all names stay inside.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise AnnotError(f"{path} exists and is no empty folder; give a new one")
@@ -76,22 +75,16 @@ def write_class_folders(path: Path, labels: pd.DataFrame, images: Path, copy: bo
             f"{len(missing)} of {len(tasks)} images are not below {images} ({', '.join(missing[:_SHOWN])}); name their folder "
             "by --images DIR"
         )
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     root = images.resolve()
-    try:
+    with replacing(path) as draft:
+        draft.mkdir()
         for task, name in zip(tasks, classes, strict=True):
-            target = scratch / name / task
+            target = draft / name / task
             target.parent.mkdir(parents=True, exist_ok=True)
             if copy:
                 shutil.copyfile(images / task, target)
             else:
                 target.symlink_to(root / task)
-        scratch.mkdir(exist_ok=True)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise AnnotError(f"{path} cannot be written: {error}; check the folder and the disk, or try --copy") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _below(name: str, folder: str) -> str:

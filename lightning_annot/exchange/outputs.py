@@ -17,6 +17,7 @@ from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.run_labels import read_run_labels
 from lightning_annot.exchange import cifar_out, confusions, folders, json_files, label_studio, tables
 from lightning_annot.exchange.records import Records
+from lightning_annot.files import replacing
 from lightning_annot.report.run_files import image_root, read_run
 from lightning_annot.types import AnnotError
 
@@ -187,14 +188,8 @@ def parquet(path: Path, run: Outgoing) -> Left:
     table = pa.Table.from_pandas(run.labels, preserve_index=False)
     table = table.append_column("top_label", pa.array(names.tolist(), pa.list_(pa.string())))
     table = table.append_column("top_probability", pa.array(soft.probability.numpy()[row].tolist(), pa.list_(pa.float32())))
-    scratch = path.with_name(f".{path.name}.tmp")
-    try:
-        pq.write_table(table, scratch)
-        scratch.replace(path)
-    except OSError as error:
-        raise AnnotError(f"{path} cannot be written: {error}; check the folder, its permissions and the disk") from error
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        pq.write_table(table, draft)
     return {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from lightning_annot.annotations.formats import read_answers, read_labels, write_table
 from lightning_annot.data.features import load_features
 from lightning_annot.data.items import digest
+from lightning_annot.files import replacing
 from lightning_annot.types import AnnotError
 
 FEWEST = 5  # items of a class, as many as there are folds
@@ -68,9 +68,8 @@ def cut_bank(bank: BankFiles, cut: Cut, directory: Path) -> BankFiles:
     kept = kept_rows(labels["label"].to_numpy(), cut)
     folder = directory / f"data-{digest([str(bank.features), str(bank.labels), str(bank.answers), cut.name])}"
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".features.{os.getpid()}.npy"
-    np.save(scratch, features[kept])
-    os.replace(scratch, folder / "features.npy")
+    with replacing(folder / "features.npy") as draft:
+        np.save(draft, features[kept])
     labels = labels.iloc[kept]
     write_table(folder / "labels.csv", labels)
     if bank.answers is None:

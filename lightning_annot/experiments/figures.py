@@ -28,6 +28,7 @@ from lightning_annot.experiments.specs import (
     panels_of,
     paper_curve,
 )
+from lightning_annot.files import write_bytes
 from lightning_annot.report.plots import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY, STYLE, figure_png
 from lightning_annot.types import AnnotError
 
@@ -134,7 +135,7 @@ def save_png(figure: Figure, path: Path) -> Path:
         picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(buffer, format="png", optimize=True)
         if buffer.tell() < MOST_BYTES:
             break
-    path.write_bytes(buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return path
 
 

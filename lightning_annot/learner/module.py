@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from lightning_annot.learner.bank_learner import BankLearner
+from lightning_annot.learner.checked_weights import CheckedWeights
 from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import consistency, fold_use, mix, soft_cross_entropy, squared_error, windows
 from lightning_annot.types import AnnotError
@@ -24,7 +25,7 @@ _WEIGHTS = re.compile(r"learners\.(\d+)\.heads\.weights\.\d+")
 CHECK_EVERY = 10  # steps between looks at the validation loss
 
 
-class MixMatchModule(LightningModule):
+class MixMatchModule(CheckedWeights, LightningModule):
     """F heads over fixed features, one a fold; an item's probability comes from the head that never saw its answers.
 
     The loss of a batch is the soft cross-entropy of its labelled part plus ``mixed_weight`` times the squared error of its

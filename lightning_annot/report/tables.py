@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lightning_annot.annotations.formats import write_table
 from lightning_annot.crowd.em import EMResult
 from lightning_annot.crowd.machines import Machine
 from lightning_annot.crowd.risk import Decision
+from lightning_annot.files import replacing
 from lightning_annot.types import Annotations
 
 TOP_CLASSES = 5  # of each item in posterior.npz; what is left is spread over all others, and is next to nothing
@@ -121,9 +121,8 @@ def write_confusions(
     if machines:
         arrays["machines"] = np.asarray([machine.name for machine in machines], dtype=str)
         arrays["machine_confusions"] = torch.stack([machine.confusion for machine in machines]).numpy()
-    scratch = path.with_suffix(".tmp.npz")
-    np.savez(scratch, **arrays)  # type: ignore[arg-type]
-    os.replace(scratch, path)
+    with replacing(path) as draft:
+        np.savez(draft, **arrays)  # type: ignore[arg-type]
 
 
 def write_posterior(path: Path, classes: Sequence[str], posterior: Tensor, chunk: int = 1 << 13) -> None:
@@ -134,14 +133,13 @@ def write_posterior(path: Path, classes: Sequence[str], posterior: Tensor, chunk
     """
     most = min(TOP_CLASSES, len(classes))
     top = [part.float().topk(most) for part in torch.split(posterior, chunk)]
-    scratch = path.with_suffix(".tmp.npz")
-    np.savez(
-        scratch,
-        classes=np.asarray(classes, dtype=str),
-        label=torch.cat([part.indices for part in top]).numpy().astype(np.min_scalar_type(len(classes) - 1)),
-        probability=torch.cat([part.values for part in top]).numpy().astype(np.float16),
-    )
-    os.replace(scratch, path)
+    with replacing(path) as draft:
+        np.savez(
+            draft,
+            classes=np.asarray(classes, dtype=str),
+            label=torch.cat([part.indices for part in top]).numpy().astype(np.min_scalar_type(len(classes) - 1)),
+            probability=torch.cat([part.values for part in top]).numpy().astype(np.float16),
+        )
 
 
 def write_rounds(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_annot.files import replacing
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
 
@@ -61,11 +61,10 @@ class SimulatedWorkers(Workers):
         Nothing is written where the confusions are more than ``EXPORTED`` numbers.
         """
         if self._true is not None:
-            scratch = path.with_suffix(".tmp.npz")
             true = self._true.astype(np.float32)
             true[self._spammer] = 1.0 / len(self._classes)
-            np.savez(scratch, workers=self._names, classes=self._classes, confusions=true, spammer=self._spammer)
-            os.replace(scratch, path)
+            with replacing(path) as draft:
+                np.savez(draft, workers=self._names, classes=self._classes, confusions=true, spammer=self._spammer)
 
     def names(self) -> Sequence[str]:
         """w000, w001, ..."""
