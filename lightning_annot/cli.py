@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import TorchCheckpointIO
 
@@ -26,6 +26,8 @@ from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.types import AnnotError
 
 logger = logging.getLogger(__name__)
+
+_NOT_FILES = ("best", "last", "hpc", "registry")  # what else Lightning takes as --ckpt_path
 
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
@@ -65,6 +67,15 @@ class AnnotationCLI(LightningCLI):
             parser.link_arguments("seed_everything", f"{group}.init_args.seed")
         parser.link_arguments("annotation.output_dir", "data.init_args.output_dir")
         parser.set_defaults({"model": _class_path(MixMatchModule), "data": _class_path(AnnotationDataModule)})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Refuse a named checkpoint that cannot be read, before Lightning takes settings from it."""
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        if path and is_local(path) and path.partition(":")[0] not in _NOT_FILES and not Path(path).is_dir():
+            reason = fault(Path(path), WEIGHTS, (), self.config[self.config.subcommand].get("weights_only"))
+            if reason is not None:
+                raise AnnotError(unusable(path, reason))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Checkpoints, logs and records go below ``annotation.output_dir`` unless the configuration says otherwise."""
@@ -150,9 +161,9 @@ class AnnotationCLI(LightningCLI):
         self._check_given(command)
 
     def _check_given(self, command: str) -> None:
-        """AnnotError where the checkpoint of ``command`` is a file that cannot be used; Lightning's words for others pass."""
+        """AnnotError where the checkpoint of ``command`` is a file that cannot be used."""
         path = self.config_init[command]["ckpt_path"]
-        if is_local(path) and Path(path).is_file() and (reason := self._fault(command, Path(path))):
+        if Path(path).is_file() and (reason := self._fault(command, Path(path))):
             raise AnnotError(unusable(path, reason))
 
     def _fault(self, command: str, path: Path) -> str | None:
