@@ -1,6 +1,6 @@
 """Kill small runs at random moments (SIGKILL), start the same command again, and compare with undisturbed runs; prints JSON.
 
-    python scripts/kill_runs.py                              # 200 kills, 20 a run, below /dev/shm where there is one
+    python scripts/kill_runs.py                              # 200 kills, 25 a run, below /dev/shm where there is one
     python scripts/kill_runs.py --kills 50 --hidden 4096 --folder /data/tmp
 
 The checkpoint is large beside all else that a round does, so that many kills fall while it is written. The exit status is 1 if
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Kill, compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills that meet a living run")
-    parser.add_argument("--kills-a-run", type=int, default=20)
+    parser.add_argument("--kills-a-run", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=45, help="rounds of each run")
     parser.add_argument("--hidden", type=int, default=8192, help="units of a hidden layer; a checkpoint holds 2 KiB for each")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each has the next")

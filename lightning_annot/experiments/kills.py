@@ -25,7 +25,8 @@ from lightning_annot.types import AnnotError
 
 ITEMS, CLASSES, WIDTH = 300, 4, 16
 PER_ROUND = 10
-EARLY = 0.3  # share of the kills that fall before the first checkpoint of a life; the others fall in a round after it
+EARLY, WRITING = 0.3, 0.3  # shares of the kills in the time until a start's first checkpoint, and once one is being written
+_DRAFT = ".last.ckpt."
 _SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -154,8 +155,8 @@ def disturbed(run: Small, output: Path, expected: Path, pace: Pace, kills: int) 
             break
         toll.hits += 1
         drafts = [path.name for path in output.rglob(".*.tmp*")] if output.is_dir() else []
-        toll.in_checkpoint += any(name.startswith(".last.ckpt.") for name in drafts)
-        toll.in_file += any(not name.startswith(".last.ckpt.") for name in drafts)
+        toll.in_checkpoint += any(name.startswith(_DRAFT) for name in drafts)
+        toll.in_file += any(not name.startswith(_DRAFT) for name in drafts)
         last = _last(output)
         toll.damaged += last.is_file() and fault(last, TRAINING) is not None
         committed, before = _answers(output), committed
@@ -179,14 +180,16 @@ def _compared(toll: Toll, output: Path, expected: Path) -> Toll:
 
 def _wait(process: BaseProcess, output: Path, rng: random.Random, pace: Pace) -> None:
     """Wait for a random moment of the run's life, or for its end."""
-    begun, seen = time.monotonic(), _version(output)
-    if rng.random() < EARLY:
-        end = begun + rng.uniform(0.0, pace.first)
-    else:
-        while process.is_alive() and _version(output) == seen:
+    kind, before = rng.random(), _version(output)
+    longest = pace.first if kind < EARLY else 1.5 * pace.round
+    if kind >= EARLY:
+        while process.is_alive() and _version(output) == before:
             time.sleep(0.001)
-        end = time.monotonic() + rng.uniform(0.0, pace.round)
-    process.join(max(0.0, end - time.monotonic()))
+    if kind > 1.0 - WRITING:
+        longest = 0.3 * pace.round
+        while process.is_alive() and not any(name.startswith(_DRAFT) for name in os.listdir(_last(output).parent)):
+            time.sleep(0.001)
+    process.join(rng.uniform(0.0, longest))
 
 
 def _start(run: Small, output: Path) -> BaseProcess:
