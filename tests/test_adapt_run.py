@@ -76,6 +76,25 @@ def test_killed_while_adapting(settings: dict[str, Any], whole: Path, tmp_path: 
     assert_equal_runs(run, whole)
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "backbone.pt"])
+def test_damaged_files_are_made_anew(
+    settings: dict[str, Any], whole: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    content = (run / "adapted" / name).read_bytes()
+    (run / "adapted" / "backbone.pt").unlink()
+    (run / "adapted" / name).write_bytes(content[: len(content) // 2])
+    result = call("test", settings | {"annotation.output_dir": run})
+    assert result.status == 2
+    assert "backbone.pt" in result.err
+    assert "un fit" in result.err
+    fit(settings, run)
+    (said,) = [record.message for record in caplog.records if "is damaged" in record.message]
+    assert name in said
+    assert all(torch.equal(adapted(whole)[name], value) for name, value in adapted(run).items())
+    assert_equal_runs(run, whole)
+
+
 def test_same_command_does_not_adapt_again(settings: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     before = (run / "adapted" / "backbone.pt").stat().st_mtime_ns
@@ -132,6 +151,14 @@ def test_records_hold_all_stages(settings: dict[str, Any], tmp_path: Path, monke
     }  # fmt: skip
     assert told.curve("mean_risk") == pytest.approx(pd.read_csv(run / "rounds.csv")["mean_risk"].tolist(), abs=1e-5)
     assert told.config["annotation"]["sampling"]["per_round"] == 20
+
+
+def test_a_damaged_record_of_what_it_was_made_by_is_named(settings: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "adapted" / "made_by.json").write_bytes(b"\xff{")
+    result = call("fit", settings | {"annotation.output_dir": run})
+    assert result.status == 2
+    assert "made_by.json is damaged" in result.err
 
 
 def test_other_settings_or_images_are_refused(settings: dict[str, Any], whole: Path) -> None:

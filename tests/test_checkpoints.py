@@ -125,6 +125,18 @@ def test_fit_goes_on_from_the_log(
     assert_equal_runs(run, whole)
 
 
+def test_damaged_records_do_not_stop_fit(bank: Bank, parts: Path, whole: Path, tmp_path: Path) -> None:
+    """What loggers have written is never read, and the configuration is written anew."""
+    run = shutil.copytree(parts, tmp_path / "run")
+    records = run / "logs" / "version_0"
+    cut(records / "metrics.csv")
+    for path in (records / "hparams.yaml", run / "config.yaml"):
+        path.write_bytes(b"\xff\x00{")
+    fit(bank.settings(), run, trainer__max_epochs=3)
+    assert_equal_runs(run, whole)
+    assert "max_epochs: 3" in (run / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 @pytest.mark.parametrize("damage", [empty, random_bytes, foreign_zip, weights_alone], ids=lambda damage: damage.__name__)
 def test_other_commands_name_it(bank: Bank, parts: Path, tmp_path: Path, command: str, damage: Callable[[Path], None]) -> None:

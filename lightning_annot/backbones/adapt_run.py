@@ -80,6 +80,8 @@ def required(folder: Path) -> Path:
     """The file of the adapted backbone below ``folder``, whatever images it was made from."""
     if not (folder / ADAPTED).is_file():
         raise AnnotError(f"{folder / ADAPTED} does not exist; run fit first, or name the run's annotation.output_dir.")
+    if reason := fault(folder / ADAPTED, ("state_dict",)):
+        raise AnnotError(f"{folder / ADAPTED} is damaged: {reason}. Run fit, which makes it anew.")
     return folder / ADAPTED
 
 
