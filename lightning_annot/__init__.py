@@ -16,6 +16,7 @@ _HOMES = {
     "AnnotationRound": "lightning_annot.callbacks.annotation_round",
     "Annotations": "lightning_annot.types",
     "AnnotError": "lightning_annot.types",
+    "DurableCheckpointIO": "lightning_annot.checkpoints",
     "MixMatchModule": "lightning_annot.learner.module",
     "SoftLabels": "lightning_annot.data.soft_labels",
     "run_em": "lightning_annot.crowd.em",

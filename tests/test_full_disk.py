@@ -123,23 +123,24 @@ def test_digests_that_cannot_be_kept(disk: SmallDisk, tmp_path: Path, state: str
 
 def test_the_same_command_goes_on_whenever_there_is_more_room(bank: Bank, tmp_path: Path) -> None:
     """The disk is full at one stage after the other: log, tables, checkpoint, report."""
-    whole = fit(bank.settings(), tmp_path / "whole")
+    large = bank.settings(**{"model.hidden": 256})  # its checkpoint takes more than all else
+    whole = fit(large, tmp_path / "whole")
     stages = set()
     with small_disk(tmp_path / "disk", 4) as disk:
         run = disk.path / "run"
-        settings = bank.settings(**{"annotation.output_dir": run})
-        for size in (76, 124, 184, 232, 304, 16384):
+        settings = large | {"annotation.output_dir": run}
+        for size in (76, 124, 184, 500, 900, 16384):
             result = call("fit", settings)
             assert result.status == 2, result.err
             assert "Traceback" not in result.err
             last = result.err.strip().splitlines()[-1]
             assert re.fullmatch(r"lightning-annot: .*(full|No space left|disk I/O).*", last)
             assert not list(run.rglob(".*.tmp*"))
-            stages |= {name for name in ("annotations.db", ".csv", ".npz", "last.ckpt", "report.html") if name in last}
+            stages |= {name for name in ("annotations.db", ".csv", ".npz", "last.ckpt") if name in last}
             disk.resize(size)
         fit(settings, run)
         assert_equal_runs(run, whole)
-    assert len(stages) > 2, stages
+    assert stages > {"annotations.db", "last.ckpt"}, stages
 
 
 def test_a_read_only_disk(bank: Bank, tmp_path: Path) -> None:

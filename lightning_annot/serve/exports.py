@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.files import unwritable
 from lightning_annot.serve.overview import Confusions
 from lightning_annot.types import AnnotError
 
@@ -61,30 +62,37 @@ def available(directory: Path, study: bool, gold: bool, asked: bool) -> dict[str
 
 def export(name: str, directory: Path, log: AnnotationLog, confusions: Callable[[], Confusions]) -> bytes:
     """The file; raises AnnotError where there is nothing to write."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            return _export(name, Path(scratch), directory, log, confusions)
+    except OSError as error:
+        raise AnnotError(unwritable(EXPORTS[name].file, error)) from error
+
+
+def _export(name: str, scratch: Path, directory: Path, log: AnnotationLog, confusions: Callable[[], Confusions]) -> bytes:
     chosen = EXPORTS[name]
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / chosen.file
-        if chosen.format is not None:
-            from lightning_annot.exchange.formats import find
-            from lightning_annot.exchange.outputs import Outgoing
+    path = scratch / chosen.file
+    if chosen.format is not None:
+        from lightning_annot.exchange.formats import find
+        from lightning_annot.exchange.outputs import Outgoing
 
-            find(chosen.format, path, "write")(path, Outgoing(directory, log))
-        elif name.startswith("scorecards"):
-            from lightning_annot.report.scorecard_page import write_scorecards
+        find(chosen.format, path, "write")(path, Outgoing(directory, log))
+    elif name.startswith("scorecards"):
+        from lightning_annot.report.scorecard_page import write_scorecards
 
-            write_scorecards(directory, log.answers())
-            path = directory / chosen.file
-        elif name == "report":
-            from lightning_annot.report.page import write_report
+        write_scorecards(directory, log.answers())
+        path = directory / chosen.file
+    elif name == "report":
+        from lightning_annot.report.page import write_report
 
-            path = write_report(directory)
-        elif name == "group-workers":
-            from lightning_annot.exchange.confusions import write_group_workers
+        path = write_report(directory)
+    elif name == "group-workers":
+        from lightning_annot.exchange.confusions import write_group_workers
 
-            found = confusions()
-            write_group_workers(path, list(found.names), list(found.names.values()), {"0": found.counts}, {"0": found.workers})
-        elif (path := directory / chosen.file).is_file():
-            pass
-        else:
-            raise AnnotError(f"{chosen.file} is not there yet")
-        return path.read_bytes()
+        found = confusions()
+        write_group_workers(path, list(found.names), list(found.names.values()), {"0": found.counts}, {"0": found.workers})
+    elif (path := directory / chosen.file).is_file():
+        pass
+    else:
+        raise AnnotError(f"{chosen.file} is not there yet")
+    return path.read_bytes()
