@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -17,6 +19,8 @@ from lightning_annot.callbacks.opening import refuse_study
 from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.wandb_records import WandbRecords
+from lightning_annot.commandline.faults import UsageFault, explain
+from lightning_annot.commandline.texts import install, quoted_args
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.files import write_text
 from lightning_annot.learner.module import MixMatchModule
@@ -48,6 +52,16 @@ class SaveRunConfig(SaveConfigCallback):
         if not path.is_file() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
+
+
+class Parser(LightningArgumentParser):
+    """Raises a fault where jsonargparse prints its usage and exits."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what jsonargparse tries, or the fault to be explained where it would exit."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise UsageFault(message) from ex
 
 
 class AnnotationCLI(LightningCLI):
@@ -82,7 +96,12 @@ class AnnotationCLI(LightningCLI):
         if config.get("logger") in (None, True):
             kwargs["logger"] = CSVLogger(output, name="logs") if self.subcommand == "fit" else False
         kwargs["callbacks"] = callbacks
-        return self._instantiate_trainer({**config, **kwargs}, [])
+        try:
+            return self._instantiate_trainer({**config, **kwargs}, [])
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            if isinstance(error, AnnotError):
+                raise
+            raise AnnotError(f"Lightning refuses the trainer's settings: {' '.join(str(error).split())}") from error
 
     @property
     def output_dir(self) -> str:
@@ -160,21 +179,39 @@ def build(args: list[str]) -> AnnotationCLI:
 
 
 def _command_line(args: list[str] | None, run: bool) -> AnnotationCLI:
+    words = quoted_args(sys.argv[1:] if args is None else args)
     no_files: dict[str, Any] = {"default_config_files": []}
-    return AnnotationCLI(
-        model_class=LightningModule,
-        datamodule_class=LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=SaveRunConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        trainer_defaults=TRAINER_DEFAULTS,
-        seed_everything_default=0,
-        parser_kwargs={
-            "parser_mode": "omegaconf",
-            **(dict.fromkeys(("fit", "validate", "test", "predict"), no_files) if run else no_files),
-        },
-        auto_configure_optimizers=False,
-        args=args,
-        run=run,
-    )
+    install()
+    try:
+        return AnnotationCLI(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "parser_mode": "omegaconf",
+                **(dict.fromkeys(("fit", "validate", "test", "predict"), no_files) if run else no_files),
+            },
+            auto_configure_optimizers=False,
+            args=words,
+            run=run,
+        )
+    except UsageFault as fault:
+        raise _refusal(fault, words[1:] if run else words) from fault
+
+
+def _refusal(fault: UsageFault, words: list[str]) -> AnnotError:
+    """The error to show: ours, where a setting's own check has raised it, else what is wrong with the ``words``."""
+    error: BaseException | None = fault
+    while error is not None:
+        if isinstance(error, AnnotError):
+            return error
+        error = error.__cause__ or error.__context__
+    roots = {"trainer": Trainer, "annotation": AnnotationRound, "model": MixMatchModule, "data": AnnotationDataModule}
+    others = {"seed_everything": bool | int, "config": Any, "ckpt_path": str | None, "weights_only": bool | None}
+    return AnnotError(explain(words, str(fault), roots, others))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import warnings
@@ -16,6 +15,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from lightning_annot.backbones.classifier import KEY, ClassifierModule
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.types import AnnotError
 
 TOLERANCE = 1e-4  # of probabilities: other runtimes order sums in other ways
@@ -124,7 +124,7 @@ FORMATS = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}
 
 def command(args: list[str]) -> int:
     """``lightning-annot export-model CKPT --format FORMAT --out FILE``."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         "lightning-annot export-model",
         description="Write a trained classifier as one file, and beside it FILE.json: its classes, and its input.",
     )

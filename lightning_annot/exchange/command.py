@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.exchange.formats import find, listing
 from lightning_annot.types import AnnotError
 
@@ -99,7 +100,7 @@ def open_log(directory: Path, url: str | None) -> AnnotationLog:
 
 
 def _parser(name: str, about: str, direction: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         f"lightning-annot {name}",
         description=about,
         epilog=f"formats:\n{listing(direction)}",

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.types import AnnotError
 
 _OF_A_RUN = {"annotations.db", "task.json", "config.yaml", "answers_import.csv", "adapted", "checkpoints", "logs"}
@@ -27,7 +28,7 @@ _UNNAMED_PROXY = (
 
 def serve_parser() -> argparse.ArgumentParser:
     """Parses what follows the word ``serve``."""
-    parser = argparse.ArgumentParser("lightning-annot serve", description=_DESCRIPTION)
+    parser = OptionParser("lightning-annot serve", description=_DESCRIPTION)
     parser.add_argument("dir", type=Path, help="folder of a run with LiveWorkers, or one that has asked an expert")
     parser.add_argument("--invite", nargs="+", default=[], metavar="NAME", help="make a personal link for each who has none")
     parser.add_argument("--renew", nargs="+", default=[], metavar="NAME", help="make a new link; the old one is closed")
