@@ -34,6 +34,8 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 1,
     "enable_model_summary": False,
 }
+ROOTS = {"trainer": Trainer, "annotation": AnnotationRound, "model": MixMatchModule, "data": AnnotationDataModule}
+OTHERS = {"seed_everything": bool | int, "config": Any, "ckpt_path": str | None, "weights_only": bool | None}
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -212,6 +214,4 @@ def _refusal(fault: UsageFault, words: list[str]) -> AnnotError:
         if isinstance(error, AnnotError):
             return error
         error = error.__cause__ or error.__context__
-    roots = {"trainer": Trainer, "annotation": AnnotationRound, "model": MixMatchModule, "data": AnnotationDataModule}
-    others = {"seed_everything": bool | int, "config": Any, "ckpt_path": str | None, "weights_only": bool | None}
-    return AnnotError(explain(words, str(fault), roots, others))
+    return AnnotError(explain(words, str(fault), ROOTS, OTHERS))

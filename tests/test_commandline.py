@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from cli_runs import call
+from cli_runs import CONFIGS, call
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_annot import __version__
 from lightning_annot.callbacks.annotation_round import AnnotationRound
-from lightning_annot.cli import build
+from lightning_annot.cli import OTHERS, ROOTS, build
+from lightning_annot.commandline.faults import explain
 from lightning_annot.commandline.known import is_text_list, settings_of, subclasses
 from lightning_annot.commandline.options import most_similar
 from lightning_annot.commandline.texts import TEXT_LISTS, load, quoted_args, quoted_yaml
@@ -90,6 +91,12 @@ def test_a_fault_in_a_configuration_is_one_line_that_names_the_file(tmp_path: Pa
     path.write_text(document)
     err = refused("fit", "--config", str(path))
     assert not [text for text in [*told, str(path)] if text not in err], err
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=str)
+def test_nothing_is_wrong_with_the_shipped_configurations(path: Path) -> None:
+    words = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.logger", "false", "--model", "null"]
+    assert explain(["--config", str(path), *words], "what jsonargparse says", ROOTS, OTHERS) == "what jsonargparse says"
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

@@ -34,7 +34,9 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 
 def class_of(hint: Any) -> type | None:
-    """The base class of what a setting names by ``class_path``; None where it is of another type."""
+    """The base class of what a setting names by ``class_path``; None where it may be a mere text, or is of another type."""
+    if str in members(hint):
+        return None
     plain = (str, int, float, bool, type(None), list, dict, tuple, set)
     for part in members(hint):
         if isinstance(part, type) and part not in plain and typing.get_origin(part) is None and not is_dataclass(part):
