@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -311,7 +312,8 @@ class AnnotationRound(Callback):
         inference = self._inferring.infer(self.facts)
         n = len(self._table)
         metrics = truth_metrics(inference, self._table, self.predictions.label()[:n])
-        pl_module.log_dict({f"label_{name}": value for name, value in metrics.items()}, rank_zero_only=True)
+        known = {f"label_{name}": value for name, value in metrics.items() if not math.isnan(value)}  # of no item: nan
+        pl_module.log_dict(known, rank_zero_only=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the log, and let others go on in the folder."""

@@ -217,11 +217,14 @@ def write_posterior(
     rows = max(1, (1 << 21) // inc.n_classes)
     for start in range(0, n_items, rows):
         stop = min(start + rows, n_items)
-        unanswered = log_prior(torch.arange(start, stop, device=out.device))
+        items = torch.arange(start, stop, device=out.device)
+        unanswered = log_prior(items)
+        _check_rows(unanswered.amax(1), items, log_prior)
         out[start:stop] = unanswered.exp() if tempering.model[0] == 1.0 else (tempering.model[0] * unanswered).softmax(1)
     for chunk in inc.chunks:
         items = inc.items[chunk.start : chunk.stop]
         joint, _ = _tempered(result.log_likelihood(chunk, chunk.weight), log_prior(items), chunk, tempering)
+        _check_rows(joint.amax(1), items, log_prior)
         out[items] = joint.softmax(1).to(out)
     return out
 
@@ -245,6 +248,7 @@ def _e_step(inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior, te
     joint, share = _tempered(inc.item_sums(chunk, table), log_prior(inc.items[chunk.start : chunk.stop]), chunk, tempering)
     # One pass of exp serves both the posterior and the evidence.
     peak = joint.amax(1, keepdim=True)
+    _check_rows(peak, inc.items[chunk.start : chunk.stop], log_prior)
     posterior = joint.sub_(peak).exp_()
     total = posterior.sum(1, keepdim=True)
     evidence = float(total.log().add_(peak).mul_(share).sum(dtype=torch.float64))
@@ -286,6 +290,17 @@ def _log_table(inc: Incidence, counts: Tensor, prior: Prior) -> tuple[Tensor, fl
         density += float((before * (part - before.log())).sum(dtype=torch.float64))
         part -= log_total[worker]
     return table, density
+
+
+def _check_rows(peak: Tensor, items: Tensor, log_prior: LogPrior) -> None:
+    """Refuse log probabilities that are NaN, or that leave no class possible; ``peak`` (n,) is the largest of each item's."""
+    broken = items[~peak.reshape(-1).isfinite()]
+    if len(broken):
+        row = [round(value, 3) for value in log_prior(broken[:1])[0, :8].tolist()]
+        raise AnnotError(
+            f"log_prior of {len(broken)} items cannot be used, such as row {int(broken[0])}: {row}; a row needs a class whose "
+            "probability is above 0, and no NaN or infinity."
+        )
 
 
 def _check(annotations: Annotations, prior: Prior, n_workers: int, m_step: str, max_iterations: int) -> None:
