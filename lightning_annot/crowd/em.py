@@ -309,8 +309,14 @@ def _check(annotations: Annotations, prior: Prior, n_workers: int, m_step: str, 
     n_priors = n_workers if prior.group is None else shape[0]
     grouped = prior.group is None or len(prior.group) == n_workers
     fits = grouped and shape in ((n_classes, n_classes), (n_priors, n_classes, n_classes))
-    if not fits or not bool((prior.counts > 0).all()):
+    if not fits:
         raise AnnotError(f"pseudo_counts of shape {shape} given; need (K, K) or ({n_workers}, K, K), all above 0.")
+    broken = (~((prior.counts > 0) & prior.counts.isfinite())).any(-1).nonzero()
+    if len(broken):
+        row = [round(value, 3) for value in prior.counts[tuple(broken[0])][:8].tolist()]
+        raise AnnotError(
+            f"pseudo_counts of shape {shape} given, with row {broken[0].tolist()} as {row}; all must be finite and above 0."
+        )
     if m_step not in ("soft", "hard"):
         raise AnnotError(f"m_step {m_step!r} given; allowed are 'soft' and 'hard'.")
     if max_iterations < 1:

@@ -156,7 +156,9 @@ def _with_reference(fitted: Projection, sample: np.ndarray, settings: Projection
     """The projection with ``sample`` (R, D) as the rows to find neighbours among."""
     if len(sample) < settings.neighbours + 2:
         most = max(0, len(sample) - 2)
-        raise AnnotError(f"projection.neighbours {settings.neighbours} given, of {len(sample)} items; it must be at most {most}.")
+        raise AnnotError(
+            f"projection.neighbours {settings.neighbours} given, of {len(sample)} items; it must be at most {most}."
+        )
     reference = fitted.apply(sample).clamp(-6e4, 6e4).half()  # what half precision holds; unscaled features may be larger
     return replace(fitted, reference=reference, neighbours=settings.neighbours, neighbour_weight=settings.neighbour_weight)
 
