@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_annot import __version__
 from lightning_annot.certificate.command import certify
-from lightning_annot.commandline.options import OptionParser, did_you_mean
+from lightning_annot.commandline.options import OptionParser, did_you_mean, typed
 from lightning_annot.exchange.command import export_command, import_command, open_log
 from lightning_annot.exchange.confusion_study import confusions_command
 from lightning_annot.exchange.handover import unfinished_command
@@ -59,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         from lightning_annot.cli import run
 
         run(args)
+    except KeyboardInterrupt:
+        print(f"lightning-annot: interrupted; the same command goes on: {typed(sys.argv)}", file=sys.stderr)
+        return 130
     except ValueError as error:
         ours = error if isinstance(error, AnnotError) else error.__cause__  # jsonargparse wraps those of models and data
         if not isinstance(ours, AnnotError):

@@ -31,7 +31,7 @@ ALLOWED = {
     "certificate": {"types", "annotations", "report", "commandline"},
     "exchange": {"types", "annotations", "data", "report", "commandline"},
     "serve": {"types", "annotations", "data", "report", "exchange", "commandline"},
-    "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report"},
+    "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report", "commandline"},
     "presets": {"types", "commandline"},
     "commandline": {"types"},
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},

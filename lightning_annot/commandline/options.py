@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from lightning_annot.types import AnnotError
@@ -34,6 +36,16 @@ class OptionParser(argparse.ArgumentParser):
             action = next(a for a in self._actions if found[1] in (*a.option_strings, a.metavar, a.dest))
             message += did_you_mean(found[2], [str(choice) for choice in action.choices or ()])
         raise AnnotError(f"{message}; {self.prog} --help lists the options.")
+
+
+def typed(argv: Sequence[str]) -> str:
+    """The command line of this process as one would type it in a shell; ``argv`` as in ``sys.argv``."""
+    program = Path(argv[0])
+    if program.name == "__main__.py":
+        words = ["python", "-m", program.parent.name]
+    else:
+        words = ["python", argv[0]] if program.suffix == ".py" else [program.name]
+    return shlex.join([*words, *argv[1:]])
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
