@@ -12,6 +12,7 @@ from lightning_annot.exchange.command import export_command, import_command, ope
 from lightning_annot.exchange.confusion_study import confusions_command
 from lightning_annot.exchange.handover import unfinished_command
 from lightning_annot.exchange.study import study_command
+from lightning_annot.quiet import hush
 from lightning_annot.types import AnnotError
 
 USAGE = """lightning-annot: label image sets with as few human answers as possible
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"lightning-annot {__version__}")
         return 0
+    hush()  # before the libraries load
     try:
         if args[0] in _COMMANDS:
             return _COMMANDS[args[0]](args[1:])

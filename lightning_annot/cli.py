@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +23,7 @@ from lightning_annot.commandline.texts import install, quoted_args
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.files import write_text
 from lightning_annot.learner.module import MixMatchModule
+from lightning_annot.quiet import hush
 from lightning_annot.types import AnnotError
 
 TRAINER_DEFAULTS = {
@@ -163,20 +163,11 @@ def _class_path(kind: type) -> dict[str, str]:
 
 def run(args: list[str] | None = None) -> AnnotationCLI:
     """Parse ``args`` (default: the command line) and run the Trainer's method they name."""
-    # What a user can neither cause nor mend: Lightning's use of a torch name, and that batches need no reader processes.
-    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", "The dirpath has changed from")
-    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no prototypes to validate on
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the command line's, presets expanded
-    warnings.filterwarnings("ignore", "Found .* in eval mode at the start")  # a moving average, a frozen backbone
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return _command_line(args, run=True)
 
 
 def build(args: list[str]) -> AnnotationCLI:
     """Model, data, round and Trainer that ``fit`` with these settings (without the word ``fit``) would have; nothing runs."""
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     return _command_line(args, run=False)
 
 
@@ -184,6 +175,7 @@ def _command_line(args: list[str] | None, run: bool) -> AnnotationCLI:
     words = quoted_args(sys.argv[1:] if args is None else args)
     no_files: dict[str, Any] = {"default_config_files": []}
     install()
+    hush()
     try:
         return AnnotationCLI(
             model_class=LightningModule,

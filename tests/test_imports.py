@@ -34,6 +34,7 @@ ALLOWED = {
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report", "commandline"},
     "presets": {"types", "commandline"},
     "commandline": {"types"},
+    "quiet": set[str](),
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
 }
 LIGHTNING = {"data/datamodule.py", "learner/module.py", "learner/uniform.py", "cli.py"}

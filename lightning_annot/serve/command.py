@@ -9,6 +9,7 @@ import logging
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -95,7 +96,8 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
         gc.freeze()
         gc.enable()
         sys.setswitchinterval(0.001)  # what answers people waits less for threads that read the log or encode an image
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # how it ends
+            uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 
