@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+from lightning_annot import __version__
 from lightning_annot.certificate.command import certify
+from lightning_annot.commandline.options import OptionParser, did_you_mean, typed
 from lightning_annot.exchange.command import export_command, import_command, open_log
 from lightning_annot.exchange.confusion_study import confusions_command
 from lightning_annot.exchange.handover import unfinished_command
 from lightning_annot.exchange.study import study_command
 from lightning_annot.files import of_the_disk
+from lightning_annot.quiet import hush
 from lightning_annot.types import AnnotError
 
 USAGE = """lightning-annot: label image sets with as few human answers as possible
@@ -35,7 +37,7 @@ USAGE = """lightning-annot: label image sets with as few human answers as possib
 FILE is one of configs/*.yaml or a run's own config.yaml; every key can be given as --group.key value.
 --method NAME stands for the settings of majority_vote, online_ds, lean, improved_lean, efficient_annotation, mixmatch or
 ours; --faithful true makes the choices of the paper's released code as well.
-lightning-annot COMMAND --help lists them.
+lightning-annot COMMAND --help lists them; lightning-annot --version names the version.
 """
 
 
@@ -45,17 +47,25 @@ def main(argv: list[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0
+    if args[0] == "--version":
+        print(f"lightning-annot {__version__}")
+        return 0
+    hush()  # before the libraries load
     try:
         if args[0] in _COMMANDS:
             return _COMMANDS[args[0]](args[1:])
         if not args[0].startswith("-") and args[0] not in _OF_LIGHTNING:
-            raise AnnotError(f"there is no command {args[0]}; there are {', '.join([*_OF_LIGHTNING, *_COMMANDS])}.")
+            known = [*_OF_LIGHTNING, *_COMMANDS]
+            raise AnnotError(f"there is no command {args[0]}{did_you_mean(args[0], known)}; there are {', '.join(known)}.")
         from lightning_annot.presets import expand
 
         args = expand(args)  # before the heavy imports: a wrong name is told at once
         from lightning_annot.cli import run
 
         run(args)
+    except KeyboardInterrupt:
+        print(f"lightning-annot: interrupted; the same command goes on: {typed(sys.argv)}", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         told = _told(error)
         if told is None:
@@ -79,7 +89,7 @@ def _told(error: ValueError | OSError) -> str | None:
 
 
 def _report(args: list[str]) -> int:
-    parser = argparse.ArgumentParser("lightning-annot report", description="Write DIR/report.html anew from the run's files.")
+    parser = OptionParser("lightning-annot report", description="Write DIR/report.html anew from the run's files.")
     parser.add_argument("dir", type=Path)
     directory = parser.parse_args(args).dir
     from lightning_annot.report.page import write_report
@@ -89,7 +99,7 @@ def _report(args: list[str]) -> int:
 
 
 def _scorecards(args: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         "lightning-annot scorecards", description="Write DIR/scorecards.csv and DIR/scorecards.html: how each worker does."
     )
     parser.add_argument("dir", type=Path, help="folder of a run")

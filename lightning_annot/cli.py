@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -20,9 +21,12 @@ from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.wandb_records import WandbRecords
 from lightning_annot.checkpoints import TRAINING, WEIGHTS, DurableCheckpointIO, fault, is_local, unusable
+from lightning_annot.commandline.faults import UsageFault, explain
+from lightning_annot.commandline.texts import install, quoted_args
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.files import write_text
 from lightning_annot.learner.module import MixMatchModule
+from lightning_annot.quiet import hush
 from lightning_annot.types import AnnotError
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,8 @@ TRAINER_DEFAULTS = {
     "log_every_n_steps": 1,
     "enable_model_summary": False,
 }
+ROOTS = {"trainer": Trainer, "annotation": AnnotationRound, "model": MixMatchModule, "data": AnnotationDataModule}
+OTHERS = {"seed_everything": bool | int, "config": Any, "ckpt_path": str | None, "weights_only": bool | None}
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -55,6 +61,16 @@ class SaveRunConfig(SaveConfigCallback):
         if not path.is_file() or path.read_bytes() != text.encode():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
+
+
+class Parser(LightningArgumentParser):
+    """Raises a fault where jsonargparse prints its usage and exits."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what jsonargparse tries, or the fault to be explained where it would exit."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise UsageFault(message) from ex
 
 
 class AnnotationCLI(LightningCLI):
@@ -98,7 +114,12 @@ class AnnotationCLI(LightningCLI):
         if config.get("logger") in (None, True):
             kwargs["logger"] = CSVLogger(output, name="logs") if self.subcommand == "fit" else False
         kwargs["callbacks"] = callbacks
-        trainer = self._instantiate_trainer({**config, **kwargs}, [])
+        try:
+            trainer = self._instantiate_trainer({**config, **kwargs}, [])
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            if isinstance(error, AnnotError):
+                raise
+            raise AnnotError(f"Lightning refuses the trainer's settings: {' '.join(str(error).split())}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # neither the user nor the strategy has one of its own
             trainer.strategy.checkpoint_io = DurableCheckpointIO()
         return trainer
@@ -185,39 +206,47 @@ def _class_path(kind: type) -> dict[str, str]:
 
 def run(args: list[str] | None = None) -> AnnotationCLI:
     """Parse ``args`` (default: the command line) and run the Trainer's method they name."""
-    # What a user can neither cause nor mend: Lightning's use of a torch name, and that batches need no reader processes.
-    warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", "The dirpath has changed from")
-    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # no prototypes to validate on
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the command line's, presets expanded
-    warnings.filterwarnings("ignore", "Found .* in eval mode at the start")  # a moving average, a frozen backbone
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return _command_line(args, run=True)
 
 
 def build(args: list[str]) -> AnnotationCLI:
     """Model, data, round and Trainer that ``fit`` with these settings (without the word ``fit``) would have; nothing runs."""
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     return _command_line(args, run=False)
 
 
 def _command_line(args: list[str] | None, run: bool) -> AnnotationCLI:
+    words = quoted_args(sys.argv[1:] if args is None else args)
     no_files: dict[str, Any] = {"default_config_files": []}
-    return AnnotationCLI(
-        model_class=LightningModule,
-        datamodule_class=LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=SaveRunConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        trainer_defaults=TRAINER_DEFAULTS,
-        seed_everything_default=0,
-        parser_kwargs={
-            "parser_mode": "omegaconf",
-            **(dict.fromkeys(("fit", "validate", "test", "predict"), no_files) if run else no_files),
-        },
-        auto_configure_optimizers=False,
-        args=args,
-        run=run,
-    )
+    install()
+    hush()
+    try:
+        return AnnotationCLI(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "parser_mode": "omegaconf",
+                **(dict.fromkeys(("fit", "validate", "test", "predict"), no_files) if run else no_files),
+            },
+            auto_configure_optimizers=False,
+            args=words,
+            run=run,
+        )
+    except UsageFault as usage:
+        raise _refusal(usage, words[1:] if run else words) from usage
+
+
+def _refusal(usage: UsageFault, words: list[str]) -> AnnotError:
+    """The error to show: ours, where a setting's own check has raised it, else what is wrong with the ``words``."""
+    error: BaseException | None = usage
+    while error is not None:
+        if isinstance(error, AnnotError):
+            return error
+        error = error.__cause__ or error.__context__
+    return AnnotError(explain(words, str(usage), ROOTS, OTHERS))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_annot.commandline.options import did_you_mean
 from lightning_annot.types import AnnotError
 
 Settings = Mapping[str, Any]
@@ -88,7 +89,7 @@ RELEASED_BY_METHOD: Mapping[str, Settings] = {
 def preset(method: str, faithful: bool = False) -> dict[str, Any]:
     """Dotted settings of ``method``; AnnotError for an unknown one, and for one that was never released."""
     if method not in METHODS:
-        raise AnnotError(f"method {method!r} given; allowed are {', '.join(METHODS)}.")
+        raise AnnotError(f"method {method!r} given{did_you_mean(method, METHODS)}; allowed are {', '.join(METHODS)}.")
     if not faithful:
         return {"annotation.method": method, **METHODS[method]}
     if method not in RELEASED_BY_METHOD:

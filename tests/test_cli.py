@@ -230,7 +230,7 @@ def test_help_of_fit_names_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "named"), [(["anotate"], "anotate"), (["fit", "--data.batch", "3"], "'batch' is not accepted")]
+    ("words", "named"), [(["anotate"], "anotate"), (["fit", "--data.batch", "3"], "did you mean --data.batches?")]
 )
 def test_unknown_commands_and_settings_are_refused(words: list[str], named: str) -> None:
     result = call(words[0], {}, *words[1:])

@@ -116,6 +116,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_brackets_are_quoted_for_the_shell() -> None:
+    """A shell such as zsh takes them for a pattern of file names."""
+    places = [*(ROOT / name for name in DOCUMENTS), *CONFIGS, *(ROOT / "lightning_annot").rglob("*.py")]
+    bare = [
+        (path.name, found)
+        for path in places
+        for found in re.findall(r"--[a-z_.]+\+?[ =]\[\S*", path.read_text(encoding="utf-8"))
+    ]
+    assert bare == []
+
+
 @pytest.fixture(scope="module")
 def settings() -> list[dict[str, Any]]:
     """Resolved settings: the defaults, then those of each configuration."""

@@ -348,5 +348,5 @@ def test_an_expert_needs_a_run(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("task,label\n1,cat\n")
     result = call("import", {}, str(tmp_path / "run"), str(tmp_path / "a.csv"), "--expert", "eve")
     assert result.status == 2
-    assert "--annotation.crowd.experts [eve]" in result.err
+    assert """--annotation.crowd.experts '["eve"]'""" in result.err
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import subprocess
 import sys
@@ -263,6 +264,37 @@ def test_two_pages_of_a_host_let_one_client_in_to_both(tmp_path: Path) -> None:
         for served, lent in ((one, [1]), (two, [1, 2])):
             assert client.post(f"{served.address}/api/next", json={"n": 9}).json()["questions"] == lent
             assert client.get(f"{served.address}/owner").status_code == 200
+
+
+def tries(port: int, forwarded: Iterator[str]) -> int:
+    """How many wrong links one client may try, a new ``X-Forwarded-For`` each time, before it has to wait; 60 at most."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=SECONDS) as client:
+        for n in range(60):
+            if client.get("/w/guess", headers={"x-forwarded-for": next(forwarded)}).status_code == 429:
+                return n
+    return 60
+
+
+def test_forged_addresses_give_no_further_tries(site: Site) -> None:
+    assert tries(site.port, (f"10.1.2.{n}" for n in range(60))) < 60
+
+
+def test_a_named_proxy_tells_clients_apart(site: Site, tmp_path: Path) -> None:
+    with ServedPage(tmp_path / "run", [], "--behind-proxy", "127.0.0.0/8") as page:
+        port = urlsplit(page.address).port or 0
+        assert tries(port, itertools.repeat("10.1.2.3")) < 60
+        assert tries(port, (f"10.9.9.9, 10.2.2.{n}" for n in range(60))) == 60  # the last is what the proxy itself saw
+        assert tries(port, (f"10.2.3.{n}, 10.1.2.3" for n in range(60))) < 20
+        response = httpx.get(page.links["owner"], headers={"x-forwarded-proto": "https"}, timeout=SECONDS)
+        assert "secure" in response.headers["set-cookie"].lower()
+
+
+def test_proxies_are_named_by_address(tmp_path: Path) -> None:
+    for name in ("*", "proxy.example.org", "10.0.0.1/8"):
+        result = cli_runs.call("serve", None, str(tmp_path), "--behind-proxy", name)
+        assert result.status == 2
+        assert "--behind-proxy" in result.err
+        assert name in result.err
 
 
 def test_names_under_which_a_page_is_served() -> None:

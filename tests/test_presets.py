@@ -97,7 +97,7 @@ def test_a_run_with_gold_resumes(bank: Bank, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--method", "best"), "method 'best' given; allowed are majority_vote, online_ds"),
+        (("--method", "best"), "method 'best' given.*; allowed are majority_vote, online_ds"),
         (("--method", "ours", "--faithful", "true"), "no released form"),
         (("--faithful", "true"), "--faithful given without --method"),
         (("--method", "lean", "--faithful", "perhaps"), "allowed are true, false"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import warnings
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from lightning_annot.backbones.classifier import KEY, ClassifierModule
 from lightning_annot.checkpoints import fault
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.files import replacing, write_text
 from lightning_annot.types import AnnotError
 
@@ -122,7 +122,7 @@ FORMATS = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}
 
 def command(args: list[str]) -> int:
     """``lightning-annot export-model CKPT --format FORMAT --out FILE``."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         "lightning-annot export-model",
         description="Write a trained classifier as one file, and beside it FILE.json: its classes, and its input.",
     )

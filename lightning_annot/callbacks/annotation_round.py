@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from lightning_annot.callbacks.asking import Asking, Terms, await_answers, why_n
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
-from lightning_annot.callbacks.leftover import leftover
+from lightning_annot.callbacks.leftover import leftover, tell_how_to_go_on
 from lightning_annot.callbacks.opening import alone_in, open_ledger
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
@@ -301,6 +302,8 @@ class AnnotationRound(Callback):
             assert self._annotation_log is not None
             said = self._annotation_log.answers()
             self.folder.finish(self.rows, self._table, self._data, self.threshold, self.stop_reason, facts, said)
+            if self.stop_reason.startswith(("interrupted", "waiting")):
+                tell_how_to_go_on(self.workers)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the labels that all facts and the checkpoint's learner give with the truth."""
@@ -311,14 +314,17 @@ class AnnotationRound(Callback):
         inference = self._inferring.infer(self.facts)
         n = len(self._table)
         metrics = truth_metrics(inference, self._table, self.predictions.label()[:n])
-        pl_module.log_dict({f"label_{name}": value for name, value in metrics.items()}, rank_zero_only=True)
+        known = {f"label_{name}": value for name, value in metrics.items() if not math.isnan(value)}  # of no item: nan
+        pl_module.log_dict(known, rank_zero_only=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the log, and let others go on in the folder."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The same; Lightning calls no ``teardown`` then."""
+        """The same; Lightning calls no ``teardown`` then. After Ctrl-C, say how to go on."""
+        if isinstance(exception, KeyboardInterrupt) and self._ledger is not None and trainer.state.fn == "fit":
+            tell_how_to_go_on(self.workers)
         self._close()
 
     def _close(self) -> None:

@@ -1,10 +1,15 @@
-"""What a run says about the items that it leaves unfinished, where the log alone cannot tell."""
+"""What a run says about the items that it leaves unfinished, where the log alone cannot tell, and how it goes on."""
 
 from __future__ import annotations
 
+import sys
+
+from rich.console import Console
 from torch import Tensor
 
+from lightning_annot.commandline.options import typed
 from lightning_annot.data.items import ItemTable
+from lightning_annot.report.terminal import print_lines
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.settings import SamplingSettings
 from lightning_annot.sampling.value import deserted
@@ -28,3 +33,8 @@ def leftover(
         "expert": [table.ids[row] for row in experts.tolist()],
         "nobody": [table.ids[row] for row in alone.nonzero()[:, 0].tolist()],
     }
+
+
+def tell_how_to_go_on(workers: Workers) -> None:
+    """Print where people answer, if they do, and the command that goes on with their answers."""
+    print_lines(Console(), [*workers.directions(), f"Then repeat:     {typed(sys.argv)}"])

@@ -148,14 +148,14 @@ def round_figures(
 ) -> dict[str, float]:
     """What a round reached; the truth serves these figures and nothing else. ``money`` spent, None where none counts."""
     n, keep = len(table), ~table.is_prototype
-    total = int(keep.sum())
+    total = max(1, int(keep.sum()))  # with nothing but prototypes all shares are of nothing
     row: dict[str, float] = {"annotations": len(facts.item), "annotations_per_item": len(facts.item) / total}
     row["paid_per_item"] = (len(facts.item) + facts.extra_paid) / total
     row["gold"] = len(facts.gold_item)
     if money is not None:
         row["money"] = money
-    row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total
-    row["mean_risk"] = float(inference.decision.risk[:n][keep].double().mean())
+    row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total if bool(keep.any()) else 1.0
+    row["mean_risk"] = float(inference.decision.risk[:n][keep].double().sum()) / total
     if table.truth is not None:
         row |= truth_metrics(inference, table, predictions.label()[:n])
     return row

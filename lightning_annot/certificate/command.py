@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Session:
 
 def certify_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         "lightning-annot certify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dir", type=Path, help="folder of a run")

@@ -217,11 +217,14 @@ def write_posterior(
     rows = max(1, (1 << 21) // inc.n_classes)
     for start in range(0, n_items, rows):
         stop = min(start + rows, n_items)
-        unanswered = log_prior(torch.arange(start, stop, device=out.device))
+        items = torch.arange(start, stop, device=out.device)
+        unanswered = log_prior(items)
+        _check_rows(unanswered.amax(1), items, log_prior)
         out[start:stop] = unanswered.exp() if tempering.model[0] == 1.0 else (tempering.model[0] * unanswered).softmax(1)
     for chunk in inc.chunks:
         items = inc.items[chunk.start : chunk.stop]
         joint, _ = _tempered(result.log_likelihood(chunk, chunk.weight), log_prior(items), chunk, tempering)
+        _check_rows(joint.amax(1), items, log_prior)
         out[items] = joint.softmax(1).to(out)
     return out
 
@@ -245,6 +248,7 @@ def _e_step(inc: Incidence, chunk: Chunk, table: Tensor, log_prior: LogPrior, te
     joint, share = _tempered(inc.item_sums(chunk, table), log_prior(inc.items[chunk.start : chunk.stop]), chunk, tempering)
     # One pass of exp serves both the posterior and the evidence.
     peak = joint.amax(1, keepdim=True)
+    _check_rows(peak, inc.items[chunk.start : chunk.stop], log_prior)
     posterior = joint.sub_(peak).exp_()
     total = posterior.sum(1, keepdim=True)
     evidence = float(total.log().add_(peak).mul_(share).sum(dtype=torch.float64))
@@ -288,14 +292,31 @@ def _log_table(inc: Incidence, counts: Tensor, prior: Prior) -> tuple[Tensor, fl
     return table, density
 
 
+def _check_rows(peak: Tensor, items: Tensor, log_prior: LogPrior) -> None:
+    """Refuse log probabilities that are NaN, or that leave no class possible; ``peak`` (n,) is the largest of each item's."""
+    broken = items[~peak.reshape(-1).isfinite()]
+    if len(broken):
+        row = [round(value, 3) for value in log_prior(broken[:1])[0, :8].tolist()]
+        raise AnnotError(
+            f"log_prior of {len(broken)} items cannot be used, such as row {int(broken[0])}: {row}; a row needs a class whose "
+            "probability is above 0, and no NaN or infinity."
+        )
+
+
 def _check(annotations: Annotations, prior: Prior, n_workers: int, m_step: str, max_iterations: int) -> None:
     shape = tuple(prior.counts.shape)
     n_classes = shape[-1] if shape else 0
     n_priors = n_workers if prior.group is None else shape[0]
     grouped = prior.group is None or len(prior.group) == n_workers
     fits = grouped and shape in ((n_classes, n_classes), (n_priors, n_classes, n_classes))
-    if not fits or not bool((prior.counts > 0).all()):
+    if not fits:
         raise AnnotError(f"pseudo_counts of shape {shape} given; need (K, K) or ({n_workers}, K, K), all above 0.")
+    broken = (~((prior.counts > 0) & prior.counts.isfinite())).any(-1).nonzero()
+    if len(broken):
+        row = [round(value, 3) for value in prior.counts[tuple(broken[0])][:8].tolist()]
+        raise AnnotError(
+            f"pseudo_counts of shape {shape} given, with row {broken[0].tolist()} as {row}; all must be finite and above 0."
+        )
     if m_step not in ("soft", "hard"):
         raise AnnotError(f"m_step {m_step!r} given; allowed are 'soft' and 'hard'.")
     if max_iterations < 1:

@@ -51,7 +51,7 @@ def judge_workers(answers: Annotations, posterior: Tensor, result: EMResult, tem
     counted = posterior[answers.item[len(answers) - len(worker) :]].float() * known[worker][:, None]
     alone = (q * _without(result, worker, label, counted)).sum(1)
     own = _sums(worker, ((1.0 - LAPSE) * alone + LAPSE / k).log(), n_workers) - by_habit
-    certain = math.log(n_workers / CERTAINTY)
+    certain = math.log(max(1, n_workers) / CERTAINTY)
     poor = result.diagonal().mean(1) < 1.0 / k
     return Conduct(log_ratio, (log_ratio > certain) & (own <= certain), (own > certain) & poor & known)
 
@@ -87,4 +87,4 @@ def _habit(worker: Tensor, label: Tensor, n_workers: int, k: int) -> Tensor:
 
 
 def _sums(worker: Tensor, value: Tensor, n_workers: int) -> Tensor:
-    return torch.bincount(worker, value.double(), minlength=n_workers)
+    return torch.bincount(worker, value.double(), minlength=n_workers).double()  # of nothing torch counts in whole numbers

@@ -280,7 +280,10 @@ class AnnotationDataModule(LightningDataModule):
         """Items that are not prototypes, with the truth."""
         if self.table.truth is None:
             raise AnnotError("test compares labels with the truth, and this data has none; give it as data.labels.")
-        return _whole(FixedRows(*self.projected(), (~self.table.is_prototype).nonzero()[:, 0], self.table.truth))
+        rows = (~self.table.is_prototype).nonzero()[:, 0]
+        if not len(rows):
+            raise AnnotError("test compares the labels of items that are no prototypes with the truth, and this run has none.")
+        return _whole(FixedRows(*self.projected(), rows, self.table.truth))
 
     @property
     def predict_ids(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from lightning_annot.types import AnnotError
 
 _FORMAT = 1
 _CHUNK_ROWS = 8192
+_LARGEST = 1e15  # squares of larger values, summed over the rows, leave float32
 _IN_MEMORY = 1 << 28  # bytes of a copy of features; a larger one goes to a file without a name
 
 logger = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ class FeatureBank:
 def load_features(path: str | os.PathLike[str]) -> NDArray[np.floating[Any]]:
     """Ready-made features: a ``.npy`` of shape (N, D), float16 or float32, memory-mapped and read-only.
 
-    Every value is checked once, in chunks: NaN and inf are an error that names the first rows.
+    Every value is checked once, in chunks: NaN and inf are an error that names the first rows, and so are values above 1e15.
     """
     try:
         features = open_memmap(path, mode="r")
@@ -213,13 +214,18 @@ def load_features(path: str | os.PathLike[str]) -> NDArray[np.floating[Any]]:
             "features are float16 or float32 of shape (N, D), one row an image"
         )
     bad: list[int] = []
+    peak = 0.0
     for start in range(0, len(features), _CHUNK_ROWS):
         chunk = features[start : start + _CHUNK_ROWS]
         bad += (np.flatnonzero(~np.isfinite(chunk).all(1)) + start).tolist()
+        if features.dtype == np.float32:
+            peak = max(peak, float(np.abs(chunk).max()))
     if bad:
         raise AnnotError(
             f"{path} has NaN or inf in {len(bad)} of {len(features)} rows ({first_few(bad)}); compute these rows again"
         )
+    if peak > _LARGEST:
+        raise AnnotError(f"{path} has values up to {peak:.3g}; {_LARGEST:g} is the most. Divide all values by the same number.")
     return features
 
 

@@ -5,6 +5,7 @@ Kernel and neighbours are optional; all is fitted once a run.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from lightning_annot.data.graph import NeighbourMean
 from lightning_annot.types import AnnotError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,28 +122,42 @@ def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int
     n, width = features.shape
     rows = np.arange(n) if n <= settings.rows else np.sort(rng.choice(n, settings.rows, replace=False))
     sample = np.asarray(features[rows], dtype=np.float32)
+    unit = _unit(sample) if settings.standardise else 1.0
+    sample = sample if unit == 1.0 else sample / unit
     mean, deviation = sample.mean(0), sample.std(0)
-    deviation[deviation < 1e-6] = 1.0
+    constant = deviation < 1e-6 * np.maximum(1.0, np.abs(mean))  # their differences are rounding errors
+    deviation[constant] = 1.0
+    if settings.standardise and constant.all():
+        logger.warning("no feature differs between the items, so images tell nothing: labels come from answers alone")
     if not settings.standardise:
         mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
     matrix = np.eye(width, dtype=np.float32)
     dim = min(settings.dim or width, width, len(rows))
-    if dim < width:
+    if constant.all():
+        matrix = matrix[:, :dim]
+    elif dim < width:
         matrix = PCA(dim, random_state=seed).fit((sample - mean) / deviation).components_.T.astype(np.float32)
     matrix = matrix / deviation[:, None]
     projected = (sample - mean) @ matrix
     scale = (float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0) if settings.standardise else 1.0
-    arrays = (mean, matrix / scale, *_nystroem(projected / scale, settings, seed))
+    arrays = (mean * unit, matrix / scale / unit, *_nystroem(projected / scale, settings, seed))
     mean_, matrix_, landmarks_, root_, offset_ = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
     fitted = Projection(mean_, matrix_, landmarks_, root_, offset_, settings.gamma)
-    return _with_reference(fitted, sample, settings) if settings.neighbours else fitted
+    return _with_reference(fitted, sample * unit, settings) if settings.neighbours else fitted
+
+
+def _unit(sample: np.ndarray) -> float:
+    """A power of two that brings very small values near 1; 1 for others, and for those that are too small to tell apart."""
+    peak = float(np.abs(sample).max())
+    return float(2.0 ** np.floor(np.log2(peak))) if 1e-30 < peak < 1e-6 else 1.0
 
 
 def _with_reference(fitted: Projection, sample: np.ndarray, settings: ProjectionSettings) -> Projection:
     """The projection with ``sample`` (R, D) as the rows to find neighbours among."""
     if len(sample) < settings.neighbours + 2:
+        most = max(0, len(sample) - 2)
         raise AnnotError(
-            f"projection.neighbours {settings.neighbours} given, of {len(sample)} items; it must be at most {len(sample) - 2}."
+            f"projection.neighbours {settings.neighbours} given, of {len(sample)} items; it must be at most {most}."
         )
     reference = fitted.apply(sample).clamp(-6e4, 6e4).half()  # what half precision holds; unscaled features may be larger
     return replace(fitted, reference=reference, neighbours=settings.neighbours, neighbour_weight=settings.neighbour_weight)
@@ -160,6 +177,7 @@ def _nystroem(sample: np.ndarray, settings: ProjectionSettings, seed: int) -> tu
     fitted = Nystroem(gamma=settings.gamma, n_components=components, random_state=seed).fit(sample)
     mapped = fitted.transform(sample)
     mean = mapped.mean(0)
-    scale = float(np.sqrt(np.square(mapped - mean).sum(1).mean())) or 1.0
+    scale = float(np.sqrt(np.square(mapped - mean).sum(1).mean()))
+    scale = scale if scale > 1e-6 * float(np.abs(mean).max()) else 1.0  # all rows alike: what is left is rounding errors
     root, offset = fitted.normalization_.T / scale, mean / scale
     return fitted.components_.astype(np.float32), root.astype(np.float32), offset.astype(np.float32)

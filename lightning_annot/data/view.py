@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
 
+_NOTHING = 1e-20  # of a moment: features of so little size are rounding errors
+
 
 class FeatureView:
     """Banks (N, D) of the same items, projected each by itself.
@@ -70,7 +72,11 @@ class FeatureView:
 
     @cached_property
     def curvatures(self) -> tuple[float, ...]:
-        """Largest eigenvalue of each learner's second moment: the step size of a linear head goes by its inverse."""
+        """Largest eigenvalue of each learner's second moment, 1 where all features are 0.
+
+        The step size of a linear head goes by its inverse.
+        """
         sample = self.rows[:: max(1, len(self.rows) // 20_000)]
         moments = (part.T @ part / len(part) for part in torch.split(sample, list(self.widths), dim=1))
-        return tuple(float(torch.linalg.eigvalsh(moment)[-1]) for moment in moments)
+        largest = (float(torch.linalg.eigvalsh(moment)[-1]) for moment in moments)
+        return tuple(value if value > _NOTHING else 1.0 for value in largest)

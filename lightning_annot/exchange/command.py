@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.exchange.formats import find, listing
 from lightning_annot.types import AnnotError
 
@@ -99,7 +102,7 @@ def open_log(directory: Path, url: str | None) -> AnnotationLog:
 
 
 def _parser(name: str, about: str, direction: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         f"lightning-annot {name}",
         description=about,
         epilog=f"formats:\n{listing(direction)}",
@@ -129,7 +132,7 @@ def _convert(found: Records, given: argparse.Namespace) -> None:
     if given.expert is not None:
         raise AnnotError(
             f"{given.dir} has no run yet, and --expert needs one; run fit first, or give --worker {given.expert} here and "
-            f"--annotation.crowd.experts [{given.expert}] to fit."
+            f"--annotation.crowd.experts {shlex.quote(json.dumps([given.expert], ensure_ascii=False))} to fit."
         )
     path, new = into_file(found, given.dir)
     print(f"{given.dir} has no run yet. {path}: {new} new answers; begin the run with --annotation.import_answers {path}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.exchange.command import open_log
 from lightning_annot.files import write_bytes
 from lightning_annot.types import AnnotError
@@ -12,7 +12,7 @@ from lightning_annot.types import AnnotError
 
 def confusions_command(args: list[str]) -> int:
     """Write the counts and the pictures; returns 0, or raises AnnotError."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         "lightning-annot confusions",
         description="Count what each worker answered to gold questions, by the prototypes' classes. FILE.json has the form of "
         "the paper's confusion study, as AMTWorkers reads it (workers_file); FILE.png and FILE-people.png show it.",

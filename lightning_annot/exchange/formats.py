@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lightning_annot.commandline.options import did_you_mean
 from lightning_annot.types import AnnotError
 
 
@@ -67,7 +68,7 @@ def find(name: str | None, path: Path, direction: str) -> Callable[..., Any]:
         if name is None:
             raise AnnotError(f"{path} may be of several formats; name one by --format: {', '.join(able)}")
     if name not in able:
-        raise AnnotError(f"--format {name} given; what can be {direction}: {', '.join(able)}")
+        raise AnnotError(f"--format {name} given{did_you_mean(name, able)}; what can be {direction}: {', '.join(able)}")
     module, function = getattr(able[name], direction).split(":")
     found: Callable[..., Any] = getattr(import_module(f"lightning_annot.exchange.{module}"), function)
     return found

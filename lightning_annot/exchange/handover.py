@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.exchange.command import open_log
 from lightning_annot.types import AnnotError
 
@@ -78,7 +79,7 @@ def _left(directory: Path, log: AnnotationLog) -> pd.DataFrame:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         "lightning-annot unfinished",
         description="Write the items that a run left unfinished, for experts: what their answer gains (most first), the run's "
         "label, the most probable classes, the answers so far, why each item is there, and where its image is. Fill "

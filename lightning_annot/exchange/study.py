@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _ABOUT = (
 
 def study_parser() -> argparse.ArgumentParser:
     """Parses what follows the word ``study``."""
-    parser = argparse.ArgumentParser("lightning-annot study", description=_ABOUT)
+    parser = OptionParser("lightning-annot study", description=_ABOUT)
     parser.add_argument("dir", type=Path, help="folder of the study, new or its own")
     parser.add_argument("--root", required=True, help="the images, as data.root: a folder, a .zip, a manifest, digits, ...")
     parser.add_argument("--prototypes", type=Path, required=True, metavar="CSV", help="images whose class is known: task,label")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console
@@ -28,7 +29,10 @@ def print_summary(console: Console, run_dir: str | os.PathLike[str]) -> None:
     console.print(table)
     if reason := run.summary.get("stop_reason"):
         console.print(Text.assemble(("Stopped: ", "bold"), str(reason)))
-    for name in _SHOWN_FILES:
-        if (path := run.directory / name).exists():
-            # A path must survive copying: never wrapped, never styled by its parts.
-            console.print(Text(f"  {path}"), soft_wrap=True, highlight=False)
+    print_lines(console, (f"  {path}" for name in _SHOWN_FILES if (path := run.directory / name).exists()))
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Print ``lines`` as they are: paths and commands must survive copying, so nothing is wrapped or styled by its parts."""
+    for line in lines:
+        console.print(Text(line), soft_wrap=True, highlight=False)

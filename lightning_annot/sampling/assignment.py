@@ -98,6 +98,8 @@ def best_with_room(score: Tensor, room: Tensor) -> Tensor:
     All rows choose at once; those before the first that finds its worker full are settled, that worker is taken out, and the
     others choose again: at most W + 1 passes.
     """
+    if not score.shape[1]:
+        return torch.full((len(score),), -1)
     score = score.masked_fill(room <= 0, -torch.inf)
     room, worker, start = room.clone(), torch.full((len(score),), -1), 0
     while start < len(score):

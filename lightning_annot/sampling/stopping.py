@@ -67,6 +67,8 @@ def stop_reason(
     could be asked, but are better left to experts; ``n_in_doubt``: unfinished items, if experts have seen them all;
     ``spent``: money so far; ``cheapest``: least price of one more answer.
     """
+    if n_items == 0:
+        return "nothing left to label: every item is a prototype"
     if finished_history[-1] == n_items:
         return "every item is finished"
     if n_in_doubt:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import gc
+import ipaddress
 import logging
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lightning_annot.commandline.options import OptionParser
 from lightning_annot.types import AnnotError
 
 _OF_A_RUN = {"annotations.db", "task.json", "config.yaml", "answers_import.csv", "adapted", "checkpoints", "logs"}
@@ -18,11 +21,15 @@ _DESCRIPTION = (
     "Show the labelling page of the run in DIR. The run and the page may be started, stopped and started again in any order. "
     "Needs pip install 'lightning-annot[serve]'."
 )
+_UNNAMED_PROXY = (
+    "--base is https, and no proxy is named: all people seem to come from the proxy's address, and cookies are not marked as "
+    "secure. Where a proxy passes X-Forwarded-For and X-Forwarded-Proto on, name it, as in --behind-proxy 127.0.0.1"
+)
 
 
 def serve_parser() -> argparse.ArgumentParser:
     """Parses what follows the word ``serve``."""
-    parser = argparse.ArgumentParser("lightning-annot serve", description=_DESCRIPTION)
+    parser = OptionParser("lightning-annot serve", description=_DESCRIPTION)
     parser.add_argument("dir", type=Path, help="folder of a run with LiveWorkers, or one that has asked an expert")
     parser.add_argument("--invite", nargs="+", default=[], metavar="NAME", help="make a personal link for each who has none")
     parser.add_argument("--renew", nargs="+", default=[], metavar="NAME", help="make a new link; the old one is closed")
@@ -34,6 +41,10 @@ def serve_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8765, help="0: any that is free (8765)")
     parser.add_argument("--base", help="how people reach the page, such as https://label.example.org (http://HOST:PORT)")
+    parser.add_argument(
+        "--behind-proxy", nargs="+", default=[], type=_network, metavar="ADDRESS",
+        help="addresses or networks of the proxies whose X-Forwarded-For and X-Forwarded-Proto are believed (default: none)",
+    )  # fmt: skip
     parser.add_argument("--url", help="SQLAlchemy URL of the log without a password, if it is not DIR/annotations.db")
     return parser
 
@@ -74,16 +85,28 @@ def _serve(given: argparse.Namespace, listening: socket.socket) -> int:
         owner = secrets.token_urlsafe(16)
         print(f"owner: {base}/o/{owner}", flush=True)
         _invite(Desk(log, lending), given.invite, given.renew, base)
+        if base.startswith("https:") and not given.behind_proxy:
+            print(_UNNAMED_PROXY, file=sys.stderr, flush=True)
         app = make_app(given.dir, log, owner, settings)
         config = uvicorn.Config(
             app, http=Wire, ws="none", h11_max_incomplete_event_size=LONGEST_HEAD, timeout_keep_alive=75, server_header=False,
             log_level="error", access_log=False,  # addresses of links are secrets
+            proxy_headers=bool(given.behind_proxy), forwarded_allow_ips=given.behind_proxy,  # else anyone may claim any address
         )  # fmt: skip
         gc.freeze()
         gc.enable()
         sys.setswitchinterval(0.001)  # what answers people waits less for threads that read the log or encode an image
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # how it ends
+            uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _network(text: str) -> str:
+    """Check that ``text`` is an address or a network; host names and ``*`` are refused."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; give addresses or networks, such as 127.0.0.1 or 10.0.0.0/8") from error
 
 
 def _make_folder(directory: Path) -> None:

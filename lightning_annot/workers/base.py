@@ -53,6 +53,10 @@ class Workers(ABC):
     def collect(self) -> Sequence[Answer]:
         """Answers that have arrived to submitted questions; empty if none has yet. Never waits."""
 
+    def directions(self) -> Sequence[str]:
+        """Lines for the owner on where open questions are answered; empty where nobody has to be told."""
+        return ()
+
     def patience(self, arrived: int, asked: int, seconds: float) -> float:
         """Seconds to wait before it is looked for answers again; 0: the round takes what is there.
 

@@ -71,6 +71,13 @@ class FileWorkers(Workers):
         """The workers given; empty when questions go to anyone."""
         return list(self._workers)
 
+    def directions(self) -> Sequence[str]:
+        """Both files."""
+        return (
+            f"Questions are in {self._folder / QUESTIONS}",
+            f"Answers go to    {self._folder / ANSWERS}, with the columns task,worker,label",
+        )
+
     def capacity(self) -> Tensor | None:
         """As many answers an item as people have answered so far, if none are named, see ``most_answers``."""
         return None if self._workers else most_answers(self._task.items, self._answered, self._people)

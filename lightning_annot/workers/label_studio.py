@@ -116,6 +116,10 @@ class LabelStudioWorkers(Workers):
         """The workers given; empty when questions go to anyone."""
         return list(self._workers)
 
+    def directions(self) -> Sequence[str]:
+        """The project's address."""
+        return (f"People answer in Label Studio: {self._server.url}/projects/{self._server.project}",)
+
     def remember(self, pairs: Iterable[tuple[str, str]], people: Collection[str] = ()) -> None:
         """Which items each person has answered: their later annotations of them are no answers."""
         self._answered |= set(pairs)

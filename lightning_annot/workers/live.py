@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -45,12 +46,18 @@ class LiveWorkers(Workers):
         if task.log_url is None:
             raise AnnotError("live workers answer through the annotation log, and the task names none; set Task.log_url.")
         self._items = task.items
+        shared = () if task.log_url.startswith("sqlite") else ("--url", task.log_url)
+        self._page = shlex.join(["lightning-annot", "serve", task.output_dir, *shared, "--invite", "NAME"])
         self._desk = Desk(AnnotationLog(task.log_url))
         self._aside: dict[str, str] | None = None  # what the desk has of an earlier process is not known
 
     def names(self) -> Sequence[str]:
         """The workers given; empty when questions go to anyone."""
         return list(self._workers)
+
+    def directions(self) -> Sequence[str]:
+        """The command that shows the page."""
+        return (f"People answer on the page: {self._page}",)
 
     def capacity(self) -> Tensor | None:
         """As many answers an item as there are people, if none are named: a second opinion needs a second person.
