@@ -107,10 +107,10 @@ def _check_ids(ids: Sequence[str], written: Sequence[str]) -> None:
         raise AnnotError("no images: a source needs at least one")
     if len(set(ids)) < len(ids):
         count = Counter(ids)
-        twice = sorted({name: written[row] for row, name in enumerate(ids) if count[name] > 1}.values())
-        alike = sorted({name for row, name in enumerate(written) if count[ids[row]] > 1} - set(twice))
-        shown = first_few([f"{name!r}" for name in alike[:1] + twice])
-        raise AnnotError(f"{len(twice)} image ids occur more than once ({shown}); ids must be unique")
+        twice = [name for name, times in count.items() if times > 1]
+        forms = dict.fromkeys(written[row] for row, name in enumerate(ids) if name == twice[0])
+        alike = f"{', '.join(map(repr, forms))} are one" if len(forms) > 1 else first_few(twice)
+        raise AnnotError(f"{len(twice)} image ids occur more than once ({alike}); ids must be unique")
     odd = [repr(name) for name in ids if not is_allowed(name)]
     if odd:
         raise AnnotError(

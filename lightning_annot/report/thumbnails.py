@@ -39,15 +39,16 @@ def load_thumbnails(run_dir: Path, items: Sequence[str], opener: Opener | None =
 
 
 def encode(image: Image.Image, edge: int = EDGE) -> str:
-    """JPEG of an RGB image, longest side ``edge`` pixels, as base64 text.
+    """JPEG, longest side ``edge`` pixels, as base64 text.
 
     Tiny images grow by whole pixels, so that they stay sharp.
     """
-    scale = edge / max(image.size)
+    picture = image.convert("RGB")
+    scale = edge / max(picture.size)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
     buffer = io.BytesIO()
-    image.resize((width, height), method).save(buffer, format="JPEG", quality=82, optimize=True)
+    picture.resize((width, height), method).save(buffer, format="JPEG", quality=82, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
