@@ -87,7 +87,8 @@ def clean_path(name: str) -> str:
 
 def is_hidden(name: str) -> bool:
     """Whether any part of a relative posix path is hidden, or is what Windows and macOS leave behind."""
-    return any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in PurePosixPath(name).parts)
+    parts = (part for part in PurePosixPath(name).parts if part != "..")
+    return any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in parts)
 
 
 def _check_distinct(images: Sequence[tuple[str, str]], where: str) -> None:

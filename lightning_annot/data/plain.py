@@ -8,7 +8,8 @@ import zlib
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _PNG_KEPT = (b"tRNS", b"eXIf")  # besides the critical chunks: transparency belongs to the pixels
-_JPEG_KEPT = (0xE0, 0xE1, 0xEE)  # JFIF, EXIF, and Adobe's, which says how colours are stored
+_EXIF, _ADOBE = 0xE1, 0xEE  # segments of JPEG; Adobe's says how colours are stored
+_ADOBE_LENGTH = 14  # with its own length
 _START_OF_SCAN = 0xDA
 
 
@@ -45,7 +46,7 @@ def _plain_jpeg(data: bytes) -> bytes:
         if marker in (_START_OF_SCAN, 0xFF) or 0xD0 <= marker <= 0xD9:  # pixels, or what has no length
             break
         is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
-        if not is_metadata or marker in _JPEG_KEPT:
+        if not is_metadata or marker == _EXIF or (marker == _ADOBE and length >= _ADOBE_LENGTH):
             parts.append(data[at : at + 2 + length])
         at += 2 + length
     return b"".join([*parts, data[at:]])
