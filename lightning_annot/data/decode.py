@@ -96,25 +96,26 @@ def check_size(n_bytes: int) -> None:
 
 
 @cache
-def image_kinds() -> frozenset[str]:
-    """Pillow's names of the formats that are read: all that it calls an image, HEIC too where pillow-heif is installed.
+def image_kinds() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, in its order: all that it calls an image, and HEIC with pillow-heif.
 
     Others, such as PostScript, which another program would run, are left out whatever a file's name says.
     """
+    Image.preinit()
+    Image.init()
     if find_spec("pillow_heif") is not None:
         with suppress(ImportError, OSError):  # installed, but built for other libraries
             from pillow_heif import register_heif_opener
 
             register_heif_opener()
-    Image.init()
-    kinds = {kind for kind in Image.OPEN if Image.MIME.get(kind, "").startswith("image/")}
-    return frozenset(kinds if features.check("avif") else kinds - {"AVIF"})
+    kinds = [kind for kind in Image.ID if Image.MIME.get(kind, "").startswith("image/")]
+    return tuple(kind for kind in kinds if kind != "AVIF" or features.check("avif"))
 
 
 def _open(data: bytes) -> Image.Image:
     check_size(len(data))
     try:
-        return Image.open(BytesIO(data), formats=sorted(image_kinds()))
+        return Image.open(BytesIO(data), formats=image_kinds())
     except Image.DecompressionBombError:
         raise _too_large(f"more than {PIXEL_LIMIT:,}") from None
 
