@@ -46,6 +46,7 @@ def folder_source(
     listing = list_images(zip(found.files, found.files, strict=True), found.folders, str(root), found.passed_over)
     if not allow_outside:
         refuse_outside(root, sorted({*found.outside}.intersection(listing.names)))
-    paths = [str(root / name) for name in listing.names]
+    base = "" if str(root) == "." else str(root)
+    paths = [os.path.join(base, name) for name in listing.names]
     store = FileStore(paths, cache_dir)
     return Images(listing.ids, paths, listing.labels, store, None, listing.passed_over, listing.notes)

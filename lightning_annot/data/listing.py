@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from pathlib import PurePosixPath
+from posixpath import commonprefix, splitext
 
 from PIL import Image
 
@@ -53,11 +53,16 @@ def list_images(
     Raises:
         AnnotError: No images, two with one id, or images both beside class folders and in them.
     """
-    visible = [(clean_path(path), name) for path, name in names]
-    visible = [(item, name) for item, name in visible if not is_hidden(item)]
-    images = sorted((item, name) for item, name in visible if _suffix(item) in image_extensions())
-    passed = Counter(_suffix(item) or _BARE for item, _ in visible if _suffix(item) not in image_extensions())
-    passed.update(other or {})
+    known, images, passed = image_extensions(), [], Counter(other or {})
+    for path, name in names:
+        item = clean_path(path)
+        if not is_hidden(item):
+            suffix = splitext(item)[1].lower()
+            if suffix in known:
+                images.append((item, name))
+            else:
+                passed[suffix if len(suffix) > 1 else _BARE] += 1
+    images.sort()
     if not images:
         but = f", but {_counted(passed)}" if passed else ""
         raise AnnotError(f"{where} holds no images{but}; known extensions: {' '.join(sorted(image_extensions()))}")
@@ -87,8 +92,7 @@ def clean_path(name: str) -> str:
 
 def is_hidden(name: str) -> bool:
     """Whether any part of a relative posix path is hidden, or is what Windows and macOS leave behind."""
-    parts = (part for part in PurePosixPath(name).parts if part != "..")
-    return any(part.startswith(".") or part.lower() in _SYSTEM_FILES for part in parts)
+    return any((part[0] == "." and part != "..") or part.lower() in _SYSTEM_FILES for part in _parts(name))
 
 
 def _check_distinct(images: Sequence[tuple[str, str]], where: str) -> None:
@@ -108,7 +112,7 @@ def class_labels(names: Sequence[str], where: str) -> dict[str, str] | None:
     Folders that differ in their Unicode form alone are one class.
     """
     depth = len(_wrapper(names))
-    tails = {name: PurePosixPath(name).parts[depth:] for name in names}
+    tails = {name: _parts(name)[depth:] for name in names}
     loose = [name for name, parts in tails.items() if len(parts) == 1]
     if len(loose) == len(tails):
         return None
@@ -136,21 +140,17 @@ def about_splits(where: str, labels: Mapping[str, str] | None) -> tuple[str, ...
 
 def _wrapper(names: Sequence[str]) -> tuple[str, ...]:
     """The folders, one in another, that hold everything."""
-    found = PurePosixPath(names[0]).parts[:-1]
-    for name in names:
-        parts = PurePosixPath(name).parts[:-1]
-        same = (i for i, (one, other) in enumerate(zip(found, parts, strict=False)) if one != other)
-        found = found[: next(same, min(len(found), len(parts)))]
-    return found
+    common = commonprefix((min(names), max(names)))  # of two names, of all in between
+    return _parts(common.rpartition("/")[0])
 
 
 def _without_images(ids: Sequence[str], folders: Iterable[str]) -> list[str]:
     """Folders without images beside those that hold images as classes or wrappers."""
     wrapper = _wrapper(ids)
     levels = {wrapper[:depth] for depth in range(len(wrapper) + 1)}
-    used = {PurePosixPath(item).parts[:depth] for item in ids for depth in range(1, len(wrapper) + 2)}
-    paths = [PurePosixPath(folder) for folder in folders if not is_hidden(folder)]
-    return sorted(path.name for path in paths if path.parts[:-1] in levels and path.parts not in used)
+    used = levels.union(_parts(item)[: len(wrapper) + 1] for item in ids)
+    paths = [_parts(folder) for folder in folders if not is_hidden(folder)]
+    return sorted(path[-1] for path in paths if path[:-1] in levels and path not in used)
 
 
 def _about_passed_over(where: str, counts: Mapping[str, int], empty: Sequence[str]) -> tuple[str, ...]:
@@ -171,8 +171,8 @@ def _counted(counts: Mapping[str, int]) -> str:
     return " and ".join(told)
 
 
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part not in ("", "."))
 
 
 def _few(values: Sequence[str]) -> str:
