@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from encoded import GREY, RGB, chunk, exif, png, rgb_png, tiff, with_segment
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageCms, TiffImagePlugin
@@ -373,3 +373,36 @@ def test_heic_and_avif(tmp_path: Path) -> None:
     turned[0x0112] = 6
     heif.from_pillow(Image.fromarray(wanted)).save(tmp_path / "a.heic", exif=turned.tobytes())
     assert folder_source(tmp_path).open(0).size == (64, 48)
+
+
+# Any bytes
+
+KINDS = {
+    "png": "RGBA",
+    "jpeg": "RGB",
+    "gif": "P",
+    "tiff": "RGB",
+    "webp": "RGBA",
+    "bmp": "RGB",
+    "ppm": "RGB",
+    "ico": "RGBA",
+    "avif": "RGB",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_files_are_read_or_named(kind: str, data: st.DataObject, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    options = {"exif": turned} if kind in ("jpeg", "tiff", "webp") else {}
+    content = bytearray(saved(Image.fromarray(np.dstack([COLOUR, ALPHA])).convert(KINDS[kind]), kind, **options))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+    (tmp_path / "a.png").write_bytes(content)
+    try:
+        assert folder_source(tmp_path).open(0).mode == "RGB"
+    except OSError as error:
+        assert "a.png: " in str(error)

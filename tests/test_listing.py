@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 from made_up_images import fill, pack, png, shade
 
+from lightning_annot.__main__ import main
 from lightning_annot.backbones.classifier_data import ClassifierDataModule
 from lightning_annot.data.archives import zip_source
 from lightning_annot.data.items import build_items
 from lightning_annot.data.loading import BackboneSettings, load_items
 from lightning_annot.data.manifest import manifest_source
 from lightning_annot.data.page_task import ImageSettings
+from lightning_annot.data.soft_labels import SoftLabels
 from lightning_annot.data.sources import folder_source, open_source, remap_ids
 from lightning_annot.exchange.folders import read_class_folders, write_class_folders
 from lightning_annot.exchange.records import Reading
@@ -272,8 +274,38 @@ def test_every_part_that_opens_images_obeys(tmp_path: Path) -> None:
         with pytest.raises(AnnotError, match=r"data\.allow_outside"):
             opening(False)
         opening(True)
+    study = [
+        "study",
+        str(tmp_path / "study"),
+        "--root",
+        str(out),
+        "--prototypes",
+        str(tmp_path / "labels.csv"),
+        "--examples",
+        "0",
+    ]
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    assert main(study) == 2
+    assert main([*study, "--allow-outside"]) == 0
     found = read_class_folders(out, Reading())
     assert sorted(found.answers["task"]) == ["a.png", "b.png"]  # labels alone are read
+
+
+def test_images_of_soft_labels(tmp_path: Path) -> None:
+    fill(tmp_path, ["secret.png", f"photos/{NFD}"])
+    (tmp_path / "photos" / "link.png").symlink_to(tmp_path / "secret.png")
+    labels = {NFC: "cat", "../secret.png": "cat", "link.png": "dog"}
+    pd.DataFrame({"task": list(labels), "label": list(labels.values())}).to_csv(tmp_path / "labels.csv", index=False)
+    found = SoftLabels(tmp_path / "labels.csv", tmp_path / "photos")
+    assert found[0][0].getpixel((0, 0)) == (1, 0, 0)
+    for row in (1, 2):
+        with pytest.raises(AnnotError, match=r"allow_outside"):
+            found[row]
+        assert SoftLabels(tmp_path / "labels.csv", tmp_path / "photos", allow_outside=True)[row][0].getpixel((0, 0)) == (
+            0,
+            0,
+            0,
+        )
 
 
 def random(tmp_path: Path) -> BackboneSettings:

@@ -236,7 +236,13 @@ def _labels(path: str | None) -> dict[str, str] | None:
     from lightning_annot.annotations.formats import read_labels
 
     frame = read_labels(path)
-    return dict(zip(map(clean, frame["task"]), map(clean, frame["label"]), strict=True))
+    found = dict(zip(map(clean, frame["task"]), map(clean, frame["label"]), strict=True))
+    if len(found) < len(frame):
+        twice = frame["task"][frame["task"].map(clean).duplicated()].tolist()
+        raise AnnotError(
+            f"data.labels {path} names {len(twice)} tasks twice, but for white space: {twice[:3]}; keep one row of each."
+        )
+    return found
 
 
 def _item_ids(path: str | None) -> list[str] | None:

@@ -123,8 +123,8 @@ class Pictures:
             return encode(source.small(rows[item], edge, self._room.of), edge)
         except KeyError:
             raise AnnotError("an item has no image") from None
-        except OSError as error:
-            logger.warning("%s", error)
+        except (OSError, MemoryError) as error:
+            logger.warning("%s", str(error) or f"{item} does not fit into memory")
             raise AnnotError("an image cannot be read") from error
 
 
