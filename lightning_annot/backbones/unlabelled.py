@@ -11,8 +11,9 @@ from lightning_annot.backbones.adapt_settings import ViewSettings
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
 from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.data.images import Images
 from lightning_annot.data.loading import BackboneSettings, tell
-from lightning_annot.types import AnnotError, ImageSource
+from lightning_annot.types import AnnotError
 
 
 class UnlabelledDataModule(LightningDataModule):
@@ -62,10 +63,11 @@ class UnlabelledDataModule(LightningDataModule):
         model = None if self.trainer is None else self.trainer.lightning_module
         if not isinstance(model, SelfSupervisedModule):
             raise AnnotError(f"UnlabelledDataModule is for SelfSupervisedModule; the model is {type(model).__name__}.")
-        self.source: ImageSource
+        self.source: Images
         self.label: Tensor | None
         self.source, self.label = self.items.images()
-        tell(getattr(self.source, "notes", ()))
+        if self.trainer is None or self.trainer.is_global_zero:
+            tell(self.source.notes)
         self.transform = model.transform
         self._reading = reading_processes(len(self.source.ids), self.num_workers)
         kept = KeptImages(self.source, 2 * model.inputs.size, self._reading)

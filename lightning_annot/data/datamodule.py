@@ -16,6 +16,7 @@ from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSetting
 from lightning_annot.backbones.image_text import PREFIX
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
+from lightning_annot.data.images import Images
 from lightning_annot.data.items import ItemTable
 from lightning_annot.data.loading import BackboneSettings, Loaded, load_images, load_items
 from lightning_annot.data.owner import Owner
@@ -23,7 +24,7 @@ from lightning_annot.data.pools import Pools, first_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings
 from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.data.view import FeatureView
-from lightning_annot.types import AnnotError, ImageSource
+from lightning_annot.types import AnnotError
 
 
 class AnnotationDataModule(LightningDataModule):
@@ -143,7 +144,7 @@ class AnnotationDataModule(LightningDataModule):
         if self.adapt is not None and self.trainer is not None and self.trainer.state.fn == "fit":
             self._adapted(make=True)
 
-    def images(self) -> tuple[ImageSource, Tensor | None]:
+    def images(self) -> tuple[Images, Tensor | None]:
         """Images of all items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None if there are none."""
         classes = self.owner.task_classes()
         found = load_images(
