@@ -1,12 +1,21 @@
-"""Encoded images written byte by byte, where Pillow would not write them so."""
+"""Encoded images, written byte by byte where Pillow would not write them so, and what they decode to."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image
+
+from lightning_annot.data.decode import decode
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+ALPHA = np.resize(np.array([0, 255, 128, 1, 254], np.uint8), (5, 7))
 
 GREY, RGB = 0, 2  # colour types of PNG
 
@@ -47,3 +56,20 @@ def exif(kind: int, count: int, value: bytes) -> bytes:
 def with_segment(jpeg: bytes, marker: int, data: bytes) -> bytes:
     """A JPEG with one more segment at its beginning."""
     return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data + jpeg[2:]
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(content: bytes | Image.Image, **options: Any) -> np.ndarray:
+    image = decode(content, **options)
+    assert image.mode == "RGB"
+    assert not image.info
+    return np.asarray(image)
+
+
+def near(found: np.ndarray, wanted: np.ndarray, by: int = 1) -> bool:
+    return found.shape == wanted.shape and int(np.abs(found.astype(int) - wanted.astype(int)).max()) <= by
