@@ -150,7 +150,7 @@ def prepare(run: Path, n_clients: int, n_answers: int, url: str | None = None) -
     photos.mkdir(parents=True)
     store = DigitStore(load_digits().images.astype(np.uint8))
     for row in range(N_ITEMS):
-        store.open(row).save(photos / f"{row}.png")
+        store.read(row).save(photos / f"{row}.png")
     settings = ImageSettings(str(photos), id_pattern="%s.png", numbered=N_ITEMS)
     task = PageTask(CLASSES, CLASSES, dict.fromkeys(CLASSES, ()), settings)
     with AnnotationLog(url or run / "annotations.db") as log:

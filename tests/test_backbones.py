@@ -195,6 +195,14 @@ def test_other_weights_or_sizes_have_banks_of_their_own(tmp_path: Path) -> None:
     assert len(list(cache.glob("*/bank.json"))) == 3
 
 
+def test_features_of_other_decoding_rules_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, cache = photos(tmp_path / "images", 2), tmp_path / "cache"
+    assert len(run(root, cache)[1]) == 2
+    assert not run(root, cache)[1]
+    monkeypatch.setattr("lightning_annot.backbones.timm_features.DECODING", "other")
+    assert len(run(root, cache)[1]) == 2
+
+
 def test_unreadable_images(tmp_path: Path) -> None:
     root, cache = photos(tmp_path / "images", 12), tmp_path / "cache"
     (root / "005.png").write_bytes(b"not an image")

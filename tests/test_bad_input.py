@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cli_runs import QUIET, Bank, answers, check_refused, fit, questions
+from encoded import GREY, png
 from PIL import Image
 
 CLASSES = ("ant", "bee", "cow", "dog")
@@ -250,6 +251,9 @@ def test_an_unreadable_image_is_named_and_skipped_on_request(tmp_path: Path) -> 
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
     broken = tmp_path / "photos" / "cat" / "3.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
+    (tmp_path / "photos" / "dog" / "bomb.png").write_bytes(png([b"\0"], (20_000, 20_000), 8, GREY))
+    (tmp_path / "photos" / "dog" / "7.jpg_large").write_bytes(b"")
+    (tmp_path / "photos" / "bird").mkdir()
     settings = {
         **QUIET,
         "trainer.max_epochs": 2,
@@ -264,7 +268,8 @@ def test_an_unreadable_image_is_named_and_skipped_on_request(tmp_path: Path) -> 
     check_refused({**settings, "annotation.output_dir": tmp_path / "run"}, "cat/3.jpg", "skip")
     run = fit(settings, tmp_path / "run", data__backbone__on_error="skip")
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["unreadable_images"] == ["cat/3.jpg"]
+    assert summary["unreadable_images"] == ["cat/3.jpg", "dog/bomb.png"]
+    assert summary["passed_over"] == {".jpg_large": 1, "folders without images": 1}
     assert summary["n_items"] == 11 - 4
     assert "cat/3.jpg" not in (run / "labels.csv").read_text()
     assert "cat/3.jpg" not in set(questions(run)["item"])

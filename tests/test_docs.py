@@ -35,6 +35,7 @@ DOCUMENTS = (
     "docs/adaptation.md",
     "docs/classifier.md",
     "docs/features.md",
+    "docs/images.md",
     "docs/label_studio.md",
     "docs/formats.md",
     "docs/machines.md",

@@ -22,8 +22,10 @@ from lightning_annot.backbones.classifier_batches import Batches, FeatureInputs,
 from lightning_annot.data.classes import read_classes
 from lightning_annot.data.features import load_features
 from lightning_annot.data.images import Images
+from lightning_annot.data.loading import tell
 from lightning_annot.data.run_labels import RunLabels, class_factors, read_run_labels, soft_targets
 from lightning_annot.data.sources import open_source, remap_ids
+from lightning_annot.names import KnownNames
 from lightning_annot.types import AnnotError
 
 Loader = DataLoader[dict[str, Tensor]]
@@ -65,6 +67,7 @@ class ClassifierDataModule(LightningDataModule):
         labels: CSV ``task,label`` with the truth, for ``test`` alone, of the items to be tested: best of none of the run.
         classes: names in order, or a CSV ``class[,name]``; by default the run's.
         id_pattern: maps task ids to names of images, such as ``%05d.jpg``.
+        allow_outside: whether images may lie outside ``root``, by links, by ``..`` or by absolute paths of a manifest.
         batch_size: rows of a training step on each device.
         targets: learn the ``soft`` probabilities, or the ``hard`` decided labels.
         confidence_power: items count by their confidence to this power; 0: all alike.
@@ -94,6 +97,7 @@ class ClassifierDataModule(LightningDataModule):
         augment: AugmentSettings = AugmentSettings(),
         num_workers: int | None = None,
         seed: int = 0,
+        allow_outside: bool = False,
     ) -> None:
         super().__init__()
         if (root is None) == (features is None):
@@ -106,6 +110,7 @@ class ClassifierDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["augment"])
         self.run, self.root, self.features, self.items, self.labels = run, root, features, items, labels
         self.class_setting, self.id_pattern, self.batch_size = classes, id_pattern, batch_size
+        self.allow_outside = allow_outside
         self.targets, self.confidence_power, self.finished_only = targets, confidence_power, finished_only
         self.balance, self.val_share, self.augment, self.num_workers, self.seed = balance, val_share, augment, num_workers, seed
         self.classes: list[str] | None = None if classes is None else list(read_classes(classes).ids)
@@ -133,7 +138,9 @@ class ClassifierDataModule(LightningDataModule):
         if self.features is not None and self._bank is None:
             self._bank = load_features(self.features)
         if self.root is not None and self._source is None:
-            self._source = open_source(self.root)
+            self._source = open_source(self.root, allow_outside=self.allow_outside)
+            if self.trainer is None or self.trainer.is_global_zero:
+                tell(self._source.notes)
         if stage != "predict" and self.run is not None and self._known is None:
             self._known = read_run_labels(self.run, self.classes)
             self.classes = list(self._known.classes)
@@ -203,7 +210,7 @@ class ClassifierDataModule(LightningDataModule):
         """The items of ``labels`` with their true classes."""
         assert self._truth is not None
         names, label = self.classes or [], self._truth["label"]
-        code = pd.Index(names).get_indexer(label)
+        code = pd.Index(names).get_indexer(label.map(KnownNames(names, ignore_case=True).find))
         if (code < 0).any():
             foreign = sorted(label[code < 0].unique())
             raise AnnotError(f"{self.labels} has labels outside the classes: {foreign[:5]}; the classes are {names[:20]}.")
@@ -254,7 +261,8 @@ class ClassifierDataModule(LightningDataModule):
         if self._source is not None:
             return self._source if ids is None else remap_ids(self._source, ids, self.id_pattern or "%s")
         listed = self._all_ids()
-        rows: np.ndarray = np.arange(len(listed)) if ids is None else pd.Index(listed).get_indexer(pd.Index(ids))
+        names = listed if ids is None else list(map(KnownNames(listed).find, ids))
+        rows: np.ndarray = pd.Index(listed).get_indexer(pd.Index(names))
         if (rows < 0).any():
             missing = [ids[i] for i in np.flatnonzero(rows < 0)[:3]] if ids is not None else []
             raise AnnotError(

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.backbones.timm_models import BackboneSpec, build_backbone, weights_digest
 from lightning_annot.backbones.transforms import Transform
+from lightning_annot.data.decode import DECODING
 from lightning_annot.data.features import FeatureBank
 from lightning_annot.data.images import first_few
 from lightning_annot.data.ranks import ALONE, Ranks
@@ -254,6 +255,7 @@ def _bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: b
         "weights": weights_digest(model),
         "transform": " ".join(repr(transform).split()),
         "precision": precision,
+        "decoding": DECODING,
     }
 
 

@@ -11,16 +11,18 @@ from lightning_annot.backbones.adapt_settings import ViewSettings
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
 from lightning_annot.data.datamodule import AnnotationDataModule
-from lightning_annot.data.loading import BackboneSettings
-from lightning_annot.types import AnnotError, ImageSource
+from lightning_annot.data.images import Images
+from lightning_annot.data.loading import BackboneSettings, tell
+from lightning_annot.types import AnnotError
 
 
 class UnlabelledDataModule(LightningDataModule):
     """Two random views of each image for training, and the prototypes for ``val_knn``.
 
     Args:
-        root, labels, items, prototypes, classes, distractors, id_pattern, prototypes_per_class: as in ``AnnotationDataModule``;
-            with the same seed the prototypes are those of the annotation run. Without any there is no ``val_knn``.
+        root, labels, items, prototypes, classes, distractors, id_pattern, prototypes_per_class, allow_outside: as in
+            ``AnnotationDataModule``; with the same seed the prototypes are those of the annotation run. Without any there is no
+            ``val_knn``.
         batch_size: images of a device's batch.
         views: what views may differ in.
         num_workers: processes that make views; by default by the machine.
@@ -45,11 +47,12 @@ class UnlabelledDataModule(LightningDataModule):
         on_error: str = "raise",
         cache_dir: str = "checkpoints/features",
         seed: int = 0,
+        allow_outside: bool = False,
     ) -> None:
         super().__init__()
         self.items = AnnotationDataModule(
             root, None, labels, items, prototypes, classes, distractors, id_pattern, prototypes_per_class,
-            backbone=BackboneSettings(on_error=on_error, cache_dir=cache_dir), seed=seed,
+            backbone=BackboneSettings(on_error=on_error, cache_dir=cache_dir), seed=seed, allow_outside=allow_outside,
         )  # fmt: skip
         self.batch_size, self.views, self.num_workers, self.seed = batch_size, views, num_workers, seed
         self.skip = on_error == "skip"
@@ -60,9 +63,11 @@ class UnlabelledDataModule(LightningDataModule):
         model = None if self.trainer is None else self.trainer.lightning_module
         if not isinstance(model, SelfSupervisedModule):
             raise AnnotError(f"UnlabelledDataModule is for SelfSupervisedModule; the model is {type(model).__name__}.")
-        self.source: ImageSource
+        self.source: Images
         self.label: Tensor | None
         self.source, self.label = self.items.images()
+        if self.trainer is None or self.trainer.is_global_zero:
+            tell(self.source.notes)
         self.transform = model.transform
         self._reading = reading_processes(len(self.source.ids), self.num_workers)
         kept = KeptImages(self.source, 2 * model.inputs.size, self._reading)

@@ -33,7 +33,7 @@ def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     if loaded.source is not None:
         numbered = loaded.n_listed if data.features is not None and data.labels is None and data.items is None else None
         labels, items = (None if path is None else whole_path(path) for path in (data.labels, data.items))
-        source = ImageSettings(whole_path(data.root or DIGITS), labels, items, data.id_pattern, numbered)
+        source = ImageSettings(whole_path(data.root or DIGITS), labels, items, data.id_pattern, numbered, data.allow_outside)
     shown = examples(table.prototype) if with_gold else table.is_prototype
     by_class: dict[str, list[str]] = {name: [] for name in table.classes}
     for row in shown.nonzero()[:, 0].tolist():

@@ -37,6 +37,7 @@ from lightning_annot.report.tables import (
     write_rounds,
 )
 from lightning_annot.report.terminal import print_summary
+from lightning_annot.report.thumbnails import EDGE
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
 from lightning_annot.types import AnnotError
@@ -111,6 +112,7 @@ class RunFolder:
             "prototypes": int(table.is_prototype.sum()),
             "prototypes_drawn": table.drawn,
             "unreadable_images": list(loaded.unreadable),
+            "passed_over": {} if loaded.source is None else dict(loaded.source.passed_over),
             **more,
         }
         if table.truth is not None:
@@ -138,7 +140,7 @@ def thumbnails(data: AnnotationDataModule) -> Any:
     source, row = loaded.source, {item: i for i, item in enumerate(loaded.source.ids)}
 
     def open_item(item: str) -> Image.Image | None:
-        return source.open(row[item]) if item in row else None
+        return source.small(row[item], EDGE) if item in row else None
 
     return open_item
 

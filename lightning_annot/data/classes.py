@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_annot.annotations.formats import check_none, read_table
+from lightning_annot.names import KnownNames
 from lightning_annot.types import OTHER, AnnotError
 
 
@@ -70,7 +71,8 @@ class Subset:
                 f"data.distractors needs the true label of every item, and {len(bare)} of {len(ids)} have none, such as "
                 f"{bare[:3]}. Give data.labels or a root of one folder a class, or leave out data.distractors."
             )
-        label = pd.Series([labels[name] for name in ids], dtype=object)
+        spelled = KnownNames(self.named, ignore_case=True).find_all({*labels.values()})
+        label = pd.Series([spelled[labels[name]] for name in ids], dtype=object)
         present = label.unique()
         absent = sorted(set(self.named).difference(present))
         if absent:

@@ -16,6 +16,7 @@ from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSetting
 from lightning_annot.backbones.image_text import PREFIX
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
+from lightning_annot.data.images import Images
 from lightning_annot.data.items import ItemTable
 from lightning_annot.data.loading import BackboneSettings, Loaded, load_images, load_items
 from lightning_annot.data.owner import Owner
@@ -23,7 +24,7 @@ from lightning_annot.data.pools import Pools, first_pools
 from lightning_annot.data.projection import Projection, ProjectionSettings
 from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.data.view import FeatureView
-from lightning_annot.types import AnnotError, ImageSource
+from lightning_annot.types import AnnotError
 
 
 class AnnotationDataModule(LightningDataModule):
@@ -39,6 +40,7 @@ class AnnotationDataModule(LightningDataModule):
         distractors: items of other classes for each item of ``classes``, drawn by the seed as the class ``other``; 0 leaves
             all of them out, and null takes them for mistakes. ``predict`` labels everything.
         id_pattern: maps ids to file names, such as ``%05d.jpg``.
+        allow_outside: whether images may lie outside ``root``, by links, by ``..`` or by absolute paths of a manifest.
         prototypes_per_class: how many are drawn a class when ``prototypes`` is absent. With 0 none are drawn, and a class needs
             none: the first questions then go to items that differ from each other.
         folds: heads of the cross-fitted learner.
@@ -75,6 +77,7 @@ class AnnotationDataModule(LightningDataModule):
         batches: BatchSettings = BatchSettings(),  # noqa: B008
         seed: int = 0,
         output_dir: str = "checkpoints/run",
+        allow_outside: bool = False,
     ) -> None:
         super().__init__()
         if adapt is not None and (features is not None or backbone.name is None):
@@ -90,7 +93,7 @@ class AnnotationDataModule(LightningDataModule):
             bank.check()
         self.adapt, self.output_dir, self.bank_settings = adapt, output_dir, tuple(banks or ())
         self.root, self.features, self.labels, self.items = root, features, labels, items
-        self.id_pattern, self.n_folds, self.holdout = id_pattern, folds, holdout
+        self.id_pattern, self.n_folds, self.holdout, self.allow_outside = id_pattern, folds, holdout, allow_outside
         self.owner = Owner(classes, distractors, prototypes, prototypes_per_class, folds, holdout, seed)
         self.classes: list[str] | None = None
         self.unlabelled_extra, self.backbone = unlabelled_extra, backbone
@@ -115,7 +118,7 @@ class AnnotationDataModule(LightningDataModule):
         self.classes = None if classes.ids is None else list(classes.ids)
         self.loaded = load_items(
             self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
-            None if stage == "predict" else classes.subset, self._ranks(),
+            None if stage == "predict" else classes.subset, self._ranks(), self.allow_outside,
         )  # fmt: skip
         if self.trainer is not None and self.loaded.extraction is not None:
             for logger in self.trainer.loggers:  # which write in the first process alone
@@ -123,7 +126,9 @@ class AnnotationDataModule(LightningDataModule):
         if self.unlabelled_extra is not None:
             bank = self.unlabelled_extra.endswith(".npy")
             root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
-            self._extra = load_items(root, features, None, None, None, self.backbone, self.seed, ranks=self._ranks()).features
+            self._extra = load_items(
+                root, features, None, None, None, self.backbone, self.seed, None, self._ranks(), self.allow_outside
+            ).features
             if self._extra.shape[1] != self.loaded.features.shape[1]:
                 raise AnnotError(
                     f"data.unlabelled_extra has features of width {self._extra.shape[1]}, the items of "
@@ -139,10 +144,12 @@ class AnnotationDataModule(LightningDataModule):
         if self.adapt is not None and self.trainer is not None and self.trainer.state.fn == "fit":
             self._adapted(make=True)
 
-    def images(self) -> tuple[ImageSource, Tensor | None]:
+    def images(self) -> tuple[Images, Tensor | None]:
         """Images of all items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None if there are none."""
         classes = self.owner.task_classes()
-        found = load_images(self.root, self.labels, self.items, self.id_pattern, self.backbone, classes.subset)
+        found = load_images(
+            self.root, self.labels, self.items, self.id_pattern, self.backbone, classes.subset, self.allow_outside
+        )
         assert found.source is not None
         known = self.owner.knows_some(found)
         return found.source, self.owner.table(found, classes, self.labels is not None).prototype if known else None

@@ -15,6 +15,8 @@ from PIL import Image
 from lightning_annot.data.digests import content_digest
 from lightning_annot.data.files import FileStore
 from lightning_annot.data.images import Images, first_few
+from lightning_annot.data.listing import about_splits
+from lightning_annot.data.places import Fence, refuse_outside
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:  # both are loaded where they are used: a folder of images needs neither, and each takes a second or more
@@ -29,7 +31,7 @@ class DatasetStore:
     def __init__(self, dataset: VisionDataset) -> None:
         self._dataset = dataset
 
-    def open(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         """The image of the data set's (image, target) pair."""
         image: Image.Image = self._dataset[index][0]
         return image
@@ -40,7 +42,7 @@ class DatasetStore:
 
     def _digest(self, index: int) -> str:
         try:
-            image = self.open(index)
+            image = self.read(index)
             return content_digest(f"{image.mode} {image.size}".encode(), image.tobytes())
         except OSError:  # opening it for use fails too, and that is where it is reported
             return content_digest(b"unreadable", str(index).encode())
@@ -52,7 +54,7 @@ class DigitStore:
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._pixels = pixels
 
-    def open(self, index: int) -> Image.Image:
+    def read(self, index: int) -> Image.Image:
         """The digit, white on black, enlarged."""
         image = Image.fromarray((self._pixels[index].astype(np.uint16) * 255 // 16).astype(np.uint8))
         return image.resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC)
@@ -81,7 +83,12 @@ def digits_features() -> NDArray[np.float32]:
 
 
 def torchvision_source(
-    name: str, root: str | os.PathLike[str], split: str = "train", download: bool = True, **options: Any
+    name: str,
+    root: str | os.PathLike[str],
+    split: str = "train",
+    download: bool = True,
+    allow_outside: bool = False,
+    **options: Any,
 ) -> Images:
     """A classification data set of ``torchvision.datasets`` by class name; ids are ``str(index)``.
 
@@ -96,8 +103,11 @@ def torchvision_source(
     ids = [str(index) for index in range(len(dataset))]
     paths, store = [f"{name}/{split}/{index}" for index in ids], DatasetStore(dataset)
     if isinstance(dataset, DatasetFolder):  # plain files: their digests are cached and cost no decoding
-        paths = [path for path, _ in dataset.samples]
-        return Images(ids, paths, _labels(dataset, ids), FileStore(paths))
+        paths, labels = [path for path, _ in dataset.samples], _labels(dataset, ids)
+        if not allow_outside:
+            fence = Fence(root)
+            refuse_outside(root, [path for path in paths if not fence.holds(path)])
+        return Images(ids, paths, labels, FileStore(paths), None, None, about_splits(f"torchvision's {name}", labels))
     return Images(ids, paths, _labels(dataset, ids), store)
 
 

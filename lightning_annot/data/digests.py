@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from lightning_annot.data.decode import read_file
 from lightning_annot.files import unwritable
 from lightning_annot.types import AnnotError
 
@@ -83,9 +84,9 @@ def _stamp(path: str) -> Stamp | None:
 
 
 def _hash_file(path: str) -> str | None:
-    """Content digest, or None if the file cannot be read."""
+    """Content digest, or None if the file cannot be read, or is larger than an image may be."""
     try:
-        return content_digest(Path(path).read_bytes())
+        return content_digest(read_file(path))
     except OSError:
         return None
 

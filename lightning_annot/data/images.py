@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
+from contextlib import nullcontext
 from pathlib import PurePosixPath
 from typing import Protocol
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from lightning_annot.data.decode import HEIF_EXTENSIONS, HEIF_EXTRA, Room, decode
+from lightning_annot.names import clean, is_allowed
 from lightning_annot.types import AnnotError
-
-# torchvision.datasets.folder.IMG_EXTENSIONS, without the seconds that its import takes.
-TORCHVISION_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class Store(Protocol):
     """Where pixels are, by index. Stores survive fork and pickle, since loaders read them in worker processes."""
 
-    def open(self, index: int) -> Image.Image:
-        """The image in any mode; raises whatever its decoder raises."""
+    def read(self, index: int) -> bytes | Image.Image:
+        """The encoded image, or one in any mode; raises whatever its reader raises."""
 
     def digests(self, indices: Sequence[int]) -> list[str]:
         """One content digest an index, in order."""
@@ -31,11 +29,14 @@ class Images:
     """An ``ImageSource``: row i is image ``index[i]`` of the store, known as ``ids[i]``, to be found at ``paths[i]``.
 
     ``labels`` maps ids to class names where the source knows them (it may lack some ids); None if it knows none.
+    ``passed_over`` counts what the source holds besides images, by kind; ``notes`` are sentences that the user should read.
     """
 
     ids: Sequence[str]
     paths: Sequence[str]
     labels: Mapping[str, str] | None
+    passed_over: Mapping[str, int]
+    notes: Sequence[str]
 
     def __init__(
         self,
@@ -44,28 +45,36 @@ class Images:
         labels: Mapping[str, str] | None,
         store: Store,
         index: Sequence[int] | None = None,
+        passed_over: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
-        self.ids = tuple(ids)
+        self.ids = tuple(map(clean, ids))
+        _check_ids(self.ids, ids)
         self.paths = tuple(paths)
-        self.labels = labels
+        self.labels = None if labels is None else {clean(name): clean(label) for name, label in labels.items()}
+        self.passed_over, self.notes = dict(passed_over or {}), tuple(notes)
         self._store = store
         self._index = tuple(range(len(ids)) if index is None else index)
         self._digests: tuple[str, ...] | None = None
-        _check_ids(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def open(self, row: int) -> Image.Image:
         """The image as RGB, upright; raises OSError when unreadable, whatever its decoder raised."""
+        return self._decoded(row, None, nullcontext)
+
+    def small(self, row: int, edge: int, room: Room = nullcontext) -> Image.Image:
+        """The same, perhaps smaller, but with a longest side of at least ``edge`` pixels where the image has as many."""
+        return self._decoded(row, edge, room)
+
+    def _decoded(self, row: int, edge: int | None, room: Room) -> Image.Image:
         try:
-            return to_rgb(self._store.open(self._index[row]))
+            return decode(self._store.read(self._index[row]), edge, room)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise anything from SyntaxError to struct.error on damaged files
-            # Pillow would name the buffer that the image was read into, which tells nobody anything.
-            reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-            raise OSError(f"{self.paths[row]}: {reason}") from error
+            raise OSError(f"{self.paths[row]}: {_reason(self.paths[row], error)}") from error
 
     def digests(self) -> Sequence[str]:
         """One content digest an item, in row order; computed at the first call."""
@@ -84,52 +93,7 @@ class Images:
             old = [self.ids[row] for row in rows]
             labels = {new: labels[was] for new, was in zip(ids, old, strict=True) if was in labels}
         paths = [self.paths[row] for row in rows]
-        return Images(ids, paths, labels, self._store, [self._index[row] for row in rows])
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image as RGB, turned as its EXIF orientation says (people see it turned, so the model should)."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # 16-bit grey: keep the upper byte. Pillow's own conversion clips at 255 and leaves a white image.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-@cache
-def image_extensions() -> frozenset[str]:
-    """Lower-case file extensions with their dot: torchvision's, and all that Pillow reads and calls an image."""
-    known = Image.registered_extensions()
-    readable = {ext for ext, kind in known.items() if kind in Image.OPEN and Image.MIME.get(kind, "").startswith("image/")}
-    return frozenset(readable.union(TORCHVISION_EXTENSIONS))
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a relative posix path names an image and no part of it is hidden (``.x``, ``__MACOSX`` of zip files)."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in image_extensions()
-
-
-def class_labels(names: Sequence[str], where: str) -> dict[str, str] | None:
-    """Class of each image by its first folder, or None if all lie in one folder.
-
-    ``names`` are relative posix paths. A single folder that holds everything is a wrapper, not a class, and is looked
-    into. Images both beside class folders and inside them are an error, since nobody can say what the outer ones are.
-    """
-    tails = {name: PurePosixPath(name).parts for name in names}
-    while len({parts[0] for parts in tails.values()}) == 1 and all(len(parts) > 1 for parts in tails.values()):
-        tails = {name: parts[1:] for name, parts in tails.items()}
-    loose = [name for name, parts in tails.items() if len(parts) == 1]
-    if len(loose) == len(tails):
-        return None
-    if loose:
-        folders = sorted({parts[0] for parts in tails.values() if len(parts) > 1})
-        raise AnnotError(
-            f"{where} mixes {len(loose)} images at the top ({first_few(loose)}) with {len(folders)} class folders "
-            f"({first_few(folders)}); use class folders or a flat folder: move the images or list them in a manifest"
-        )
-    return {name: parts[0] for name, parts in tails.items()}
+        return Images(ids, paths, labels, self._store, [self._index[row] for row in rows], self.passed_over, self.notes)
 
 
 def first_few(values: Sequence[object], n: int = 3) -> str:
@@ -137,15 +101,27 @@ def first_few(values: Sequence[object], n: int = 3) -> str:
     return ", ".join(str(value) for value in values[:n]) + (", ..." if len(values) > n else "")
 
 
-def _check_ids(ids: Sequence[str]) -> None:
+def _check_ids(ids: Sequence[str], written: Sequence[str]) -> None:
+    """Raise AnnotError unless ``ids`` are some, distinct and legal; ``written``: the same with the white space around them."""
     if not ids:
         raise AnnotError("no images: a source needs at least one")
     if len(set(ids)) < len(ids):
-        twice = [name for name, count in Counter(ids).items() if count > 1]
-        raise AnnotError(f"{len(twice)} image ids occur more than once ({first_few(twice)}); ids must be unique")
-    odd = [repr(name) for name in ids if not name or not name.isprintable()]
+        count = Counter(ids)
+        twice = [name for name, times in count.items() if times > 1]
+        forms = dict.fromkeys(written[row] for row, name in enumerate(ids) if name == twice[0])
+        alike = f"{', '.join(map(repr, forms))} are one" if len(forms) > 1 else first_few(twice)
+        raise AnnotError(f"{len(twice)} image ids occur more than once ({alike}); ids must be unique")
+    odd = [repr(name) for name in ids if not is_allowed(name)]
     if odd:
         raise AnnotError(
             f"{len(odd)} image ids are empty or hold characters that no file can carry ({first_few(odd)}); "
             "rename the files in UTF-8, without control characters"
         )
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Why an image cannot be read; Pillow would name the buffer that it was read into, which tells nobody anything."""
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    is_heif = PurePosixPath(path).suffix.lower() in HEIF_EXTENSIONS
+    return f"no image that Pillow knows ({HEIF_EXTRA} reads HEIC)" if is_heif else "no image that Pillow knows"

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_annot.names import KnownNames
 from lightning_annot.types import AnnotError
 
 
@@ -128,7 +129,9 @@ def _classes(
         if len(set(names)) < len(names):
             raise AnnotError(f"data.classes names a class twice: {list(names)}.")
     else:
-        names = tuple(sorted(set((truth or {}).values()) | set((prototypes or {}).values())))
+        known = set((truth or {}).values())
+        same = KnownNames(known)
+        names = tuple(sorted(known.union(same.find(name) for name in (prototypes or {}).values())))
         if not names:
             raise AnnotError("no classes given. Name them, as in data.classes: [cat, dog].")
     if len(names) < 2:
@@ -137,7 +140,11 @@ def _classes(
 
 
 def _codes(ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int], what: str, *, complete: bool) -> Tensor:
-    """Class index of each id, -1 where there is none; unknown ids and classes are errors, missing ids too if ``complete``."""
+    """Class index of each id, -1 where there is none; unknown ids and classes are errors, missing ids too if ``complete``.
+
+    Names match in either Unicode form and without outer white space, classes in either case too, where that is unique.
+    """
+    labels = _matched(labels, ids, code, what)
     known = set(ids)
     unknown = [i for i in labels if i not in known]
     absent = [i for i in ids if i not in labels] if complete else []
@@ -151,6 +158,18 @@ def _codes(ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int
         cure = " Where others are meant to be left out, set data.distractors." if complete else ""
         raise AnnotError(f"{what} has labels outside the classes: {foreign[:5]}; the classes are {list(code)[:20]}.{cure}")
     return torch.tensor([code[labels[i]] if i in labels else -1 for i in ids], dtype=torch.int64)
+
+
+def _matched(labels: Mapping[str, str], ids: Sequence[str], code: Mapping[str, int], what: str) -> dict[str, str]:
+    """The ``labels`` with ids and classes spelled as the items and the classes are."""
+    items, classes = KnownNames(ids), KnownNames(code, ignore_case=True)
+    found: dict[str, str] = {}
+    for written, label in labels.items():
+        name = items.find(written)
+        if name in found:
+            raise AnnotError(f"{what} labels {name!r} twice, in different spellings of its name; keep one row of it.")
+        found[name] = classes.find(label)
+    return found
 
 
 def _draw_prototypes(truth: Tensor, n_classes: int, per_class: int, generator: torch.Generator) -> Tensor:

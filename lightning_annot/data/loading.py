@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_annot.data.ranks import ALONE, Ranks
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from lightning_annot.data.images import Images
 
 DIGITS = "digits"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,25 +75,38 @@ def load_items(
     seed: int = 0,
     subset: Subset | None = None,
     ranks: Ranks = ALONE,
+    allow_outside: bool = False,
 ) -> Loaded:
     """Features from a ready-made bank (``features``), or extracted from the images under ``root``; digits use their pixels.
 
-    With a ``subset`` only its items are read, looked up and extracted; else all. Several ``ranks`` share the extraction.
+    With a ``subset`` only its items are read, looked up and extracted; else all. Several ``ranks`` share the extraction. Files
+    that were passed over are named in a warning. ``allow_outside``: see ``open_source``.
     """
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
+    source = None
+    if root is not None or features is None:
+        source = _open(root or DIGITS, backbone, allow_outside)
+        if ranks.rank == 0:
+            tell(source.notes)
     if features is not None:
-        return _from_bank(features, root, truth, listed, id_pattern, backbone, subset)
-    return _from_images(root or DIGITS, truth, listed, id_pattern, backbone, seed, subset, ranks)
+        return _from_bank(features, source, truth, listed, id_pattern, subset)
+    assert source is not None
+    return _from_images(root or DIGITS, source, truth, listed, id_pattern, backbone, seed, subset, ranks)
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Warn of what a user should know of the images: files that were passed over, classes named like splits."""
+    for note in notes:
+        logger.warning("%s", note)
 
 
 def _from_bank(
     features: str,
-    root: str | None,
+    source: Images | None,
     truth: Mapping[str, str] | None,
     listed: list[str] | None,
     id_pattern: str | None,
-    backbone: BackboneSettings,
     subset: Subset | None,
 ) -> Loaded:
     from lightning_annot.data.features import load_features
@@ -106,12 +123,13 @@ def _from_bank(
         chosen, truth = subset.choose(ids, truth)
         rows = np.asarray(chosen)
         bank, ids, dropped = bank[rows], list(truth), frozenset(ids).difference(truth)
-    source = None if root is None else _mapped(_open(root, backbone), ids, id_pattern)
+    source = source and _mapped(source, ids, id_pattern)
     return Loaded(tuple(ids), bank, source, truth, dropped=dropped, rows=rows)
 
 
 def _from_images(
     root: str,
+    source: Images,
     truth: Mapping[str, str] | None,
     listed: list[str] | None,
     id_pattern: str | None,
@@ -120,7 +138,7 @@ def _from_images(
     subset: Subset | None,
     ranks: Ranks,
 ) -> Loaded:
-    source, truth, dropped, chosen = _chosen(root, truth, listed, id_pattern, backbone, subset)
+    source, truth, dropped, chosen = _chosen(root, source, truth, listed, id_pattern, subset)
     rows = None if chosen is None else np.asarray(chosen)
     if backbone.name is None:
         if root != DIGITS:
@@ -172,24 +190,25 @@ def load_images(
     id_pattern: str | None,
     backbone: BackboneSettings,
     subset: Subset | None = None,
+    allow_outside: bool = False,
 ) -> Loaded:
     """What ``load_items`` finds, unreadable images among it, and no features (N, 0) yet."""
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
-    source, known, dropped, _ = _chosen(root or DIGITS, truth, listed, id_pattern, backbone, subset)
+    source = _open(root or DIGITS, backbone, allow_outside)
+    source, known, dropped, _ = _chosen(root or DIGITS, source, truth, listed, id_pattern, subset)
     return Loaded(tuple(source.ids), np.empty((len(source.ids), 0), np.float16), source, known, dropped=dropped)
 
 
 def _chosen(
     root: str,
+    source: Images,
     truth: Mapping[str, str] | None,
     listed: list[str] | None,
     id_pattern: str | None,
-    backbone: BackboneSettings,
     subset: Subset | None,
 ) -> tuple[Images, Mapping[str, str] | None, frozenset[str], list[int] | None]:
     """Images of the items, their truth, the ids that were left out, and the rows of the source that were not; None: all."""
-    source = _open(root, backbone)
     if listed is not None and (id_pattern is not None or root != DIGITS):
         source = _mapped(source, listed, id_pattern)
     truth = truth if truth is not None else source.labels
@@ -199,10 +218,10 @@ def _chosen(
     return source.subset(rows), kept, frozenset(source.ids).difference(kept), rows
 
 
-def _open(root: str, backbone: BackboneSettings) -> Images:
+def _open(root: str, backbone: BackboneSettings, allow_outside: bool) -> Images:
     from lightning_annot.data.sources import open_source
 
-    return open_source(root, cache_dir=backbone.cache_dir)
+    return open_source(root, cache_dir=backbone.cache_dir, allow_outside=allow_outside)
 
 
 def _mapped(source: Images, ids: list[str], id_pattern: str | None) -> Images:
@@ -217,7 +236,13 @@ def _labels(path: str | None) -> dict[str, str] | None:
     from lightning_annot.annotations.formats import read_labels
 
     frame = read_labels(path)
-    return dict(zip(frame["task"], frame["label"], strict=True))
+    found = dict(zip(map(clean, frame["task"]), map(clean, frame["label"]), strict=True))
+    if len(found) < len(frame):
+        twice = frame["task"][frame["task"].map(clean).duplicated()].tolist()
+        raise AnnotError(
+            f"data.labels {path} names {len(twice)} tasks twice, but for white space: {twice[:3]}; keep one row of each."
+        )
+    return found
 
 
 def _item_ids(path: str | None) -> list[str] | None:
@@ -231,5 +256,4 @@ def _item_ids(path: str | None) -> list[str] | None:
         raise AnnotError(f"data.items {path} could not be read ({error}); it needs a CSV with the column task.") from error
     if "task" not in frame:
         raise AnnotError(f"data.items {path} has the columns {list(frame)}; it needs the column task.")
-    ids: list[str] = frame["task"].tolist()
-    return ids
+    return [clean(name) for name in frame["task"]]

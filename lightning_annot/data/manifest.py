@@ -11,6 +11,9 @@ from pathlib import Path
 
 from lightning_annot.data.files import FileStore
 from lightning_annot.data.images import Images, first_few
+from lightning_annot.data.listing import about_splits, clean_path
+from lightning_annot.data.places import Fence, Finder, refuse_outside
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
 
 PATH_COLUMNS = ("path", "file_name", "image")
@@ -32,13 +35,14 @@ def manifest_source(
     path: str | os.PathLike[str],
     root: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    allow_outside: bool = False,
 ) -> Images:
     """Images listed in a ``.csv`` or ``.jsonl`` file, in its order.
 
     The first of ``path``, ``file_name``, ``image`` that is a column says where each image is, relative to ``root``
-    (default: the manifest's folder). The first of ``task``, ``id`` gives the id (default: the path as written).
-    ``label`` is optional; an empty one means unknown. Duplicate ids, missing columns, missing files and cut rows are
-    errors that name the first few.
+    (default: the manifest's folder), in any Unicode form, with slashes or backslashes. The first of ``task``, ``id`` gives the
+    id (default: the path as written). ``label`` is optional; an empty one means unknown. Duplicate ids, missing columns,
+    missing files, cut rows and, unless ``allow_outside``, files outside the root are errors that name the first few.
     """
     path = Path(path)
     rows = _read(path)
@@ -51,24 +55,30 @@ def manifest_source(
     id_column = next((name for name in ID_COLUMNS if name in columns), path_column)
     files, ids = _column(path, rows, path_column), _column(path, rows, id_column)
     base = path.parent if root is None else Path(root)
-    paths = [str(base / name) for name in files]
+    finder = Finder(base)
+    paths = [finder.find(name) for name in files]
     missing = [name for name in paths if not os.path.isfile(name)]
     if missing:
         raise AnnotError(
             f"{len(missing)} of {len(paths)} files that {path} lists do not exist ({first_few(missing)}); "
             "paths are relative to the manifest's folder unless a root is given"
         )
+    if not allow_outside:
+        fence = Fence(base)
+        refuse_outside(base, [name for name, place in zip(files, paths, strict=True) if not fence.holds(place)])
+    if id_column == path_column:
+        ids = list(map(clean_path, ids))
     given = [row.values.get(LABEL_COLUMN, "") for row in rows]
-    labels = {name: label for name, label in zip(ids, given, strict=True) if label} if LABEL_COLUMN in columns else None
+    labels = {name: label for name, label in zip(ids, given, strict=True) if clean(label)} if LABEL_COLUMN in columns else None
     try:
-        return Images(ids, paths, labels, FileStore(paths, cache_dir))
+        return Images(ids, paths, labels, FileStore(paths, cache_dir), notes=about_splits(str(path), labels))
     except AnnotError as error:
         raise AnnotError(f"{path}, column {id_column!r}: {error}") from error
 
 
 def _column(path: Path, rows: list[_Row], column: str) -> list[str]:
     """The column's values, none of them empty."""
-    empty = [row.line for row in rows if not row.values.get(column)]
+    empty = [row.line for row in rows if not clean(row.values.get(column, ""))]
     if empty:
         raise AnnotError(
             f"{path} has {len(empty)} rows without a {column!r} (lines {first_few(empty)}); fill them or remove them"

@@ -10,6 +10,7 @@ from lightning_annot.annotations.formats import read_labels
 from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.loading import Loaded
+from lightning_annot.names import KnownNames
 from lightning_annot.types import OTHER, AnnotError
 
 
@@ -78,9 +79,12 @@ class Owner:
 
     def _kept(self, given: Mapping[str, str], loaded: Loaded, known: set[str]) -> dict[str, str]:
         """The owner's labels without those of items that were left out; distractors are ``OTHER``, whatever they are."""
-        truth = loaded.labels or {}
-        return {
-            task: OTHER if self.distractors and label not in known and truth.get(task) == OTHER else label
-            for task, label in given.items()
-            if task not in loaded.dropped
-        }
+        truth, gone = loaded.labels or {}, loaded.dropped.union(loaded.unreadable)
+        items, classes = KnownNames([*loaded.ids, *gone]), KnownNames(known, ignore_case=True)
+        kept = {}
+        for written, label in given.items():
+            task = items.find(written)
+            is_other = self.distractors and classes.find(label) not in known and truth.get(task) == OTHER
+            if task not in gone:
+                kept[written] = OTHER if is_other else label
+        return kept

@@ -20,13 +20,17 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """The settings of the data module that say which image an item is; ``numbered``: items are "0", "1", ... so many."""
+    """The settings of the data module that say which image an item is; ``numbered``: items are "0", "1", ... so many.
+
+    ``allow_outside``: images may lie outside the root, as ``data.allow_outside`` says.
+    """
 
     root: str
     labels: str | None = None
     items: str | None = None
     id_pattern: str | None = None
     numbered: int | None = None
+    allow_outside: bool = False
 
     def open(self) -> Images:
         """Images of all items, by id."""
@@ -34,8 +38,11 @@ class ImageSettings:
         from lightning_annot.data.sources import open_source, remap_ids
 
         if self.numbered is not None:
-            return remap_ids(open_source(self.root), [str(i) for i in range(self.numbered)], self.id_pattern or "%s")
-        source = load_images(self.root, self.labels, self.items, self.id_pattern, BackboneSettings()).source
+            found = open_source(self.root, allow_outside=self.allow_outside)
+            return remap_ids(found, [str(i) for i in range(self.numbered)], self.id_pattern or "%s")
+        source = load_images(
+            self.root, self.labels, self.items, self.id_pattern, BackboneSettings(), allow_outside=self.allow_outside
+        ).source
         assert source is not None
         return source
 

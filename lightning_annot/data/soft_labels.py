@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_annot.data.images import to_rgb
+from lightning_annot.data.decode import decode, read_file
+from lightning_annot.data.places import Fence, Finder, refuse_outside
 from lightning_annot.data.run_labels import read_run_labels, soft_targets
 from lightning_annot.types import AnnotError
 
@@ -25,6 +26,7 @@ class SoftLabels(Dataset[tuple[Any, Tensor]]):
         images: folder of the images, which are below it as the tasks say; without it items are their ids.
         transform: from a PIL image (RGB) to what the data set gives.
         finished: leave out what the run left unfinished.
+        allow_outside: whether images may lie outside their folder, by links or by ``..`` in a task.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class SoftLabels(Dataset[tuple[Any, Tensor]]):
         images: str | os.PathLike[str] | None = None,
         transform: Callable[[Image.Image], Any] | None = None,
         finished: bool = False,
+        allow_outside: bool = False,
     ) -> None:
         if transform is not None and images is None:
             raise AnnotError("transform given without images, which it is for; name their folder.")
@@ -43,7 +46,8 @@ class SoftLabels(Dataset[tuple[Any, Tensor]]):
         self.label, self.confidence = known.label[rows], known.confidence[rows]
         self.finished = known.finished[rows]
         self._top, self._probability = known.top[rows], known.probability[rows]
-        self._images, self._transform = None if images is None else Path(images), transform
+        self._transform, self._finder = transform, None if images is None else Finder(images)
+        self._fence = None if images is None or allow_outside else Fence(images)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,8 +59,10 @@ class SoftLabels(Dataset[tuple[Any, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Any, Tensor]:
         target = self.targets(torch.tensor([index]))[0]
         name = self.ids[index]
-        if self._images is None:
+        if self._finder is None:
             return name, target
-        with Image.open(self._images / name) as file:
-            image = to_rgb(file)
+        path = self._finder.find(name)
+        if self._fence is not None and not self._fence.holds(path):
+            refuse_outside("the images' folder", [name])
+        image = decode(read_file(path))
         return (image if self._transform is None else self._transform(image)), target

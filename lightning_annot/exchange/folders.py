@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_annot.annotations.formats import read_table, write_table
 from lightning_annot.data.files import folder_source
+from lightning_annot.data.places import Finder
 from lightning_annot.exchange.records import Reading, Records, column, member, records
 from lightning_annot.files import replacing, write_text
 from lightning_annot.types import AnnotError
@@ -21,7 +22,7 @@ _SHOWN = 5
 
 def read_class_folders(path: Path, how: Reading) -> Records:
     """``CLASS/a.jpg``: the task is the path below the class folder. All of it is one worker's, "folder" unless named."""
-    source = folder_source(path)
+    source = folder_source(path, allow_outside=True)  # names are read, and no pixels: links to images are as good as images
     if source.labels is None:
         raise AnnotError(f"{path} holds images, and no class folders; give a folder with one folder a class")
     names = list(source.ids)
@@ -69,22 +70,23 @@ def write_class_folders(path: Path, labels: pd.DataFrame, images: Path, copy: bo
         raise AnnotError(f"{path} exists and is no empty folder; give a new one")
     tasks, classes = labels["task"].tolist(), labels["label"].tolist()
     _check_inside(tasks, {*classes})
-    missing = [task for task in tasks if not (images / task).is_file()]
+    finder = Finder(images.resolve())
+    places = [Path(finder.find(task)) for task in tasks]
+    missing = [task for task, place in zip(tasks, places, strict=True) if not place.is_file()]
     if missing:
         raise AnnotError(
             f"{len(missing)} of {len(tasks)} images are not below {images} ({', '.join(missing[:_SHOWN])}); name their folder "
             "by --images DIR"
         )
-    root = images.resolve()
     with replacing(path) as draft:
         draft.mkdir()
-        for task, name in zip(tasks, classes, strict=True):
+        for task, name, place in zip(tasks, classes, places, strict=True):
             target = draft / name / task
             target.parent.mkdir(parents=True, exist_ok=True)
             if copy:
-                shutil.copyfile(images / task, target)
+                shutil.copyfile(place, target)
             else:
-                target.symlink_to(root / task)
+                target.symlink_to(place)
 
 
 def _below(name: str, folder: str) -> str:

@@ -36,6 +36,7 @@ def study_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="classes in order, or a CSV class,name (default: all of the prototypes)"
     )
+    parser.add_argument("--allow-outside", action="store_true", help="images may lie outside the root, as data.allow_outside")
     parser.add_argument("--id-pattern", help="image of a task, as data.id_pattern, such as %%05d.jpg")
     parser.add_argument("--each", type=int, help="prototypes of each class that a worker answers (default: all that are there)")
     parser.add_argument("--examples", type=int, default=1, help="prototypes of each class to show, and never to ask about (1)")
@@ -58,7 +59,7 @@ def study_command(args: list[str]) -> int:
     table = read_classes(words[0] if len(words) == 1 and words[0].endswith(".csv") else words)
     examples, study = draw(known, table.ids, given.each, given.examples, given.seed)
     items = str((given.dir / PROTOTYPES).absolute())
-    images = ImageSettings(whole_path(given.root), items=items, id_pattern=given.id_pattern)
+    images = ImageSettings(whole_path(given.root), items=items, id_pattern=given.id_pattern, allow_outside=given.allow_outside)
     task = PageTask(table.ids, table.names, examples, images, study)
     with AnnotationLog(given.dir / "annotations.db") as log:
         log.claim({STUDY: fingerprint(task)})

@@ -39,7 +39,10 @@ def load_thumbnails(run_dir: Path, items: Sequence[str], opener: Opener | None =
 
 
 def encode(image: Image.Image, edge: int = EDGE) -> str:
-    """JPEG, longest side ``edge`` pixels, as base64 text. Tiny images grow by whole pixels, so that they stay sharp."""
+    """JPEG, longest side ``edge`` pixels, as base64 text.
+
+    Tiny images grow by whole pixels, so that they stay sharp.
+    """
     picture = image.convert("RGB")
     scale = edge / max(picture.size)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

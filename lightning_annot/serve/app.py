@@ -56,6 +56,7 @@ def make_app(directory: Path, log: AnnotationLog, owner_token: str, settings: Pa
         yield
         for task in tasks:
             task.cancel()
+        pictures.close()
 
     def owners() -> FastAPI:
         from lightning_annot.serve.owner_pages import OwnerPages  # what reads and draws tables takes seconds to load

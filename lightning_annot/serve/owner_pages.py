@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
@@ -165,11 +166,11 @@ class OwnerPages:
             {"close": self._desk.revoke, "resume": self._desk.resume}[act.action](act.worker)
         return ""
 
-    def image(self, request: Request, item: str) -> Response:
+    async def image(self, request: Request, item: str) -> Response:
         """The image of any item, by its id."""
         self._doors.owner(request)
         try:
-            picture = self._pictures.encoded(item, SMALL)
+            picture = await asyncio.shield(asyncio.wrap_future(self._pictures.encoded(item, SMALL)))
         except AnnotError as error:
             raise HTTPException(404, "the image cannot be shown") from error
         headers = {"cache-control": "private, max-age=3600"}

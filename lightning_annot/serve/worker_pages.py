@@ -135,7 +135,8 @@ class WorkerPages:
 
     async def _picture(self, item: str, edge: int) -> Response:
         try:
-            picture = await run_in_threadpool(self._pictures.encoded, item, edge)
+            # shielded: who goes away takes the picture from nobody else
+            picture = await asyncio.shield(asyncio.wrap_future(self._pictures.encoded(item, edge)))
         except AnnotError as error:
             raise HTTPException(404, "the image cannot be shown") from error
         return Response(picture.data, media_type=picture.media_type, headers=IMAGE_CACHE)
