@@ -18,7 +18,7 @@ from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
 from lightning_annot.callbacks.leftover import leftover
-from lightning_annot.callbacks.opening import alone_in, open_ledger
+from lightning_annot.callbacks.opening import open_ledger
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
     class_accuracy,
@@ -33,6 +33,7 @@ from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
+from lightning_annot.locks import alone_in
 from lightning_annot.round.choice import round_generator
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
@@ -124,7 +125,8 @@ class AnnotationRound(Callback):
         if trainer.is_global_zero and self._ledger is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             if stage == "fit":
-                self._lock = alone_in(self.folder.path)
+                cure = "wait for its end or stop it, or choose another annotation.output_dir"
+                self._lock = alone_in(self.folder.path, "fit", cure)
             self._annotation_log = AnnotationLog(self.log_address)
             self._ledger = open_ledger(
                 self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,

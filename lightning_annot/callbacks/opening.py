@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
-
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.annotations.schema import STUDY
+from lightning_annot.annotations.schema import STUDY, has_log
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.loading import DIGITS
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
@@ -22,7 +20,6 @@ from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
 MOST_EXAMPLES = 6  # of a class
-_GRACE = 10.0  # seconds: what a killed run has started may hold its lock a little longer
 
 
 def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
@@ -41,23 +38,11 @@ def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     return PageTask(table.classes, table.names, {name: tuple(ids[:MOST_EXAMPLES]) for name, ids in by_class.items()}, source)
 
 
-def alone_in(folder: Path) -> BaseFileLock:
-    """Be the only run that writes to ``folder``, until the lock is released or the process ends; AnnotError if another does."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=_GRACE)
-    except Timeout as error:
-        raise AnnotError(
-            f"another fit is running in {folder}; wait for its end or stop it, or choose another annotation.output_dir."
-        ) from error
-    return lock
-
-
 def refuse_study(url: str | Path) -> None:
     """AnnotError where the log at ``url``, if it is there, is a confusion study's, which no run can go on with."""
-    if isinstance(url, Path) and not url.is_file():
+    if not has_log(url):
         return
-    with AnnotationLog(url) as log:
+    with AnnotationLog(url, create=False) as log:
         if STUDY in log.identity():
             raise AnnotError(
                 f"{log.name} is the log of a confusion study; choose another annotation.output_dir for the run. What the study "

@@ -35,7 +35,7 @@ def certify(args: list[str]) -> int:
     run, path = read_run(given.dir), given.dir / "annotations.db"
     if given.url is None and not path.is_file():
         raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
-    with AnnotationLog(given.url or path) as log:
+    with AnnotationLog(given.url or path, create=False) as log:
         session = _open(run, log, given)
         if given.answers is not None:
             _take_answers(session, given.answers)

@@ -95,7 +95,7 @@ def open_log(directory: Path, url: str | None) -> AnnotationLog:
     path = directory / "annotations.db"
     if url is None and not path.is_file():
         raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
-    return AnnotationLog(url or path)
+    return AnnotationLog(url or path, create=False)
 
 
 def _parser(name: str, about: str, direction: str) -> argparse.ArgumentParser:
