@@ -1,0 +1,62 @@
+"""Files that a run keeps, read back: what a copy cut short, or a disk, has made of them is an AnnotError with the file's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_annot.types import AnnotError
+
+if TYPE_CHECKING:
+    import numpy as np  # imported where arrays are read: the page starts sooner without
+
+
+def damaged(path: Path, error: object, cure: str) -> AnnotError:
+    """The error for a file whose content is not what a run writes; ``cure``: what to do about it."""
+    return AnnotError(f"{path} is damaged ({error}); {cure}")
+
+
+@contextmanager
+def reading(path: Path, cure: str) -> Iterator[None]:
+    """Raise whatever reading a damaged file raises as an AnnotError; see ``damaged``."""
+    try:
+        yield
+    except AnnotError:
+        raise
+    except Exception as error:  # zipfile, NumPy, pandas and json raise some twenty kinds
+        raise damaged(path, f"{type(error).__name__}: {error}", cure) from error
+
+
+def read_text(path: Path, cure: str) -> str:
+    """The text of a file in UTF-8."""
+    with reading(path, cure):
+        return path.read_text(encoding="utf-8")
+
+
+def read_object(path: Path, cure: str) -> dict[str, Any]:
+    """The JSON object of a file."""
+    with reading(path, cure):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"a JSON {type(found).__name__} where an object belongs")
+        return found
+
+
+def read_arrays(path: Path, names: Sequence[str], cure: str) -> list[np.ndarray]:
+    """The arrays ``names`` of an ``.npz``; others, which may be large, are not read."""
+    import numpy as np
+
+    with reading(path, cure), np.load(path, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise TypeError("it is no .npz")
+        return [arrays[name] for name in names]
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """A list of texts, as JSON has it; raises TypeError for anything else."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise TypeError("a list of texts is missing")
+    return tuple(value)
