@@ -1,4 +1,4 @@
-"""Files that a run keeps, read back: what a copy cut short, or a disk, has made of them is an AnnotError with the file's name."""
+"""Files that a run keeps, read back: damage by a disk, or by a copy that was cut, is an AnnotError with the file's name."""
 
 from __future__ import annotations
 

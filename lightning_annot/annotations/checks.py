@@ -38,9 +38,10 @@ def check_answers(answers: Sequence[Answer]) -> None:
 
 def _check_names(what: str, names: Iterable[str]) -> None:
     """Raises AnnotError for names that some database, CSV or page cannot hold."""
-    if odd := sorted({ascii(name) for name in {*names} if not is_allowed(name)}):
+    if odd := sorted({ascii(name) for name in {*names} if not (isinstance(name, str) and is_allowed(name))}):
         raise AnnotError(
-            f"{len(odd)} names of {what} hold a control character, a line end or a lone surrogate ({few(odd)}); rename them"
+            f"{len(odd)} names of {what} are no text, or hold a control character, a line end or a lone surrogate "
+            f"({few(odd)}); rename them"
         )
 
 

@@ -61,8 +61,8 @@ class BankSettings:
 @dataclass(frozen=True)
 class Banks:
     """``joined``: features (N, D) beside the learner's own. ``machines``: features by the name of the machine worker who learns
-    from them. ``scores``: log p(class) (N, K) float32 by the name of the one who needs not learn. ``origins``: what each bank is
-    known by, in the order of the settings.
+    from them. ``scores``: log p(class) (N, K) float32 by the name of the one who needs not learn. ``origins``: what each bank
+    is known by, in the order of the settings.
     """
 
     joined: tuple[np.ndarray, ...] = ()

@@ -30,12 +30,15 @@ def read_labels_table(directory: Path, n_items: int | None) -> pd.DataFrame:
     if missing := [name for name in LABEL_COLUMNS if name not in labels]:
         raise damaged(path, f"it has no column {', '.join(missing)}; it must have {', '.join(LABEL_COLUMNS)}", CURE)
     number = {name: labels[name].to_numpy() for name in ("confidence", "risk", "n_annotations")}
+    is_prototype = labels["status"] == "prototype"  # one may have no figures
     if odd := [name for name, values in number.items() if values.dtype.kind not in "iuf"]:
         raise damaged(path, f"its column {odd[0]} holds other things than numbers", CURE)
     wrong = {
         "no task or label": (labels["task"] == "") | (labels["label"] == ""),
-        "no confidence from 0 to 1": ~((number["confidence"] >= 0) & (number["confidence"] <= 1)),
-        "no risk from 0 up": ~((number["risk"] >= 0) & (number["risk"] < np.inf)),
+        "no confidence from 0 to 1": ~(
+            (number["confidence"] >= 0) & (number["confidence"] <= 1) | (is_prototype & labels["confidence"].isna())
+        ),
+        "no risk from 0 up": ~((number["risk"] >= 0) & (number["risk"] < np.inf) | (is_prototype & labels["risk"].isna())),
         "no number of answers": ~(number["n_annotations"] >= 0),
         f"a status that is none of {', '.join(STATUSES)}": ~labels["status"].isin(STATUSES),
         "a task that is above already": labels.duplicated("task"),

@@ -36,8 +36,8 @@ class RunFiles:
     """A run as its files tell it.
 
     ``labels`` has the columns of ``LABEL_COLUMNS``; ``workers``, ``machines`` and ``rounds`` are empty frames where the file is
-    absent, and ``pooled`` (K, K; row = true class, column = answer) is None without ``confusions.npz``. ``config`` is the text of
-    ``config.yaml``, and ``settings`` what it says.
+    absent, and ``pooled`` (K, K; row = true class, column = answer) is None without ``confusions.npz``. ``config`` is the text
+    of ``config.yaml``, and ``settings`` what it says.
     """
 
     directory: Path
@@ -100,10 +100,12 @@ def read_run(run_dir: str | os.PathLike[str], told: list[str] | None = None) -> 
             told.append(str(error))
             return absent
 
-    summary = part(read_summary, {})
+    no_values: dict[str, Any] = {}
+    no_confusions: tuple[np.ndarray | None, list[str]] = None, []
+    summary = part(read_summary, no_values)
     labels = read_labels_table(directory, part(lambda path: items_of_run(path, summary), None))
-    pooled, classes = part(read_confusions, (None, []))
-    config, settings = part(read_settings, ("", {}))
+    pooled, classes = part(read_confusions, no_confusions)
+    config, settings = part(read_settings, ("", no_values))
     return RunFiles(
         directory=directory,
         labels=labels,
