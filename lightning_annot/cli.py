@@ -45,7 +45,7 @@ class SaveRunConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             logger.log_hyperparams(given)
         path = Path(self.config["annotation"]["output_dir"]) / "config.yaml"
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,22 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lightning_annot.stored import damaged, read_arrays, read_object, read_text, reading, texts
+from lightning_annot.stored import (
+    POSTERIOR,
+    SUMMARY,
+    check_end,
+    damaged,
+    read_arrays,
+    read_object,
+    read_text,
+    reading,
+    texts,
+)
 
 LABELS, WORKERS, MACHINES, ROUNDS = "labels.csv", "workers.csv", "machines.csv", "rounds.csv"
-SUMMARY, CONFIG, CONFUSIONS, POSTERIOR = "summary.json", "config.yaml", "confusions.npz", "posterior.npz"
+CONFIG, CONFUSIONS = "config.yaml", "confusions.npz"
 LABEL_COLUMNS = ("task", "label", "confidence", "risk", "n_annotations", "status")
 STATUSES = ("finished", "unfinished", "prototype")
-CURE = "copy it again from where the run was, or let the run write it anew by the same fit command"
 
 _NAMES = {LABELS: ("task", "label", "status"), WORKERS: ("worker", "state", "reason"), MACHINES: ("machine",)}
 _NUMBERS = {WORKERS: ("n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"), MACHINES: (), ROUNDS: ("round",)}
@@ -28,11 +36,11 @@ def read_labels_table(directory: Path, n_items: int | None) -> pd.DataFrame:
     path = directory / LABELS
     labels = _read_csv(path)
     if missing := [name for name in LABEL_COLUMNS if name not in labels]:
-        raise damaged(path, f"it has no column {', '.join(missing)}; it must have {', '.join(LABEL_COLUMNS)}", CURE)
+        raise damaged(path, f"it has no column {', '.join(missing)}; it must have {', '.join(LABEL_COLUMNS)}")
     number = {name: labels[name].to_numpy() for name in ("confidence", "risk", "n_annotations")}
     is_prototype = labels["status"] == "prototype"  # one may have no figures
     if odd := [name for name, values in number.items() if values.dtype.kind not in "iuf"]:
-        raise damaged(path, f"its column {odd[0]} holds other things than numbers", CURE)
+        raise damaged(path, f"its column {odd[0]} holds other things than numbers")
     wrong = {
         "no task or label": (labels["task"] == "") | (labels["label"] == ""),
         "no confidence from 0 to 1": ~(
@@ -45,9 +53,9 @@ def read_labels_table(directory: Path, n_items: int | None) -> pd.DataFrame:
     }
     for what, rows in wrong.items():
         if len(bad := np.flatnonzero(rows)):
-            raise damaged(path, f"{len(bad)} rows, the first after {bad[0]} others, have {what}", CURE)
+            raise damaged(path, f"{len(bad)} rows, the first after {bad[0]} others, have {what}")
     if n_items is not None and len(labels) != n_items:
-        raise damaged(path, f"it has {len(labels)} rows, and the run {n_items} items", CURE)
+        raise damaged(path, f"it has {len(labels)} rows, and the run {n_items} items")
     return labels
 
 
@@ -71,8 +79,8 @@ def read_summary(directory: Path) -> dict[str, Any]:
     path = directory / SUMMARY
     if not path.is_file():
         return {}
-    summary = read_object(path, CURE)
-    with reading(path, CURE):
+    summary = read_object(path)
+    with reading(path):
         for name, check in _SUMMARY.items():
             if name in summary:
                 check(summary[name])
@@ -86,13 +94,17 @@ def read_settings(directory: Path) -> tuple[str, dict[str, Any]]:
     path = directory / CONFIG
     if not path.is_file():
         return "", {}
-    text = read_text(path, CURE)
-    with reading(path, CURE):
+    text = read_text(path)
+    with reading(path):
         settings = yaml.safe_load(text)
         if not isinstance(settings, dict):
             raise TypeError("it holds no settings")
-        for group in ("data", "annotation"):
-            _group(settings, group)
+        _group(settings, "data")
+        prices = _group(_group(settings, "annotation"), "prices")
+        for name in ("per_answer", "per_second"):
+            _number(prices.get(name) or 0)
+        if not isinstance(prices.get("workers") or "", str):
+            raise TypeError("annotation.prices.workers is no path")
     return text, settings
 
 
@@ -101,8 +113,8 @@ def read_confusions(directory: Path) -> tuple[np.ndarray | None, list[str]]:
     path = directory / CONFUSIONS
     if not path.is_file():
         return None, []
-    pooled, names = read_arrays(path, ("pooled", "classes"), CURE)
-    with reading(path, CURE):
+    pooled, names = read_arrays(path, ("pooled", "classes"))
+    with reading(path):
         if names.ndim != 1 or pooled.shape != (len(names), len(names)) or not np.isfinite(pooled.astype(float)).all():
             raise ValueError(f"pooled of shape {pooled.shape} for {names.shape} classes")
     return pooled, [str(name) for name in names]
@@ -111,27 +123,14 @@ def read_confusions(directory: Path) -> tuple[np.ndarray | None, list[str]]:
 def read_posterior(directory: Path, n_items: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The most probable classes of each item and their probability, both (N, T), from ``posterior.npz``."""
     path = directory / POSTERIOR
-    label, probability = read_arrays(path, ("label", "probability"), CURE)
-    with reading(path, CURE):
+    label, probability = read_arrays(path, ("label", "probability"))
+    with reading(path):
         if label.ndim != 2 or label.shape != probability.shape or len(label) != n_items:
             raise ValueError(f"shapes {label.shape} and {probability.shape} for the {n_items} rows of {LABELS}")
         label, probability = label.astype(np.int64), probability.astype(np.float64)
         if ((label < 0) | (label >= n_classes)).any() or not ((probability >= 0) & (probability <= 1.01)).all():
             raise ValueError("classes or probabilities out of range")
     return label, probability
-
-
-def items_of_run(directory: Path, summary: Mapping[str, Any]) -> int | None:
-    """How many rows ``labels.csv`` has by ``summary.json`` or ``posterior.npz``; None where neither says so."""
-    if {"n_items", "prototypes"} <= {*summary}:
-        return int(summary["n_items"]) + int(summary["prototypes"])
-    path = directory / POSTERIOR
-    if not path.is_file():
-        return None
-    with reading(path, CURE), zipfile.ZipFile(path) as archive, archive.open("label.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return int(read(file)[0][0])
 
 
 def _read_numbers(path: Path) -> pd.DataFrame:
@@ -141,17 +140,16 @@ def _read_numbers(path: Path) -> pd.DataFrame:
     table = _read_csv(path)
     names = _NAMES.get(path.name, ())
     if missing := [name for name in (*names[:1], *_NUMBERS[path.name]) if name not in table]:
-        raise damaged(path, f"it has no column {', '.join(missing)}", CURE)
+        raise damaged(path, f"it has no column {', '.join(missing)}")
     if len(table) and (odd := [name for name in table if name not in names and table[name].dtype.kind not in "iuf"]):
-        raise damaged(path, f"its column {odd[0]} holds other things than numbers", CURE)
+        raise damaged(path, f"its column {odd[0]} holds other things than numbers")
     return table
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names stay text, whatever they look like (``007``, ``nan``, ``NA``); empty numbers are nan."""
-    with reading(path, CURE):
-        if not _ends_whole(path):
-            raise ValueError("it is empty, or cut in the middle of a line")
+    with reading(path):
+        check_end(path)
         header = pd.read_csv(path, nrows=0).columns
         names = dict.fromkeys(_NAMES.get(path.name, ()), str)
         numbers = {name: ["", "nan"] for name in header if name not in names}
@@ -159,16 +157,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
         if any(table[name].isna().any() for name in names if name in table):
             raise ValueError("a line has fewer cells than the header")
     return table
-
-
-def _ends_whole(path: Path) -> bool:
-    """Whether the last line of a file has its end, as a run writes it."""
-    with path.open("rb") as file:
-        file.seek(0, 2)
-        if file.tell() == 0:
-            return False
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
 
 
 def _group(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import pandas as pd
 
 from lightning_annot.report.reading import (
     LABELS,
-    items_of_run,
     read_confusions,
     read_labels_table,
     read_machines,
@@ -23,6 +22,7 @@ from lightning_annot.report.reading import (
     read_summary,
     read_workers,
 )
+from lightning_annot.stored import items_of_run
 from lightning_annot.types import AnnotError
 
 T = TypeVar("T")

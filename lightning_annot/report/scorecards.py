@@ -12,8 +12,9 @@ from scipy.sparse import csr_array
 from scipy.stats import beta
 
 from lightning_annot.report.drift import drift
-from lightning_annot.report.reading import POSTERIOR, read_posterior
+from lightning_annot.report.reading import read_posterior
 from lightning_annot.report.run_files import RunFiles
+from lightning_annot.stored import POSTERIOR
 from lightning_annot.types import AnnotError
 
 TRUSTED = "trusted"

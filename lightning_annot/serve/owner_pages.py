@@ -85,12 +85,13 @@ class OwnerPages:
     def show(self, request: Request) -> HTMLResponse:
         """The overview."""
         self._doors.owner(request)
-        task = self._pictures.task()
+        task = self._overview.task()
         study = None if task is None else task.study
         people = people_rows(self._desk, self._tally, self._overview, study)
         gold, open_, paused = self._tally.any_gold(), self._tally.open(), self._desk.paused()
         return page(
             "owner.html", now=self._now(open_, people, paused), headlines=self._overview.headlines(), study=study,
+            damaged=self._overview.damaged(),
             phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
             people=people, paused=paused, plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
