@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.report.reading import (
     LABELS,
     read_confusions,
@@ -22,7 +23,7 @@ from lightning_annot.report.reading import (
     read_summary,
     read_workers,
 )
-from lightning_annot.stored import items_of_run
+from lightning_annot.stored import damaged, items_of_run
 from lightning_annot.types import AnnotError
 
 T = TypeVar("T")
@@ -118,6 +119,13 @@ def read_run(run_dir: str | os.PathLike[str], told: list[str] | None = None) -> 
         settings=settings,
         summary=summary,
     )
+
+
+def check_items(run: RunFiles, log: AnnotationLog) -> None:
+    """Raises AnnotError where ``labels.csv`` has not as many rows as the run that claimed the ``log`` has items."""
+    claimed = log.identity().get("items")
+    if claimed is not None and len(run.labels) != (n := int(claimed.split()[0])):
+        raise damaged(run.directory / LABELS, f"it has {len(run.labels)} rows, and the run in {log.name} {n} items")
 
 
 def headlines(run: RunFiles) -> list[Headline]:
