@@ -21,6 +21,7 @@ from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSetting
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.freezing import FreezeLayers
 from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
+from lightning_annot.stored import read_object
 from lightning_annot.types import AnnotError, ImageSource
 
 ADAPTED = "backbone.pt"
@@ -124,7 +125,7 @@ def _made_by(source: ImageSource, start: StartSettings, settings: AdaptSettings,
 def _compare(folder: Path, made_by: dict[str, Any]) -> None:
     """An AnnotError where ``folder`` holds what something else made."""
     path = folder / MADE_BY
-    there = json.loads(path.read_text()) if path.is_file() else {}
+    there = read_object(path, f"delete {folder} to adapt anew") if path.is_file() else {}
     other = [name for name in made_by if there.get(name) != made_by[name]]
     if other:
         raise AnnotError(

@@ -14,7 +14,7 @@ Origin = str | np.ndarray
 
 
 def bank_digest(origins: Iterable[Origin]) -> str:
-    """A short digest of the origins, in order; it takes about a second a gigabyte.
+    """A short digest of the origins, in order.
 
     Ready-made features count by their bytes. Features that a backbone extracted count by the images and the backbone: the last
     bit of these may differ between devices.
