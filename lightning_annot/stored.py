@@ -27,12 +27,14 @@ def damaged(path: Path, error: object, cure: str = CURE) -> AnnotError:
 
 @contextmanager
 def reading(path: Path, cure: str = CURE) -> Iterator[None]:
-    """Raise whatever reading a damaged file raises as an AnnotError; see ``damaged``."""
+    """Raise whatever reading a missing or damaged file raises as an AnnotError; see ``damaged``."""
     try:
         yield
     except AnnotError:
         raise
     except Exception as error:  # zipfile, NumPy, pandas and json raise some twenty kinds
+        if isinstance(error, OSError) and error.errno is not None:  # none of the content's
+            raise AnnotError(f"{path} cannot be read ({error}); {cure}") from error
         raise damaged(path, f"{type(error).__name__}: {error}", cure) from error
 
 

@@ -16,12 +16,15 @@ from run_folder import make_run
 
 from lightning_annot.__main__ import main
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.callbacks.run_folder import load_cost, load_oracle, load_prices
 from lightning_annot.certificate.record import Record, Stage, write_record
 from lightning_annot.data.page_task import TASK_FILE, PageTask
 from lightning_annot.data.run_labels import read_run_labels
 from lightning_annot.report.run_files import read_run
 from lightning_annot.report.thumbnails import FILE, load_thumbnails
-from lightning_annot.types import AnnotError, Answer, Question
+from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.workers.amt import AMTWorkers
+from lightning_annot.workers.difficulty import DifficultyWorkers
 
 N, CLASSES = 60, ["cat", "dog", "owl"]
 COMMANDS = {
@@ -204,6 +207,25 @@ def test_the_owners_page_shows_what_it_can(whole: Path, run: Path, name: str, da
             shutil.copy(whole / name, run / name)
             assert "is damaged" not in owner.get("/owner").text
     logging.getLogger("lightning_annot").handlers.clear()
+
+
+def test_other_files_that_a_run_is_given(tmp_path: Path) -> None:
+    task = Task(("a", "b"), ("cat", "dog"), 0, str(tmp_path), truth={"a": "cat", "b": "dog"})
+    readers: dict[str, Callable[[Path], object]] = {
+        "oracle.npz": lambda path: load_oracle(path, ["ann"], ["cat", "dog"]),
+        "hard.npz": lambda path: DifficultyWorkers(str(path)).bind(task),
+        "study.json": lambda path: AMTWorkers(workers_file=str(path)).bind(task),
+        "cost.csv": lambda path: load_cost(str(path), 2),
+        "prices.csv": lambda path: load_prices(str(path)),
+        "settings.json": PageTask.read,
+    }
+    for name, read in readers.items():
+        path = tmp_path / name
+        for damage in (cut, empty, garbage, other_shape, lambda path: path.unlink()):
+            path.write_bytes(b"PK\x03\x04" + bytes(200) if path.suffix == ".npz" else b'{"imagenet100": ["cat"], "format": 1')
+            damage(path)
+            with pytest.raises(AnnotError, match=name):
+                read(path)
 
 
 def test_a_damaged_run_is_not_shown_as_another(run: Path) -> None:

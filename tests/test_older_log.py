@@ -64,6 +64,14 @@ def test_a_checkpoint_that_knows_of_more_is_refused(bank: Bank, run: Path) -> No
     assert rounds(run)["annotations"].tolist() == [0, 20, 40, 60]
 
 
+def test_a_damaged_or_empty_log_is_refused_before_anything_else(bank: Bank, run: Path) -> None:
+    settings = {**bank.settings(), "annotation.output_dir": run}
+    for content, told in ((b"no database " * 500, "file is not a database"), (b"", "holds 0 answers")):
+        (run / "annotations.db").write_bytes(content)
+        check_refused(settings, "annotations.db", told)
+        assert (run / "annotations.db").read_bytes() == content
+
+
 def test_a_checkpoint_of_an_older_version_counts_answers(bank: Bank, run: Path) -> None:
     path = run / "checkpoints" / "last.ckpt"
     state = torch.load(path, weights_only=True)

@@ -109,8 +109,8 @@ def _read_posterior(path: Path, n: int) -> tuple[list[str], Tensor, Tensor]:
     classes, label, probability = read_arrays(path, ("classes", "label", "probability"), cure)
     if label.shape != probability.shape or len(label) != n:
         raise AnnotError(
-            f"{path} has {len(label)} rows, and labels.csv beside it {n}; they are of different runs. Remove it, and "
-            "labels.csv will do, or let the run write both again."
+            f"{path} has {len(label)} rows, and labels.csv beside it {n}; one of them is cut, or they are of different runs. Copy "
+            "both again, or let the run write both anew."
         )
     with reading(path, cure):
         label, probability = label.astype(np.int64), probability.astype(np.float32)
@@ -126,7 +126,7 @@ def _check_whole(path: Path, table: pd.DataFrame) -> None:
     with reading(path):
         check_end(path)
     summary = path.parent / SUMMARY
-    n = items_of_run(path.parent, read_object(summary) if summary.is_file() else {})
+    n = items_of_run(path.parent, read_object(summary)) if summary.is_file() else None
     if n is not None and len(table) != n:
         raise damaged(path, f"it has {len(table)} rows, and the run {n} items")
 
