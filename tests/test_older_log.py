@@ -105,7 +105,11 @@ def test_the_whole_log_goes_on_whatever_became_of_the_tables(bank: Bank, run: Pa
         (run / name).write_bytes(b"\x00\xff garbage")
     for name in ("labels.csv", "posterior.npz", "thumbnails.json"):
         (run / name).write_bytes(b"")
+    with sqlite3.connect(run / "annotations.db") as raw:  # as an older version left it
+        raw.execute("DELETE FROM identity WHERE key = 'features'")
     fit(bank.settings(), run)
+    with AnnotationLog(run / "annotations.db") as log:
+        assert len(log.identity()["features"]) == 24
     assert len(answers(run)) == 40
     assert rounds(run)["annotations"].tolist() == [0, 20, 40]
     assert "rounds.csv is damaged" in caplog.text
@@ -121,14 +125,6 @@ def test_other_features_of_the_same_shape_are_refused(bank: Bank, run: Path, tmp
     banks = f"[{{features: {tmp_path / 'other.npy'}}}]"
     check_refused({**settings, "data.banks": banks}, "features: ")
     check_refused({**settings, "data.unlabelled_extra": tmp_path / "other.npy"}, "features: ")
-
-
-def test_a_log_of_an_older_version_takes_the_features_up(bank: Bank, run: Path) -> None:
-    with sqlite3.connect(run / "annotations.db") as raw:
-        raw.execute("DELETE FROM identity WHERE key = 'features'")
-    fit(bank.settings(), run)
-    with AnnotationLog(run / "annotations.db") as log:
-        assert len(log.identity()["features"]) == 24
 
 
 def test_the_digest_is_of_all_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

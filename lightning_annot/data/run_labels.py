@@ -109,8 +109,8 @@ def _read_posterior(path: Path, n: int) -> tuple[list[str], Tensor, Tensor]:
     classes, label, probability = read_arrays(path, ("classes", "label", "probability"), cure)
     if label.shape != probability.shape or len(label) != n:
         raise AnnotError(
-            f"{path} has {len(label)} rows, and labels.csv beside it {n}; one of them is cut, or they are of different runs. Copy "
-            "both again, or let the run write both anew."
+            f"{path} has {len(label)} rows, and labels.csv beside it {n}; one of them is cut, or they are of different runs. "
+            "Copy both again, or let the run write both anew."
         )
     with reading(path, cure):
         label, probability = label.astype(np.int64), probability.astype(np.float32)
