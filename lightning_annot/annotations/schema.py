@@ -141,7 +141,7 @@ def has_log(url: str | Path) -> bool:
     Raises AnnotError where that cannot be told, as of a file that is no database.
     """
     parsed = _parse(url)
-    if parsed.get_backend_name() == "sqlite":
+    if parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query:
         path = Path(parsed.database or "")
         try:
             if not path.is_file() or path.stat().st_size == 0:

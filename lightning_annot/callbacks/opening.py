@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,13 +84,14 @@ def refuse_older_than_rounds(url: str | Path, folder: Path) -> None:
     except AnnotError as error:
         logger.warning("%s The run writes it anew.", error)
         return
-    if "annotations" not in rounds or rounds.empty:
+    known = max((int(n) for n in rounds.get("annotations", []) if math.isfinite(n)), default=0)
+    if not known:
         return
     held, name = (0, 0), str(url)
     if has_log(url):
         with AnnotationLog(url, create=False) as log:
             held, name = log.size(), log.name
-    refuse_older(held, (0, int(rounds["annotations"].max())), name, path, folder)
+    refuse_older(held, (0, known), name, path, folder)
 
 
 def open_ledger(
