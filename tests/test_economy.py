@@ -195,7 +195,7 @@ def test_rows_of_other_runs_stay(tmp_path: Path) -> None:
     folder = tmp_path / entries[1].cell.name
     folder.mkdir()
     rounds = {"annotations_per_item": [0.0, 0.5], "accuracy": [0.7, 0.91], "finished_fraction": 1.0, "ece": 0.0}
-    pd.DataFrame(rounds).assign(finished_precision=1.0).to_csv(folder / "rounds.csv")
+    pd.DataFrame(rounds).assign(finished_precision=1.0).to_csv(folder / "rounds.csv", index_label="round")
     (folder / "summary.json").write_text("{}")
     told = {"config": "c.yaml", "coordinates": {}, "extra": {}, "environment": {}, "settings": entries[1].cell.settings}
     (folder / "run.json").write_text(json.dumps(told))

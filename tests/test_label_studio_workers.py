@@ -143,9 +143,12 @@ def test_pre_annotations_do_not_tell_gold_questions(label_studio: Server, log: A
     bench.step()
     ask(log, "a", "b")
     bench.step()
+    (tmp_path / "labels.csv").write_bytes(b"\xff\x00")  # damaged: the run writes it anew, and asks meanwhile
+    ask(log, "c")
+    bench.step()
     tasks = label_studio.ann.tasks(label_studio.ann.project("pre-annotations"))
     shown = [[(p["score"], p["result"][0]["value"]["choices"]) for p in task["predictions"]] for task in tasks]
-    assert shown == [[(0.75, [CLASSES[1]])], [(0.5, ["cat"])], [], []]
+    assert shown == [[(0.75, [CLASSES[1]])], [(0.5, ["cat"])], [], [], []]
 
 
 def test_a_wrong_token(label_studio: Server, log: AnnotationLog, monkeypatch: pytest.MonkeyPatch) -> None:

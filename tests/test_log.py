@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import DBAPIError
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
@@ -134,7 +133,7 @@ def test_a_bad_question_stops_its_whole_batch(log, bad, message):
 def test_rows_can_be_neither_changed_nor_deleted(log, statement):
     log.ask([Question("a", None)])
     log.answer([Answer(1, "ann", "cat")])
-    with pytest.raises(DBAPIError, match="append-only"), log.writing() as connection:
+    with pytest.raises(AnnotError, match="append-only"), log.writing() as connection:
         connection.exec_driver_sql(statement)
     assert log.answers()["label"].tolist() == ["cat"]
 

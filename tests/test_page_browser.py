@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -216,6 +217,32 @@ def test_the_owner_pauses_and_invites(browser: Any, tmp_path: Path) -> None:
         ann.page.goto("about:blank")
         wait_for(lambda: len(answers(run)) == len(given) + 1)
         check_owner(owner, run)
+
+
+@pytest.mark.slow
+def test_answers_and_images_wait_for_a_log_that_is_away(browser: Any, tmp_path: Path) -> None:
+    run, context = tmp_path / "run", browser.new_context()
+    plain_run(run, 20)
+    raw = sqlite3.connect(run / "annotations.db", isolation_level=None)
+    with ServedPage(run, ["ann"]) as served:
+        ann = Person(context.new_page(), run)
+        enter(ann.page, served.links["ann"])
+        given = [ann.act(press_right(ann)) for _ in range(2)]
+        shown, label = ann.question, TRUTH[ann.item(ann.question)]
+        raw.execute("ALTER TABLE question RENAME TO away")
+        ann.page.keyboard.press(label)
+        ann.page.evaluate("document.getElementById('picture').src += '&anew'")  # the next image is not there yet
+        away = "() => document.getElementById('say').textContent.startsWith('The server does not answer.')"
+        ann.page.wait_for_function(away)
+        ann.page.wait_for_timeout(8000)  # longer than the first tries at an image take
+        assert ann.page.evaluate(away)
+        raw.execute("ALTER TABLE away RENAME TO question")
+        given += [shown, *(ann.act(press_right(ann)) for _ in range(2))]
+        ann.page.goto("about:blank")
+        wait_for(lambda: len(answers(run)) == len(given))
+    assert sorted(answers(run)["question"]) == sorted(given)
+    raw.close()
+    context.close()
 
 
 def check_owner(owner: Person, run: Path) -> None:

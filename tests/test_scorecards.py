@@ -239,7 +239,8 @@ def test_the_owners_page_shows_the_intervals_of_the_table(tmp_path: Path) -> Non
     pd.DataFrame({"round": [0]}).to_csv(folder / "rounds.csv", index=False)
     with AnnotationLog(folder / "annotations.db") as log:
         for row in answers.itertuples():
-            log.answer([Answer(log.ask([Question(row.item, None, row.kind)])[0].id, row.worker, row.label, 1.0)])
+            label = None if pd.isna(row.label) else row.label
+            log.answer([Answer(log.ask([Question(row.item, None, row.kind)])[0].id, row.worker, label, 1.0)])
         with client(make_app(folder, log, "secret"), base_url="http://page.test") as owner:
             owner.get("/o/secret")
             html = owner.get("/owner/scorecards").text

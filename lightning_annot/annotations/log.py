@@ -10,17 +10,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Float, Integer, Select, exists, insert, select
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from lightning_annot.annotations.appending import add_answers, add_questions, labels_of, last_id, new_positions
 from lightning_annot.annotations.checks import check_answers, check_kinds, check_questions, few
+from lightning_annot.annotations.failures import explained
 from lightning_annot.annotations.schema import (
     ANSWER,
     FORMAT,
     FORMAT_KEY,
     IDENTITY,
     QUESTION,
+    check_tables,
     create_tables,
+    has_log,
     isolation,
     lock_writers,
     open_engine,
@@ -38,36 +40,42 @@ class AnnotationLog:
     one transaction: all of it is on disk when the call returns, or none of it ever is. Ids count from 1 without gaps,
     in the order of commits, also with several writers: one waits for the other, so that whoever has seen an id has seen all
     smaller ones. Times are UTC, ISO 8601, as text. In SQLite and PostgreSQL triggers refuse UPDATE and DELETE; on another
-    server, grant neither of them on ``question`` and ``answer``.
+    server, grant neither of them on ``question`` and ``answer``. With ``create=False`` nothing is made, and a log that is not
+    there is an AnnotError.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self._engine = open_engine(url)
+    def __init__(self, url: str | Path, create: bool = True) -> None:
+        if not create and not has_log(url):
+            raise AnnotError(f"{url} holds no annotation log; give the folder of a run, or the URL of its log")
+        self._engine = open_engine(url, create)
         self.name = self._engine.url.render_as_string(hide_password=True)
         try:
-            with self._transaction(writes=True) as connection:
-                create_tables(connection)
+            failed = explained(self._engine, "cannot be opened as an annotation log")
+            with failed, self._transaction(writes=create) as connection:
+                if create:
+                    create_tables(connection)
+                check_tables(connection, self.name)
                 found = connection.scalar(select(IDENTITY.c.value).where(IDENTITY.c.key == FORMAT_KEY))
-        except SQLAlchemyError as error:
+            if found != FORMAT:
+                raise AnnotError(f"{self.name} has log format {found}, only {FORMAT} is known; choose another output_dir")
+        except AnnotError:
             self.close()
-            raise AnnotError(f"{self.name} cannot be opened as an annotation log: {_reason(error)}") from error
-        if found != FORMAT:
-            self.close()
-            raise AnnotError(f"{self.name} has log format {found}, only {FORMAT} is known; choose another output_dir")
+            raise
 
     def claim(self, identity: Mapping[str, str]) -> None:
         """Tie the log to one run: the first call stores ``identity``, later ones must bring an equal one.
 
-        Raises AnnotError that names the keys that differ. Hash long values (lists of items) before.
+        Keys that an older version did not store are added. Raises AnnotError that names the keys that differ. Hash long values
+        (lists of items) before.
         """
         with self.writing() as connection:
             stored = _identity(connection)
-            if not stored and identity:
-                rows = [{"key": key, "value": value} for key, value in identity.items()]
-                connection.execute(insert(IDENTITY), rows)
-                return
-        differ = [key for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
-        if differ:
+            changed = [key for key, value in stored.items() if identity.get(key) != value]
+            new = [{"key": key, "value": value} for key, value in identity.items() if key not in stored]
+            if new and not changed:
+                connection.execute(insert(IDENTITY), new)
+        if changed:
+            differ = [key for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
             old_new = (f"{key}: {stored.get(key, 'absent')} -> {identity.get(key, 'absent')}" for key in differ)
             raise AnnotError(
                 f"{self.name} belongs to another run (old -> new: {'; '.join(old_new)}); choose another output_dir, or "
@@ -191,27 +199,24 @@ class AnnotationLog:
             newest = connection.scalar(query.order_by(QUESTION.c.id.desc()).limit(1))
         return -1 if newest is None else int(newest)
 
+    def size(self) -> tuple[int, int]:
+        """How many questions and how many answers there are; neither ever falls."""
+        with self.reading() as connection:
+            return last_id(connection, QUESTION), last_id(connection, ANSWER)
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the log; tables of other modules beside the log may be read in it too."""
-        try:
-            with self._transaction(writes=False) as connection:
-                yield connection
-        except OperationalError as error:
-            raise AnnotError(f"{self.name} cannot be read: {_reason(error)}; check the disk, or the database server") from error
+        with explained(self._engine, "cannot be read"), self._transaction(writes=False) as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that no other writer overlaps, so that the next id is the largest plus one."""
-        try:
-            with self._transaction(writes=True) as connection:
-                lock_writers(connection)
-                yield connection
-        except OperationalError as error:
-            raise AnnotError(
-                f"{self.name} cannot be written: {_reason(error)}; nothing of this batch was stored. Check "
-                "the disk, the permissions and other processes that hold the log"
-            ) from error
+        failed = explained(self._engine, "cannot be written (nothing of this batch was stored)")
+        with failed, self._transaction(writes=True) as connection:
+            lock_writers(connection)
+            yield connection
 
     def _frame(self, query: Select[Any]) -> pd.DataFrame:
         import pandas as pd
@@ -246,8 +251,3 @@ def _series(values: tuple[object, ...], column: ColumnElement[Any]) -> pd.Series
     if isinstance(column.type, Integer):
         return pd.Series(values, dtype="int64")
     return pd.Series(values, dtype="float64" if isinstance(column.type, Float) else object)
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    """What the driver said, without the statement and its parameters."""
-    return str(getattr(error, "orig", None) or error)

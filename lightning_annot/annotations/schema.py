@@ -30,6 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError
 
+from lightning_annot.annotations.failures import explained
+from lightning_annot.locks import told_if_slow
 from lightning_annot.types import KINDS, AnnotError
 
 FORMAT_KEY, FORMAT = "annotation log format", "1"
@@ -64,6 +66,8 @@ ANSWER = Table(
 )
 IDENTITY = Table("identity", _TABLES, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
+_ADDRESS = "give a path, or a SQLAlchemy URL whose driver is installed (PostgreSQL: pip install 'lightning-annot[postgres]')"
+_FORMAT_THERE = select(IDENTITY.c.value).where(IDENTITY.c.key == FORMAT_KEY)
 _PATIENCE = 30  # seconds
 _SQLITE_PRAGMAS = (
     f"busy_timeout = {_PATIENCE * 1000}",
@@ -77,6 +81,18 @@ _POSTGRES_GUARD = (
     "CREATE TRIGGER no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} EXECUTE FUNCTION annotation_log_is_append_only()",
 )
 _POSTGRES_LOCK = 7_260_115_920_241  # any number; whoever writes to a log of this database takes this advisory lock
+
+
+def _parse(url: str | Path) -> URL:
+    """The URL of a path, or of a text with ``://``; raises AnnotError for what is neither."""
+    if not isinstance(url, str) or "://" not in url:
+        return URL.create("sqlite", database=str(url))
+    refuse_password(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise AnnotError(f"the annotation log cannot be opened: {error}; {_ADDRESS}") from error
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
 
 
 def refuse_password(url: str) -> None:
@@ -94,34 +110,64 @@ def refuse_password(url: str) -> None:
         )
 
 
-def open_engine(url: str | Path) -> Engine:
-    """An engine for a path (SQLite; the folder is made if absent) or for a text with ``://`` (any SQLAlchemy URL).
+def open_engine(url: str | Path, create: bool = True) -> Engine:
+    """An engine for a path (SQLite) or for a text with ``://`` (any SQLAlchemy URL).
 
     On SQLite a transaction of a connection with the execution option ``writes`` locks the file from its start. A URL with a
-    password is refused. ``postgresql://`` means psycopg 3.
+    password is refused. ``postgresql://`` means psycopg 3. With ``create`` the folder of a path is made, and a SQLite file is
+    switched to a write-ahead log.
     """
     try:
-        if isinstance(url, str) and "://" in url:
-            refuse_password(url)
-            parsed = make_url(url)
-            if parsed.drivername == "postgresql":
-                parsed = parsed.set(drivername="postgresql+psycopg")
-        else:
+        parsed = _parse(url)
+        if create and not (isinstance(url, str) and "://" in url):
             Path(url).parent.mkdir(parents=True, exist_ok=True)
-            parsed = URL.create("sqlite", database=str(url))
         # A server may have closed a connection that waited in the pool; a file is always there.
         engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite", hide_parameters=True)
     except (OSError, ArgumentError, ImportError) as error:
-        raise AnnotError(
-            f"the annotation log cannot be opened: {error}; give a path, or a SQLAlchemy URL whose driver is installed "
-            "(PostgreSQL: pip install 'lightning-annot[postgres]')"
-        ) from error
+        raise AnnotError(f"the annotation log cannot be opened: {error}; {_ADDRESS}") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
+        if create:
+            event.listen(engine, "connect", _switch_to_wal)
         event.listen(engine, "begin", _begin_sqlite)
     if engine.dialect.name == "postgresql":
         event.listen(engine, "connect", _prepare_postgres)
     return engine
+
+
+def has_log(url: str | Path) -> bool:
+    """Whether there is an annotation log at ``url``. Nothing is made by looking.
+
+    Raises AnnotError where that cannot be told, as of a file that is no database.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite" and "uri" not in parsed.query:
+        path = Path(parsed.database or "")
+        try:
+            if not path.is_file() or path.stat().st_size == 0:
+                return False
+        except OSError as error:
+            raise AnnotError(f"{path} cannot be opened as an annotation log: {error}; check the permissions") from error
+    engine = open_engine(url, create=False)
+    try:
+        with explained(engine, "cannot be opened as an annotation log"):
+            return inspect(engine).has_table(IDENTITY.name)
+    finally:
+        engine.dispose()
+
+
+def check_tables(connection: Connection, name: str) -> None:
+    """Raises AnnotError unless all tables of a log are there with all their columns; ``name``: the log's."""
+    there = inspect(connection)
+    missing = [table.name for table in _TABLES.sorted_tables if not there.has_table(table.name)]
+    for table in _TABLES.sorted_tables:
+        if table.name not in missing:
+            known = {column["name"] for column in there.get_columns(table.name)}
+            missing += [f"{table.name}.{column.name}" for column in table.columns if column.name not in known]
+    if missing:
+        raise AnnotError(
+            f"{name} is no whole annotation log: it lacks {', '.join(missing)}; put back a backup, or choose another output_dir"
+        )
 
 
 def lock_writers(connection: Connection) -> None:
@@ -129,10 +175,13 @@ def lock_writers(connection: Connection) -> None:
 
     Nothing may have been read before, so that what is read next is what the last writer left.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
-    elif connection.dialect.name != "sqlite":  # BEGIN IMMEDIATE has locked the file
-        connection.execute(select(IDENTITY).where(IDENTITY.c.key == FORMAT_KEY).with_for_update())
+    if connection.dialect.name == "sqlite":
+        return  # BEGIN IMMEDIATE has locked the file
+    with told_if_slow(connection.engine.url.render_as_string(hide_password=True)):
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+        else:
+            connection.execute(select(IDENTITY).where(IDENTITY.c.key == FORMAT_KEY).with_for_update())
 
 
 def isolation(dialect: str, writes: bool) -> dict[str, str]:
@@ -144,14 +193,16 @@ def isolation(dialect: str, writes: bool) -> dict[str, str]:
 
 
 def create_tables(connection: Connection) -> None:
-    """Make what is missing; what is there stays as it is."""
+    """Make a log where there is none; what is there stays as it is."""
     if connection.dialect.name == "postgresql":
         lock_writers(connection)  # two that create a table at once would both fail
-        if not inspect(connection).has_table(ANSWER.name):
-            _TABLES.create_all(connection)
-            for table in (QUESTION, ANSWER):
-                for statement in _POSTGRES_GUARD:
-                    connection.exec_driver_sql(statement.format(table=table.name))
+    if inspect(connection).has_table(IDENTITY.name) and connection.scalar(_FORMAT_THERE) is not None:
+        return
+    if connection.dialect.name == "postgresql" and not inspect(connection).has_table(ANSWER.name):
+        _TABLES.create_all(connection)
+        for table in (QUESTION, ANSWER):
+            for statement in _POSTGRES_GUARD:
+                connection.exec_driver_sql(statement.format(table=table.name))
     _TABLES.create_all(connection)
     if connection.dialect.name == "sqlite":
         for table in (QUESTION, ANSWER):
@@ -160,8 +211,7 @@ def create_tables(connection: Connection) -> None:
                     f"CREATE TRIGGER IF NOT EXISTS no_{action.lower()}_{table.name} BEFORE {action} ON {table.name} "
                     f"BEGIN SELECT RAISE(ABORT, 'the annotation log is append-only'); END"
                 )
-    if connection.scalar(select(IDENTITY.c.value).where(IDENTITY.c.key == FORMAT_KEY)) is None:
-        connection.execute(insert(IDENTITY).values(key=FORMAT_KEY, value=FORMAT))
+    connection.execute(insert(IDENTITY).values(key=FORMAT_KEY, value=FORMAT))
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
@@ -169,16 +219,15 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     for pragma in _SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
-    _switch_to_wal(cursor)
     cursor.close()
 
 
-def _switch_to_wal(cursor: Any) -> None:
+def _switch_to_wal(connection: Any, _: object) -> None:
     """Of two that open a new file together, one is told at once that it is locked: SQLite's own patience is not for this."""
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            cursor.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA journal_mode = WAL").close()
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > end:
@@ -195,5 +244,8 @@ def _prepare_postgres(connection: Any, _: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if connection.get_execution_options().get("writes", False):
+        with told_if_slow(str(connection.engine.url.database)):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")

@@ -24,6 +24,7 @@ from lightning_annot.backbones.freezing import FreezeLayers
 from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
 from lightning_annot.checkpoints import TRAINING, DurableCheckpointIO, fault
 from lightning_annot.files import write_text, write_torch
+from lightning_annot.stored import read_object
 from lightning_annot.types import AnnotError, ImageSource
 
 ADAPTED = "backbone.pt"
@@ -142,10 +143,7 @@ def _made_by(source: ImageSource, start: StartSettings, settings: AdaptSettings,
 def _compare(folder: Path, made_by: dict[str, Any]) -> None:
     """An AnnotError where ``folder`` holds what something else made."""
     path = folder / MADE_BY
-    try:
-        there = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
-        raise AnnotError(f"{path} is damaged ({error}); delete {folder} to adapt anew.") from error
+    there = read_object(path, f"delete {folder} to adapt anew") if path.is_file() else {}
     other = [name for name in made_by if there.get(name) != made_by[name]]
     if other:
         raise AnnotError(

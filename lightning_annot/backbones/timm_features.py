@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.backbones.timm_models import BackboneSpec, build_backbone, weights_digest
 from lightning_annot.backbones.transforms import Transform
+from lightning_annot.data.bank_digest import extraction
 from lightning_annot.data.decode import DECODING
 from lightning_annot.data.features import FeatureBank
 from lightning_annot.data.images import first_few
@@ -48,13 +49,15 @@ _SMALL = 512  # images; below this, starting worker processes takes longer than 
 class FeatureSet:
     """``features`` (N, D) float16 of the images ``ids`` (N); ``unreadable`` are the ids that were left out.
 
-    ``told``: what was done with what, as plain values for a run's records.
+    ``told``: what was done with what, as plain values for a run's records. ``origin``: what the features are known by, see
+    ``data/bank_digest.py``.
     """
 
     features: NDArray[np.float16]
     ids: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
     told: Told = field(default_factory=dict)
+    origin: str = ""
 
 
 class _Batch(NamedTuple):  # a tuple, so that the loader pins its images
@@ -93,7 +96,8 @@ def extract(
     target = _resolve_device(device)
     model, transform = build_backbone(spec)
     amp = amp and target.type == "cuda"
-    bank = FeatureBank.open(cache_dir, _bank_key(spec, model, transform, amp), ranks.rank)
+    key = _bank_key(spec, model, transform, amp)
+    bank = FeatureBank.open(cache_dir, key, ranks.rank)
     with _spinner(progress):
         digests = source.digests()
     start, missing = time.monotonic(), bank.missing(digests)
@@ -110,7 +114,7 @@ def extract(
     done, seconds = int(bank.contains([digests[row] for row in missing]).sum()), time.monotonic() - start
     if progress and done:
         _say_speed(done, seconds, ranks.size)
-    found = _read(bank, source.ids, digests)
+    found = _read(bank, source.ids, digests, {name: value for name, value in key.items() if name != "precision"})
     size = int(transform(Image.new("RGB", (8, 8))).shape[-1])  # whatever library the model is from
     return replace(found, told=_told(found, spec, size, done, seconds))
 
@@ -130,12 +134,13 @@ def _told(found: FeatureSet, spec: BackboneSpec, size: int, computed: int, secon
     }
 
 
-def _read(bank: FeatureBank, ids: Sequence[str], digests: Sequence[str]) -> FeatureSet:
+def _read(bank: FeatureBank, ids: Sequence[str], digests: Sequence[str], backbone: Mapping[str, str]) -> FeatureSet:
     """What the bank has of these images."""
     present = bank.contains(digests)
     kept, lost = np.flatnonzero(present).tolist(), np.flatnonzero(~present).tolist()
-    features = bank.read([digests[row] for row in kept])
-    return FeatureSet(features, tuple(ids[row] for row in kept), tuple(ids[row] for row in lost))
+    read = [digests[row] for row in kept]
+    left_out = tuple(ids[row] for row in lost)
+    return FeatureSet(bank.read(read), tuple(ids[row] for row in kept), left_out, origin=extraction(backbone, read))
 
 
 @dataclass

@@ -19,7 +19,7 @@ from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
 from lightning_annot.callbacks.leftover import leftover, tell_how_to_go_on
-from lightning_annot.callbacks.opening import alone_in, open_ledger
+from lightning_annot.callbacks.opening import open_ledger, refuse_older, refuse_older_than_rounds
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
     class_accuracy,
@@ -34,6 +34,7 @@ from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import make_pools
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
+from lightning_annot.locks import alone_in
 from lightning_annot.round.choice import round_generator
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
@@ -99,6 +100,7 @@ class AnnotationRound(Callback):
         self.folder = RunFolder(Path(output_dir))
         self.stop_reason: str | None = None
         self._next_round = 0
+        self._log_size = (0, 0)  # questions and answers in the log when the last round was concluded
         self._belief = Belief(crowd, trust)
         self._before = self._belief.state_dict()
         self.rows: list[dict[str, float]] = []
@@ -125,7 +127,9 @@ class AnnotationRound(Callback):
         if trainer.is_global_zero and self._ledger is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             if stage == "fit":
-                self._lock = alone_in(self.folder.path)
+                cure = "wait for its end or stop it, or choose another annotation.output_dir"
+                self._lock = alone_in(self.folder.path, "fit", cure)
+                refuse_older_than_rounds(self.log_address, self.folder.path)
             self._annotation_log = AnnotationLog(self.log_address)
             self._ledger = open_ledger(
                 self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,
@@ -136,6 +140,9 @@ class AnnotationRound(Callback):
         """Take up the facts where the checkpoint, if any, left them, and make the pools of the next round."""
         if not self._acts_on(trainer, pl_module):
             return
+        if self._annotation_log is not None:
+            size, name, file = self._annotation_log.size(), self._annotation_log.name, trainer.ckpt_path
+            refuse_older(size, self._log_size, name, file, self.folder.path)
         self._listen(pl_module)
         self._clock, self.stop_reason, self._leftover = time.perf_counter(), None, {}
         self.facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
@@ -206,6 +213,8 @@ class AnnotationRound(Callback):
         trainer.should_stop = self.stop_reason is not None
         row["seconds_infer"] += self._lap()
         if trainer.is_global_zero:
+            assert self._annotation_log is not None
+            self._log_size = self._annotation_log.size()
             self.folder.save_rows(self.rows)
 
     def _ask(self, trainer: Trainer, round_: int, row: dict[str, float]) -> str | None:
@@ -337,11 +346,15 @@ class AnnotationRound(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rounds so far, as plain values; the facts are in the log."""
-        return {"next_round": self._next_round, "rows": [dict(row) for row in self.rows], **self._before}
+        rows = [dict(row) for row in self.rows]
+        return {"next_round": self._next_round, "rows": rows, "log_size": list(self._log_size), **self._before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the checkpoint's last round."""
         self._next_round, self.rows = int(state_dict["next_round"]), [dict(row) for row in state_dict["rows"]]
+        known = [0, max((int(row["annotations"]) for row in self.rows), default=0)]  # older checkpoints count answers alone
+        n_questions, n_answers = state_dict.get("log_size", known)
+        self._log_size = n_questions, n_answers
         self._belief.load_state_dict(state_dict)
         self._before = self._belief.state_dict()
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
-
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.annotations.schema import STUDY
+from lightning_annot.annotations.schema import STUDY, has_log
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.loading import DIGITS
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
 from lightning_annot.files import write_text
 from lightning_annot.ledger import Ledger
+from lightning_annot.report.reading import ROUNDS, read_rounds
 from lightning_annot.sampling.gold import examples
 from lightning_annot.types import AnnotError, Task
 from lightning_annot.workers.base import Workers
@@ -22,7 +23,8 @@ from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
 MOST_EXAMPLES = 6  # of a class
-_GRACE = 10.0  # seconds: what a killed run has started may hold its lock a little longer
+
+logger = logging.getLogger(__name__)
 
 
 def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
@@ -41,28 +43,55 @@ def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     return PageTask(table.classes, table.names, {name: tuple(ids[:MOST_EXAMPLES]) for name, ids in by_class.items()}, source)
 
 
-def alone_in(folder: Path) -> BaseFileLock:
-    """Be the only run that writes to ``folder``, until the lock is released or the process ends; AnnotError if another does."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=_GRACE)
-    except Timeout as error:
-        raise AnnotError(
-            f"another fit is running in {folder}; wait for its end or stop it, or choose another annotation.output_dir."
-        ) from error
-    return lock
-
-
 def refuse_study(url: str | Path) -> None:
     """AnnotError where the log at ``url``, if it is there, is a confusion study's, which no run can go on with."""
-    if isinstance(url, Path) and not url.is_file():
+    if not has_log(url):
         return
-    with AnnotationLog(url) as log:
+    with AnnotationLog(url, create=False) as log:
         if STUDY in log.identity():
             raise AnnotError(
                 f"{log.name} is the log of a confusion study; choose another annotation.output_dir for the run. What the study "
                 "found is written by lightning-annot confusions."
             )
+
+
+def refuse_older(held: tuple[int, int], known: tuple[int, int], log: object, file: object, folder: Path) -> None:
+    """Refuse to go on from a log that an older one has replaced, or that is another's.
+
+    Args:
+        held: How many questions and answers the ``log`` holds.
+        known: How many of each ``file`` knows of; the log was ahead of it when it was written, and never shrinks.
+        log: The name of the log.
+        file: A checkpoint, or ``rounds.csv``.
+        folder: The run's folder.
+
+    Raises:
+        AnnotError: The log holds less than that.
+    """
+    for there, wanted, word in zip(held, known, ("questions", "answers"), strict=True):
+        if there < wanted:
+            raise AnnotError(
+                f"{log} holds {there} {word}, and {file} knows of {wanted}: the log is older than the run, or another one. Put "
+                f"the newer log back; or, to go on from this one, remove {folder / 'checkpoints'} and {folder / ROUNDS}."
+            )
+
+
+def refuse_older_than_rounds(url: str | Path, folder: Path) -> None:
+    """``refuse_older`` by the answers that ``rounds.csv`` in ``folder`` counts. Nothing is made; an unreadable file is none."""
+    path = folder / ROUNDS
+    try:
+        rounds = read_rounds(folder)
+    except AnnotError as error:
+        logger.warning("%s The run writes it anew.", error)
+        return
+    known = max((int(n) for n in rounds.get("annotations", []) if math.isfinite(n)), default=0)
+    if not known:
+        return
+    held, name = (0, 0), str(url)
+    if has_log(url):
+        with AnnotationLog(url, create=False) as log:
+            held, name = log.size(), log.name
+    refuse_older(held, (0, known), name, path, folder)
 
 
 def open_ledger(
@@ -81,7 +110,7 @@ def open_ledger(
     """
     table, loaded = data.table, data.loaded
     assert loaded is not None
-    log.claim(table.identity(data.seed))
+    log.claim(data.identity())
     if answers is not None:
         import_answers(log, answers, table.classes, table.ids)
     paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))

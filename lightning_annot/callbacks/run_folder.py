@@ -40,6 +40,7 @@ from lightning_annot.report.terminal import print_summary
 from lightning_annot.report.thumbnails import EDGE
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
+from lightning_annot.stored import read_arrays, reading
 from lightning_annot.types import AnnotError
 
 
@@ -189,7 +190,7 @@ def load_cost(path: str, n_classes: int) -> Tensor:
     """A cost matrix from a CSV without header, row = true class, column = decided class."""
     try:
         values = pd.read_csv(path, header=None).to_numpy(dtype="float64")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise AnnotError(f"cost matrix {path} could not be read ({error}); it needs {n_classes} rows of numbers.") from error
     cost = torch.from_numpy(values)
     check_cost(cost, n_classes)
@@ -208,14 +209,12 @@ def load_prices(path: str) -> dict[str, float]:
 
 def load_oracle(path: Path, workers: Sequence[str], classes: Sequence[str]) -> Tensor:
     """True confusions (W, K, K) of ``workers`` in that order, from an .npz with ``workers``, ``classes``, ``confusions``."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names, known, confusions = arrays["workers"].tolist(), arrays["classes"].tolist(), arrays["confusions"]
-    except (OSError, ValueError, KeyError) as error:
-        raise AnnotError(
-            f"crowd.oracle {path} cannot be read ({error}); it needs workers, classes and confusions, as simulated workers "
-            "export them to simulated_workers.npz."
-        ) from error
+    cure = "crowd.oracle needs workers, classes and confusions, as simulated workers export them to simulated_workers.npz"
+    who, about, confusions = read_arrays(path, ("workers", "classes", "confusions"), cure)
+    names, known = who.tolist(), about.tolist()
+    with reading(path, cure):
+        if confusions.shape != (len(names), len(known), len(known)) or not np.isfinite(confusions.astype(float)).all():
+            raise ValueError(f"confusions of shape {confusions.shape} for {len(names)} workers and {len(known)} classes")
     if known != list(classes):
         raise AnnotError(f"crowd.oracle {path} is about the classes {known[:5]}; this run's are {list(classes)[:5]}.")
     row = {name: j for j, name in enumerate(names)}

@@ -31,12 +31,13 @@ def certify(args: list[str]) -> int:
     given = certify_parser().parse_args(args)
     _check(given)
     from lightning_annot.annotations.log import AnnotationLog
-    from lightning_annot.report.run_files import read_run
+    from lightning_annot.report.run_files import check_items, read_run
 
     run, path = read_run(given.dir), given.dir / "annotations.db"
     if given.url is None and not path.is_file():
         raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
-    with AnnotationLog(given.url or path) as log:
+    with AnnotationLog(given.url or path, create=False) as log:
+        check_items(run, log)
         session = _open(run, log, given)
         if given.answers is not None:
             _take_answers(session, given.answers)

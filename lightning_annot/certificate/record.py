@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_annot.files import write_text
+from lightning_annot.stored import read_object, reading
 from lightning_annot.types import AnnotError
 
 NAME = "certificate.json"
@@ -113,17 +114,26 @@ def read_record(directory: Path) -> Record | None:
     path = directory / NAME
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+    cure = "take back the file as it was written, or delete it: then each draw so far counts as a claim"
+    found = read_object(path, cure)
+    with reading(path, cure):
         stages = [{**stage, "looks": tuple((int(n), int(k)) for n, k in stage["looks"])} for stage in found["stages"]]
         known = tuple(Stage(**stage) for stage in stages)
+        for stage in known:
+            _check(stage)
         claims = tuple((int(stage), None if target is None else float(target)) for stage, target in found["claims"])
+        if not all(0 <= stage < len(known) for stage, _ in claims):
+            raise ValueError("a claim about a stage that is not there")
         return Record(int(found["seed"]), known, claims, int(found["lost"]), found["certificate"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AnnotError(
-            f"{path} cannot be read as the record of earlier claims ({error!r}); take back the file as it was written, or "
-            "delete it: then each draw so far counts as a claim."
-        ) from error
+
+
+def _check(stage: Stage) -> None:
+    """Raises TypeError for a stage whose values are of other types."""
+    numbers = (stage.size, 0 if stage.once is None else stage.once)
+    if not isinstance(stage.digest, str) or not all(isinstance(number, int) for number in numbers):
+        raise TypeError(f"{stage.digest!r}, {stage.size!r} and {stage.once!r} as digest, size and once")
+    if stage.below is not None and not isinstance(stage.below, int | float):
+        raise TypeError(f"{stage.below!r} as below")
 
 
 def write_record(directory: Path, record: Record) -> None:

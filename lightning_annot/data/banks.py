@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_annot.backbones.image_text import PREFIX
+from lightning_annot.data.bank_digest import Origin
 from lightning_annot.data.features import load_features
 from lightning_annot.data.images import first_few
 from lightning_annot.data.loading import BackboneSettings, Loaded, extract_features
@@ -60,12 +61,14 @@ class BankSettings:
 @dataclass(frozen=True)
 class Banks:
     """``joined``: features (N, D) beside the learner's own. ``machines``: features by the name of the machine worker who learns
-    from them. ``scores``: log p(class) (N, K) float32 by the name of the one who needs not learn.
+    from them. ``scores``: log p(class) (N, K) float32 by the name of the one who needs not learn. ``origins``: what each bank
+    is known by, in the order of the settings.
     """
 
     joined: tuple[np.ndarray, ...] = ()
     machines: Mapping[str, np.ndarray] = field(default_factory=dict)
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    origins: tuple[Origin, ...] = ()
 
 
 def load_banks(
@@ -79,32 +82,39 @@ def load_banks(
     joined: list[np.ndarray] = []
     machines: dict[str, np.ndarray] = {}
     scores: dict[str, Tensor] = {}
+    origins: list[Origin] = []
     for bank in settings:
         if bank.machine is None:
-            joined.append(_features(bank, loaded, seed, ranks))
+            found, origin = _features(bank, loaded, seed, ranks)
+            joined.append(found)
+            origins.append(origin)
             continue
         if bank.machine in machines or bank.machine in scores:
             raise AnnotError(f"data.banks names the machine {bank.machine!r} twice; give each a name of its own.")
         if names is None:
             continue
         if bank.scores is not None:
-            scores[bank.machine] = _scores(bank.scores, loaded, len(names))
+            scores[bank.machine], origin = _scores(bank.scores, loaded, len(names))
         elif bank.prompts:
             from lightning_annot.backbones.zero_shot import class_scores
 
             backbone = bank.backbone
             assert backbone is not None
             assert backbone.name is not None
-            features = _features(bank, loaded, seed, ranks)
+            features, seen = _features(bank, loaded, seed, ranks)
+            origin = f"{seen} {list(bank.prompts)}"
             scores[bank.machine] = class_scores(features, backbone.name, backbone.weights, bank.prompts, names, seed)
         else:
-            machines[bank.machine] = _features(bank, loaded, seed, ranks)
-    return Banks(tuple(joined), machines, scores)
+            machines[bank.machine], origin = _features(bank, loaded, seed, ranks)
+        origins.append(origin)
+    return Banks(tuple(joined), machines, scores, tuple(origins))
 
 
-def _features(bank: BankSettings, loaded: Loaded, seed: int, ranks: Ranks) -> np.ndarray:
+def _features(bank: BankSettings, loaded: Loaded, seed: int, ranks: Ranks) -> tuple[np.ndarray, Origin]:
+    """The features, and what they are known by."""
     if bank.features is not None:
-        return _chosen(load_features(bank.features), bank.features, loaded)
+        rows = _chosen(load_features(bank.features), bank.features, loaded)
+        return rows, rows
     assert bank.backbone is not None
     if loaded.source is None:
         raise AnnotError("data.banks names a backbone, and this run has no images; give data.root, or ready-made features.")
@@ -114,7 +124,7 @@ def _features(bank: BankSettings, loaded: Loaded, seed: int, ranks: Ranks) -> np
             f"{len(found.unreadable)} images can be read no more ({first_few(found.unreadable)}); they could be when the "
             "learner's own features were made."
         )
-    return found.features
+    return found.features, found.origin
 
 
 def _chosen(rows: np.ndarray, path: str, loaded: Loaded) -> np.ndarray:
@@ -124,8 +134,9 @@ def _chosen(rows: np.ndarray, path: str, loaded: Loaded) -> np.ndarray:
     return rows if loaded.rows is None else rows[loaded.rows]
 
 
-def _scores(path: str, loaded: Loaded, n_classes: int) -> Tensor:
-    found = torch.from_numpy(np.array(_chosen(load_features(path), path, loaded), dtype=np.float32))
+def _scores(path: str, loaded: Loaded, n_classes: int) -> tuple[Tensor, Origin]:
+    rows = _chosen(load_features(path), path, loaded)
+    found = torch.from_numpy(np.array(rows, dtype=np.float32))
     if found.shape[1] != n_classes:
         raise AnnotError(
             f"{path} has {found.shape[1]} columns, and there are {n_classes} classes; give one column a class, in their order."
@@ -133,4 +144,4 @@ def _scores(path: str, loaded: Loaded, n_classes: int) -> Tensor:
     total = found.sum(1)
     if bool((found >= 0).all()) and bool(((total - 1.0).abs() < 1e-2).all()):
         found = found.clamp(min=1e-6).log()
-    return found.log_softmax(1)
+    return found.log_softmax(1), rows

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
 from lightning_annot.backbones.image_text import PREFIX
+from lightning_annot.data.bank_digest import Origin, bank_digest
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.images import Images
@@ -100,6 +101,7 @@ class AnnotationDataModule(LightningDataModule):
         self.projection_settings, self.batches, self.seed = projection, batches, seed
         self.loaded: Loaded | None = None
         self._extra: np.ndarray | None = None
+        self._extra_origin: Origin = ""
         self._table: ItemTable | None = None
         self.further = Banks()
         self._fitted: list[Projection] = []
@@ -126,9 +128,10 @@ class AnnotationDataModule(LightningDataModule):
         if self.unlabelled_extra is not None:
             bank = self.unlabelled_extra.endswith(".npy")
             root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
-            self._extra = load_items(
+            extra = load_items(
                 root, features, None, None, None, self.backbone, self.seed, None, self._ranks(), self.allow_outside
-            ).features
+            )
+            self._extra, self._extra_origin = extra.features, extra.origin
             if self._extra.shape[1] != self.loaded.features.shape[1]:
                 raise AnnotError(
                     f"data.unlabelled_extra has features of width {self._extra.shape[1]}, the items of "
@@ -189,6 +192,14 @@ class AnnotationDataModule(LightningDataModule):
         if self._table is None:
             raise AnnotError("the data module has no items yet; call setup('fit') first.")
         return self._table
+
+    def identity(self) -> dict[str, str]:
+        """What makes two runs the same run, as short strings: the items with their prototypes, classes and seed, and all
+        features that a learner sees.
+        """
+        assert self.loaded is not None
+        origins = (self.loaded.origin, self._extra_origin, *self.further.origins)
+        return {**self.table.identity(self.seed), "features": bank_digest(origins)}
 
     @property
     def view(self) -> FeatureView:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
-from filelock import Timeout
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
@@ -28,14 +26,13 @@ from lightning_annot.data.digests import DIGEST_BYTES
 from lightning_annot.data.images import first_few
 from lightning_annot.data.shards import DIGEST_TYPE, ITEM_BYTES, Shard, shard_numbers
 from lightning_annot.files import unwritable, write_text
+from lightning_annot.locks import told_if_slow
 from lightning_annot.types import AnnotError
 
 _FORMAT = 1
 _CHUNK_ROWS = 8192
 _LARGEST = 1e15  # squares of larger values, summed over the rows, leave float32
 _IN_MEMORY = 1 << 28  # bytes of a copy of features; a larger one goes to a file without a name
-
-logger = logging.getLogger(__name__)
 
 
 class FeatureBank:
@@ -83,10 +80,7 @@ class FeatureBank:
     def writing(self) -> Iterator[None]:
         """Be the only writer of the shard; waits for another one, then sees all that it wrote."""
         lock = self._shards[self._number].lock
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.warning("waiting for another process that is writing to %s", self.folder)
+        with told_if_slow(self.folder):
             lock.acquire()
         try:
             self._reload()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_annot.data.bank_digest import Origin
 from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
@@ -47,7 +48,7 @@ class Loaded:
 
     ``unreadable`` and ``dropped`` name what the source has besides: images that could not be read, items outside the subset.
     The items are ``rows`` (N,) of the ``n_listed`` that there were before these were left out; None: all of them.
-    ``extraction`` says what a backbone did, where one did anything.
+    ``extraction`` says what a backbone did, where one did anything; then ``extracted`` is what the features are known by.
     """
 
     ids: tuple[str, ...]
@@ -58,6 +59,12 @@ class Loaded:
     dropped: frozenset[str] = frozenset()
     rows: NDArray[np.int64] | None = None
     extraction: Mapping[str, str | int | float] | None = None
+    extracted: str | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """What the features are known by."""
+        return self.features if self.extracted is None else self.extracted
 
     @property
     def n_listed(self) -> int:
@@ -157,7 +164,7 @@ def _from_images(
         rows = np.asarray(readable) if rows is None else rows[readable]
         source = source.subset(readable)
         truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, rows, found.told)
+    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, rows, found.told, found.origin)
 
 
 def extract_features(source: Images, backbone: BackboneSettings, seed: int, ranks: Ranks = ALONE) -> FeatureSet:

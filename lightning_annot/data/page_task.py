@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_annot.types import AnnotError
+from lightning_annot.stored import read_object, reading, texts
 
 if TYPE_CHECKING:
     from lightning_annot.data.images import Images
@@ -94,24 +94,39 @@ class PageTask:
     @classmethod
     def read(cls, path: Path) -> PageTask:
         """The task that ``to_json`` wrote; raises AnnotError for any other file."""
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found.pop("format") != _FORMAT:
+        cure = "run fit, or study, again, which writes it anew"
+        found = read_object(path, cure)
+        with reading(path, cure):
+            if found["format"] != _FORMAT:
                 raise ValueError("another format")
-            images = None if found["images"] is None else ImageSettings(**found["images"])
+            classes, names = texts(found["classes"]), texts(found["names"])
+            if len(classes) != len(names):
+                raise ValueError("classes and names differ in length")
             return cls(
-                tuple(found["classes"]), tuple(found["names"]), _by_class(found["examples"]), images, _study(found.get("study"))
+                classes, names, _by_class(found["examples"]), _images(found["images"]), _study(found.get("study"), classes)
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AnnotError(f"{path} is no description of a run ({error}); run fit again, which writes it anew.") from error
 
 
 def _by_class(found: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
-    return {name: tuple(ids) for name, ids in found.items()}
+    return {name: texts(ids) for name, ids in found.items()}
 
 
-def _study(found: dict[str, Any] | None) -> Study | None:
-    return None if found is None else Study(**{**found, "prototypes": _by_class(found["prototypes"])})
+def _images(found: dict[str, Any] | None) -> ImageSettings | None:
+    if found is None:
+        return None
+    words = [found["root"], *(found.get(name) or "" for name in ("labels", "items", "id_pattern"))]
+    if not all(isinstance(word, str) for word in words) or not isinstance(found.get("numbered") or 0, int):
+        raise TypeError("images has other things than paths")
+    return ImageSettings(**found)
+
+
+def _study(found: dict[str, Any] | None, classes: tuple[str, ...]) -> Study | None:
+    if found is None:
+        return None
+    study = Study(**{**found, "prototypes": _by_class(found["prototypes"])})
+    if not isinstance(study.each, int) or not isinstance(study.seed, int) or {*study.prototypes} != {*classes}:
+        raise TypeError("study has other things than numbers, or other classes")
+    return study
 
 
 def whole_path(given: str) -> str:

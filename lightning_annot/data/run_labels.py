@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_annot.annotations.formats import check_members, check_none, read_table
+from lightning_annot.stored import SUMMARY, check_end, damaged, items_of_run, read_arrays, read_object, reading
 from lightning_annot.types import AnnotError
 
 PROTOTYPE = "prototype"
@@ -43,6 +44,8 @@ def read_run_labels(path: str | Path, classes: Sequence[str] | None = None) -> R
     """
     table_path, posterior_path = _files(Path(path).expanduser())
     table = read_table(table_path, ("task", "label"), ("confidence", "status"))
+    if Path(path).expanduser().is_dir():
+        _check_whole(table_path, table)
     posterior = None if posterior_path is None else _read_posterior(posterior_path, len(table))
     known = classes or (posterior[0] if posterior is not None else sorted(table["label"].unique()))
     names = tuple(map(str, known))
@@ -102,19 +105,30 @@ def _files(path: Path) -> tuple[Path, Path | None]:
 
 def _read_posterior(path: Path, n: int) -> tuple[list[str], Tensor, Tensor]:
     """Classes, (N, T) indices into them, and (N, T) probabilities."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            classes, label, probability = (arrays[name] for name in ("classes", "label", "probability"))
-    except (OSError, ValueError, KeyError) as error:
-        raise AnnotError(
-            f"{path} cannot be read ({error}); remove it, and labels.csv will do, or let the run write it again."
-        ) from error
+    cure = "remove it, and labels.csv will do, or let the run write it again"
+    classes, label, probability = read_arrays(path, ("classes", "label", "probability"), cure)
     if label.shape != probability.shape or len(label) != n:
         raise AnnotError(
-            f"{path} has {len(label)} rows, and labels.csv beside it {n}; they are of different runs. Remove it, and "
-            "labels.csv will do, or let the run write both again."
+            f"{path} has {len(label)} rows, and labels.csv beside it {n}; one of them is cut, or they are of different runs. "
+            "Copy both again, or let the run write both anew."
         )
-    return classes.tolist(), torch.from_numpy(label.astype(np.int64)), torch.from_numpy(probability.astype(np.float32))
+    with reading(path, cure):
+        label, probability = label.astype(np.int64), probability.astype(np.float32)
+        if label.ndim != 2 or classes.ndim != 1 or ((label < 0) | (label >= len(classes))).any():
+            raise ValueError(f"labels of shape {label.shape} among {classes.shape} classes")
+        if not ((probability >= 0) & (probability <= 1.01)).all():
+            raise ValueError("probabilities out of range")
+    return [str(name) for name in classes], torch.from_numpy(label), torch.from_numpy(probability)
+
+
+def _check_whole(path: Path, table: pd.DataFrame) -> None:
+    """Raises AnnotError where ``labels.csv`` in a run's folder is cut, even between two lines."""
+    with reading(path):
+        check_end(path)
+    summary = path.parent / SUMMARY
+    n = items_of_run(path.parent, read_object(summary)) if summary.is_file() else None
+    if n is not None and len(table) != n:
+        raise damaged(path, f"it has {len(table)} rows, and the run {n} items")
 
 
 def _check(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:

@@ -98,7 +98,7 @@ def open_log(directory: Path, url: str | None) -> AnnotationLog:
     path = directory / "annotations.db"
     if url is None and not path.is_file():
         raise AnnotError(f"{path} does not exist; give the folder of a run, or --url.")
-    return AnnotationLog(url or path)
+    return AnnotationLog(url or path, create=False)
 
 
 def _parser(name: str, about: str, direction: str) -> argparse.ArgumentParser:
@@ -141,12 +141,13 @@ def _convert(found: Records, given: argparse.Namespace) -> None:
 def _take_in(found: Records, given: argparse.Namespace) -> None:
     from lightning_annot.annotations.schema import EXPERT
     from lightning_annot.exchange import incoming
-    from lightning_annot.report.run_files import read_run
+    from lightning_annot.report.run_files import check_items, read_run
 
     run = read_run(given.dir)
     if given.ignore_unknown:
         found = incoming.known_only(found, run.labels["task"])
     source = incoming.SOURCE if given.expert is None else EXPERT
     with open_log(given.dir, given.url) as log:
+        check_items(run, log)
         new = incoming.into_log(given.file, log, found, run.labels, run.classes, source)
     print(f"{given.file}: {new} new answers of {len(found.answers)}; fit goes on with them")

@@ -67,10 +67,11 @@ def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: st
 
 def _left(directory: Path, log: AnnotationLog) -> pd.DataFrame:
     from lightning_annot.data.run_labels import read_run_labels
-    from lightning_annot.report.run_files import image_root, read_run
+    from lightning_annot.report.run_files import check_items, image_root, read_run
     from lightning_annot.report.unfinished import Belief, unfinished_items
 
     run = read_run(directory)
+    check_items(run, log)
     soft = read_run_labels(directory, run.classes)
     questions, answers = log.questions(open_only=True, kind="annotation"), log.answers(kind="annotation")
     belief = Belief(soft.classes, soft.top.numpy(), soft.probability.numpy())

@@ -18,7 +18,7 @@ from lightning_annot.data.run_labels import read_run_labels
 from lightning_annot.exchange import cifar_out, confusions, folders, json_files, label_studio, tables
 from lightning_annot.exchange.records import Records
 from lightning_annot.files import replacing
-from lightning_annot.report.run_files import image_root, read_run
+from lightning_annot.report.run_files import RunFiles, check_items, image_root, read_run
 from lightning_annot.types import AnnotError
 
 Left = dict[str, int]
@@ -40,9 +40,16 @@ class Outgoing:
     finished: bool = False
 
     @cached_property
+    def run(self) -> RunFiles:
+        """The files of the run's folder, which have the items of the log."""
+        run = read_run(self.directory)
+        check_items(run, self.log)
+        return run
+
+    @cached_property
     def labels(self) -> pd.DataFrame:
         """``labels.csv``."""
-        labels = read_run(self.directory).labels
+        labels = self.run.labels
         return labels[labels["status"] != "unfinished"] if self.finished else labels
 
     def records(self, with_gold: bool = False) -> Records:
@@ -54,7 +61,7 @@ class Outgoing:
         columns = ["task", "worker", "label", "seconds", "kind", "skip", "answered_at"]
         if not (self.directory / "labels.csv").is_file():
             return Records(answers[columns])
-        run = read_run(self.directory)
+        run = self.run
         known = run.labels[run.labels["status"] == "prototype"]
         return Records(answers[columns], dict(zip(known["task"], known["label"], strict=True)), tuple(run.classes))
 
@@ -138,7 +145,7 @@ def group_workers(path: Path, run: Outgoing) -> Left:
     who, counts = confusions.count_confusions(labels[labels["kind"] == "gold"], found.truth, classes)
     if not len(who):
         raise AnnotError(f"{run.directory} has no gold answers to count; ask for some by annotation.gold or gold_rate")
-    names = read_run(run.directory).names
+    names = run.run.names
     confusions.write_group_workers(path, classes, [names[name] for name in classes], {"0": counts}, {"0": who})
     ordinary = int((found.answers["kind"] == "annotation").sum())
     return run.without() | {"ordinary answers": ordinary, "skips": int(found.answers["skip"].sum())}
@@ -195,7 +202,7 @@ def parquet(path: Path, run: Outgoing) -> Left:
 
 def class_folders(path: Path, run: Outgoing) -> Left:
     """One folder a class, with links or copies."""
-    root = run.images or image_root(read_run(run.directory))
+    root = run.images or image_root(run.run)
     if root is None:
         raise AnnotError(f"{run.directory} does not say where its images are; name their folder by --images DIR")
     folders.write_class_folders(path, run.labels, Path(root), run.copy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import yaml
 
 from lightning_annot.experiments.grid import AXES, DEFAULTS, Value
 from lightning_annot.experiments.runner import DESCRIPTION
+from lightning_annot.report.reading import read_rounds, read_summary
+from lightning_annot.stored import read_object
 from lightning_annot.types import AnnotError
 
 LEVELS = (0.80, 0.85, 0.90, 0.95)
@@ -66,9 +67,7 @@ class Curve:
 
 def read_run(folder: Path) -> Run:
     """One run that has ended."""
-    about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    rounds = pd.read_csv(folder / "rounds.csv")
+    about, summary, rounds = read_object(folder / DESCRIPTION), read_summary(folder), read_rounds(folder)
     rounds["unfinished"] = 1 - rounds["finished_fraction"]
     if "n_items" in summary:
         rounds["finished"] = rounds["finished_fraction"] * summary["n_items"]

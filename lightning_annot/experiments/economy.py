@@ -29,6 +29,7 @@ from lightning_annot.experiments.runner import (
     words_of,
 )
 from lightning_annot.files import write_text
+from lightning_annot.locks import told_if_slow
 from lightning_annot.types import AnnotError, Task
 
 KEY = ("setting", "method", "seed")
@@ -160,7 +161,9 @@ def note_rows(runs: Path, entries: Sequence[Entry], out: Path) -> None:
     if not rows:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(out.with_name(f".{out.name}.lock")):
+    with told_if_slow(out):
+        lock = FileLock(out.with_name(f".{out.name}.lock")).acquire()
+    with lock:
         new, old = pd.DataFrame(rows, columns=list(COLUMNS)).round(6), read_table(out)
         table = pd.concat([old, new]) if len(old) else new
         write_table(out, table.drop_duplicates(list(KEY), keep="last"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from scipy.stats import t as student
 
 from lightning_annot.experiments.economy import FIGURES, REACHED, Entry
 from lightning_annot.experiments.page import NOTHING, Page
+from lightning_annot.report.reading import read_summary
 
 PERCENT = ("end_accuracy", "finished_fraction", "finished_precision")
 _NAMES = {
@@ -75,7 +75,7 @@ def prototypes_of(entries: Sequence[Entry], runs: Path) -> dict[str, str]:
     for entry in entries:
         path = runs / entry.cell.name / "summary.json"
         if path.is_file():
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = read_summary(path.parent)
             words = f"{summary['prototypes']:,} prototypes, which no figure counts, and {summary['n_items']:,} other items."
             found.setdefault(entry.setting, {})[words] = None
     return {setting: " ".join(words) for setting, words in found.items()}

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lightning_annot.experiments.grid import DEFAULTS, Cell
 from lightning_annot.experiments.machine import environment
 from lightning_annot.files import write_text
+from lightning_annot.locks import alone_in
+from lightning_annot.stored import read_object
 from lightning_annot.types import AnnotError
 
 LOG, DESCRIPTION = "run.log", "run.json"
@@ -197,7 +198,7 @@ def has_ended(cell: Cell, directory: Path) -> bool:
     folder = directory / cell.name
     if not (folder / "summary.json").is_file() or not (folder / DESCRIPTION).is_file():
         return False
-    if json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["settings"] != cell.settings:
+    if read_object(folder / DESCRIPTION, f"remove {folder}, and its run is made anew").get("settings") != cell.settings:
         raise AnnotError(f"{folder} holds a run with other settings; remove it, or give another folder.")
     return True
 
@@ -206,11 +207,7 @@ def has_ended(cell: Cell, directory: Path) -> bool:
 def alone(directory: Path) -> Iterator[None]:
     """Make ``directory`` and hold it against other grids; AnnotError if one is running there."""
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise AnnotError(f"another grid is running in {directory}; wait for it, or give another folder.") from None
+    lock = alone_in(directory, "grid", "wait for it, or give another folder", seconds=0)
     try:
         yield
     finally:

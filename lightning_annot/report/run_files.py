@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.report.reading import (
+    LABELS,
+    read_confusions,
+    read_labels_table,
+    read_machines,
+    read_rounds,
+    read_settings,
+    read_summary,
+    read_workers,
+)
+from lightning_annot.stored import damaged, items_of_run
 from lightning_annot.types import AnnotError
 
-LABEL_COLUMNS = ("task", "label", "confidence", "risk", "n_annotations", "status")
-_NAMES = {
-    "labels.csv": ("task", "label", "status"),
-    "workers.csv": ("worker", "state", "reason"),
-    "machines.csv": ("machine",),
-}
+T = TypeVar("T")
 
 Thumbnails = dict[str, str]
 """Item id -> JPEG as base64 text."""
@@ -32,7 +37,8 @@ class RunFiles:
     """A run as its files tell it.
 
     ``labels`` has the columns of ``LABEL_COLUMNS``; ``workers``, ``machines`` and ``rounds`` are empty frames where the file is
-    absent, and ``pooled`` (K, K; row = true class, column = answer) is None without ``confusions.npz``.
+    absent, and ``pooled`` (K, K; row = true class, column = answer) is None without ``confusions.npz``. ``config`` is the text
+    of ``config.yaml``, and ``settings`` what it says.
     """
 
     directory: Path
@@ -43,6 +49,7 @@ class RunFiles:
     pooled: np.ndarray | None
     classes: list[str]
     config: str
+    settings: dict[str, Any]
     summary: dict[str, Any]
 
     @property
@@ -71,29 +78,54 @@ class Headline:
     note: str = ""
 
 
-def read_run(run_dir: str | os.PathLike[str]) -> RunFiles:
-    """Read a run's folder; only ``labels.csv`` must be there, and AnnotError says so if it is missing or another's."""
+def read_run(run_dir: str | os.PathLike[str], told: list[str] | None = None) -> RunFiles:
+    """Read a run's folder; only ``labels.csv`` must be there.
+
+    Args:
+        run_dir: The output folder of a run.
+        told: Where given, a damaged file beside ``labels.csv`` counts as absent, and is described here.
+
+    Raises:
+        AnnotError: ``labels.csv`` is missing, or a file is damaged.
+    """
     directory = Path(run_dir)
-    if not (directory / "labels.csv").is_file():
+    if not (directory / LABELS).is_file():
         raise AnnotError(f"{directory} has no labels.csv; give the output folder of a run that has ended or stopped.")
-    labels = _read_csv(directory / "labels.csv")
-    if missing := [name for name in LABEL_COLUMNS if name not in labels]:
-        raise AnnotError(
-            f"{directory / 'labels.csv'} has no column {', '.join(missing)}; it must have {', '.join(LABEL_COLUMNS)}."
-        )
-    summary = json.loads(_read_text(directory / "summary.json") or "{}")
-    pooled, classes = _read_confusions(directory / "confusions.npz")
+
+    def part(read: Callable[[Path], T], absent: T) -> T:
+        try:
+            return read(directory)
+        except AnnotError as error:
+            if told is None:
+                raise
+            told.append(str(error))
+            return absent
+
+    no_values: dict[str, Any] = {}
+    no_confusions: tuple[np.ndarray | None, list[str]] = None, []
+    summary = part(read_summary, no_values)
+    labels = read_labels_table(directory, part(lambda path: items_of_run(path, summary), None))
+    pooled, classes = part(read_confusions, no_confusions)
+    config, settings = part(read_settings, ("", no_values))
     return RunFiles(
         directory=directory,
         labels=labels,
-        workers=_read_csv(directory / "workers.csv"),
-        machines=_read_csv(directory / "machines.csv"),
-        rounds=_read_csv(directory / "rounds.csv"),
+        workers=part(read_workers, pd.DataFrame()),
+        machines=part(read_machines, pd.DataFrame()),
+        rounds=part(read_rounds, pd.DataFrame()),
         pooled=pooled,
         classes=classes or list(summary.get("classes", ())) or sorted(labels["label"].unique()),
-        config=_read_text(directory / "config.yaml"),
+        config=config,
+        settings=settings,
         summary=summary,
     )
+
+
+def check_items(run: RunFiles, log: AnnotationLog) -> None:
+    """Raises AnnotError where ``labels.csv`` has not as many rows as the run that claimed the ``log`` has items."""
+    claimed = log.identity().get("items")
+    if claimed is not None and len(run.labels) != (n := int(claimed.split()[0])):
+        raise damaged(run.directory / LABELS, f"it has {len(run.labels)} rows, and the run in {log.name} {n} items")
 
 
 def headlines(run: RunFiles) -> list[Headline]:
@@ -120,8 +152,9 @@ def headlines(run: RunFiles) -> list[Headline]:
 
 def image_root(run: RunFiles) -> str | None:
     """The folder of the images, where the run's settings name one."""
-    data = (yaml.safe_load(run.config) or {}).get("data") or {}
-    root = (data.get("init_args") or data).get("root")
+    data = run.settings.get("data") or {}
+    given = data.get("init_args")
+    root = (given if isinstance(given, dict) else data).get("root")
     return root if isinstance(root, str) else None
 
 
@@ -136,27 +169,3 @@ def _some(names: Collection[str], most: int = 5) -> str:
 
 def _decimals(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Names stay text, whatever they look like (``007``, ``nan``, ``NA``); empty numbers are nan."""
-    if not path.is_file() or path.stat().st_size == 0:
-        return pd.DataFrame()
-    names = dict.fromkeys(_NAMES.get(path.name, ()), str)
-    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=_empty_numbers(path, names))
-
-
-def _empty_numbers(path: Path, names: Collection[str]) -> dict[str, list[str]]:
-    header = pd.read_csv(path, nrows=0).columns
-    return {name: ["", "nan"] for name in header if name not in names}
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _read_confusions(path: Path) -> tuple[np.ndarray | None, list[str]]:
-    if not path.is_file():
-        return None, []
-    with np.load(path, allow_pickle=False) as arrays:  # members are read when asked for: W x K x K stays on disk
-        return arrays["pooled"], [str(name) for name in arrays["classes"]]

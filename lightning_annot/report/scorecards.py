@@ -12,7 +12,9 @@ from scipy.sparse import csr_array
 from scipy.stats import beta
 
 from lightning_annot.report.drift import drift
+from lightning_annot.report.reading import read_posterior
 from lightning_annot.report.run_files import RunFiles
+from lightning_annot.stored import POSTERIOR
 from lightning_annot.types import AnnotError
 
 TRUSTED = "trusted"
@@ -129,14 +131,10 @@ def _said(run: RunFiles, answers: pd.DataFrame, names: pd.Index) -> Said:
 
 def _posterior(run: RunFiles) -> tuple[np.ndarray, np.ndarray]:
     """The most probable classes of each item and their probability, both (N, T)."""
-    path = run.directory / "posterior.npz"
+    path = run.directory / POSTERIOR
     if not path.is_file():
         raise AnnotError(f"{path} does not exist; scorecards need what the run believes of every item: run fit once more.")
-    with np.load(path, allow_pickle=False) as arrays:
-        label, probability = arrays["label"].astype(np.int64), arrays["probability"].astype(np.float64)
-    if len(label) != len(run.labels):
-        raise AnnotError(f"{path} has {len(label)} rows, labels.csv has {len(run.labels)}; run fit once more.")
-    return label, probability
+    return read_posterior(run.directory, len(run.labels), len(run.classes))
 
 
 def _of_the_run(run: RunFiles, names: pd.Index) -> dict[str, np.ndarray]:

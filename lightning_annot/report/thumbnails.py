@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from lightning_annot.files import write_text
+from lightning_annot.stored import read_object
+from lightning_annot.types import AnnotError
 
 Opener = Callable[[str], "Image.Image | None"]
 """Item id -> its image; None where there is none."""
@@ -23,10 +25,10 @@ def load_thumbnails(run_dir: Path, items: Sequence[str], opener: Opener | None =
     """JPEGs as base64 text of those ``items`` that have an image, from the cache of the run or else from ``opener``.
 
     An image that cannot be opened is left out: a report is no place to fail for one. The cache keeps what earlier calls
-    found for the same items; with an opener it drops the rest, so it never grows beyond one page.
+    found for the same items; with an opener it drops the rest, so it never grows beyond one page. A damaged one is made anew.
     """
     cache = run_dir / FILE
-    known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+    known = _known(cache) if cache.is_file() else {}
     found = {item: known[item] for item in items if item in known}
     if opener is None:
         return found
@@ -55,6 +57,16 @@ def encode(image: Image.Image, edge: int = EDGE) -> str:
 def decode(thumbnail: str) -> Image.Image:
     """The image of what ``encode`` made."""
     return Image.open(io.BytesIO(base64.b64decode(thumbnail)))
+
+
+def _known(cache: Path) -> dict[str, str]:
+    try:
+        known = read_object(cache)
+        for picture in known.values():
+            base64.b64decode(picture, validate=True)
+    except (AnnotError, TypeError, ValueError):
+        return {}
+    return known
 
 
 def _open(opener: Opener, item: str) -> Image.Image | None:

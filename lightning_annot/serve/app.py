@@ -28,6 +28,8 @@ from lightning_annot.serve.templates import page
 from lightning_annot.serve.worker_pages import WorkerPages
 from lightning_annot.types import AnnotError
 
+RETRY_SECONDS = 3  # in which a lock or a restart may have passed
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +63,7 @@ def make_app(directory: Path, log: AnnotationLog, owner_token: str, settings: Pa
     def owners() -> FastAPI:
         from lightning_annot.serve.owner_pages import OwnerPages  # what reads and draws tables takes seconds to load
 
-        return _application(OwnerPages(desk, log, directory, pictures, doors).router())
+        return _application(OwnerPages(desk, log, directory, pictures, doors).router(), for_owner=True)
 
     app = _application(WorkerPages(desk, clerk, HandOut(log), pictures, doors, settings.hit).router(), lifespan)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
@@ -70,12 +72,21 @@ def make_app(directory: Path, log: AnnotationLog, owner_token: str, settings: Pa
     return app
 
 
-def _application(router: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+def _application(router: APIRouter, lifespan: Lifespan[FastAPI] | None = None, for_owner: bool = False) -> FastAPI:
+    def failed(request: Request, error: Exception) -> Response:
+        """503: the log is locked or out of reach, a file is damaged, or the like; the console says why, and so does the page
+        to its owner. Whoever asked keeps the answer and tries again.
+        """
+        logger.error("%s", error)
+        told = str(error) if for_owner and isinstance(error, AnnotError) else "not now; try again"
+        return _answer(request, HTTPException(503, told, {"retry-after": str(RETRY_SECONDS)}))
+
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(AnnotError, _failed)
+    app.add_exception_handler(AnnotError, failed)
+    app.add_exception_handler(Exception, failed)  # the server writes its traceback to the console
     return app
 
 
@@ -94,17 +105,17 @@ async def _get_ready(pictures: Pictures, directory: Path) -> None:
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    return _answer(request, error)
+
+
+def _answer(request: Request, error: HTTPException) -> Response:
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        return page("message.html", error.status_code, message=str(error.detail))
+        response: Response = page("message.html", error.status_code, message=str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _malformed(_: Request, error: Exception) -> Response:
     """Without what came: it is a stranger's text."""
     return JSONResponse({"error": "this is no request that the page knows"}, 422)
-
-
-def _failed(_: Request, error: Exception) -> Response:
-    """The log could not be written, or the like: whoever asked tries again, and the console says why."""
-    logger.error("%s", error)
-    return JSONResponse({"error": "not now; try again"}, 503)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from lightning_annot.annotations.formats import read_table
 from lightning_annot.data.page_task import PageTask
+from lightning_annot.report.reading import CONFIG, CONFUSIONS, LABELS, MACHINES, ROUNDS, WORKERS
 from lightning_annot.report.run_files import Headline, RunFiles, headlines, read_run
 from lightning_annot.serve.tally import Tally
+from lightning_annot.stored import SUMMARY
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ PLOTS = {
     "confusion": "Who takes what for what; row: class, column: answer",
     "people": "The same for each worker",
 }
-_FILES, _LAST = ("labels.csv", "rounds.csv"), "summary.json"  # a round writes these, and a run when it ends
+_FILES = (LABELS, ROUNDS)  # there once a round has ended
+_MORE_FILES = (SUMMARY, WORKERS, MACHINES, CONFUSIONS, CONFIG)
 _REDRAWN = 20  # seconds after which the pace is drawn anew; its bars are a minute wide, or more
 
 
@@ -71,7 +73,7 @@ class Left:
         """What answers cost: ``per_answer``, ``per_second``, and ``workers`` by name."""
         if "prices" in self.run.summary:
             return dict(self.run.summary["prices"])
-        given = (yaml.safe_load(self.run.config) or {}).get("annotation", {}).get("prices") or {}
+        given = (self.run.settings.get("annotation") or {}).get("prices") or {}
         listed = given.get("workers")
         return {**given, "workers": _listed(Path(listed)) if listed else {}}
 
@@ -95,7 +97,25 @@ class Overview:
         self._directory, self._tally, self._task = directory, tally, task
         self._reading, self._drawing_one = threading.Lock(), threading.Lock()  # matplotlib draws one figure at a time
         self._stamp, self._left = 0, None  # type: int, Left | None
+        self._damaged: list[str] = []
         self._drawn: dict[str, tuple[str, str]] = {}
+
+    def task(self) -> PageTask | None:
+        """What the page knows of the run; None before it has begun, and where its description is damaged."""
+        try:
+            return self._task()
+        except AnnotError:
+            return None
+
+    def damaged(self) -> list[str]:
+        """A sentence for each file of the run that cannot be read; the page shows what the others tell."""
+        self._now()
+        told = list(self._damaged)
+        try:
+            self._task()
+        except AnnotError as error:
+            told.append(str(error))
+        return told
 
     def run(self) -> RunFiles | None:
         """The files of the last round that has ended."""
@@ -104,14 +124,21 @@ class Overview:
 
     def _now(self) -> Left | None:
         try:
-            stamp = max((self._directory / name).stat().st_mtime_ns for name in _FILES)
+            stamp = sum((self._directory / name).stat().st_mtime_ns for name in _FILES)
         except FileNotFoundError:
             return None
-        with suppress(FileNotFoundError):
-            stamp = max(stamp, (self._directory / _LAST).stat().st_mtime_ns)
+        for name in _MORE_FILES:
+            with suppress(FileNotFoundError):
+                stamp += (self._directory / name).stat().st_mtime_ns
         with self._reading:
             if stamp != self._stamp:
-                self._left, self._stamp = Left(read_run(self._directory)), stamp
+                told: list[str] = []
+                try:
+                    left = Left(read_run(self._directory, told))
+                except AnnotError as error:
+                    left = None
+                    told.append(str(error))
+                self._left, self._damaged, self._stamp = left, told, stamp
             return self._left
 
     def headlines(self) -> list[Headline]:
@@ -126,7 +153,7 @@ class Overview:
 
     def truth(self) -> dict[str, str]:
         """The class of each prototype."""
-        if (task := self._task()) is not None and task.study is not None:
+        if (task := self.task()) is not None and task.study is not None:
             return task.study.truth
         left = self._now()
         return {} if left is None else left.truth
@@ -140,7 +167,7 @@ class Overview:
         """Who took what for what in gold answers so far."""
         from lightning_annot.exchange.confusions import count_confusions
 
-        task, run = self._task(), self.run()
+        task, run = self.task(), self.run()
         if task is None and run is None:
             return Confusions([], np.zeros((0, 0, 0), np.int64), {})
         names = dict(zip(task.classes, task.names, strict=True)) if task is not None else run.names  # type: ignore[union-attr]
@@ -214,6 +241,6 @@ def _listed(path: Path) -> dict[str, float]:
     """Prices by worker; none where the file, which the run has checked, has moved since."""
     try:
         table = read_table(path, ("worker", "price"))
-    except AnnotError:
+        return dict(zip(table["worker"], table["price"].astype(float), strict=True))
+    except ValueError:
         return {}
-    return dict(zip(table["worker"], table["price"].astype(float), strict=True))

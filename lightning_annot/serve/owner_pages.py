@@ -14,8 +14,10 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from lightning_annot.annotations.desk import EVERYBODY, LONGEST_NAME, Desk
+from lightning_annot.annotations.desk import EVERYBODY, LONGEST_NAME, Desk, check_name
+from lightning_annot.annotations.failures import DatabaseError
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.names import is_allowed
 from lightning_annot.report.run_files import Headline, percent
 from lightning_annot.serve.doors import Doors
 from lightning_annot.serve.exports import EXPORTS, available, export
@@ -84,12 +86,13 @@ class OwnerPages:
     def show(self, request: Request) -> HTMLResponse:
         """The overview."""
         self._doors.owner(request)
-        task = self._pictures.task()
+        task = self._overview.task()
         study = None if task is None else task.study
         people = people_rows(self._desk, self._tally, self._overview, study)
         gold, open_, paused = self._tally.any_gold(), self._tally.open(), self._desk.paused()
         return page(
             "owner.html", now=self._now(open_, people, paused), headlines=self._overview.headlines(), study=study,
+            damaged=self._overview.damaged(),
             phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
             people=people, paused=paused, plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
@@ -138,6 +141,8 @@ class OwnerPages:
 
         try:
             cards = scorecards(run, self._log.answers())
+        except DatabaseError:
+            raise
         except AnnotError as error:
             raise HTTPException(404, str(error)) from error
         return page(
@@ -157,9 +162,12 @@ class OwnerPages:
     def _do(self, act: Act) -> str:
         if act.action == "invite":
             try:
-                return f"/w/{self._desk.invite(act.worker)}"
+                check_name(act.worker)
             except AnnotError as error:
                 raise HTTPException(422, str(error)) from error
+            return f"/w/{self._desk.invite(act.worker)}"
+        if any(text and not is_allowed(text) for text in (act.worker, act.reason)):
+            raise HTTPException(422, "a name or a reason holds a character that cannot be stored")
         if act.action == "pause":
             self._desk.pause(act.worker, act.reason.strip() or "by the owner")
         else:
@@ -198,6 +206,8 @@ class OwnerPages:
             raise HTTPException(404, "there is no such file")
         try:
             data = export(name, self._directory, self._log, self._overview.confusions)
+        except DatabaseError:
+            raise
         except AnnotError as error:
             raise HTTPException(404, str(error)) from error
         return _file(data, EXPORTS[name].media_type, EXPORTS[name].file)

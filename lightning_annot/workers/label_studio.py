@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import EXPERT
 from lightning_annot.exchange.label_studio import prediction, said
+from lightning_annot.stored import reading
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.capacity import most_answers
@@ -213,7 +214,13 @@ class LabelStudioWorkers(Workers):
         path = Path(self._task.output_dir) / "labels.csv"
         if not path.is_file():
             return {}
-        table = pd.read_csv(path, dtype={"task": str, "label": str}, keep_default_na=False)
+        try:
+            with reading(path, "the run writes it anew"):
+                table = pd.read_csv(path, dtype={"task": str, "label": str}, keep_default_na=False)
+                table = table.astype({"task": str, "label": str, "confidence": float, "status": str})
+        except AnnotError as error:
+            logger.warning("%s; until then nobody sees the run's own labels", error)
+            return {}
         table = table[table["task"].isin(items)]
         if (table["status"] == "prototype").any():
             return {}

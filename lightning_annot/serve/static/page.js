@@ -51,15 +51,16 @@
     if (sending) return;
     sending = true;
     while (outbox.length && !closed) {
-      let status = 0;
+      let status = 0, pause = RETRY_MS;
       try {
         const response = await post("/api/answer", outbox[0]);
+        pause = Math.max(pause, 1000 * (Number(response.headers.get("retry-after")) || 0));
         if ((response.headers.get("content-type") || "").startsWith("application/json")) status = response.status; // ours
       } catch { /* the server is away */ }
       if (status === 401) { close(); break; }
       if (status === 0 || status >= 500 || status === 429) { // what is refused otherwise would be refused again
         say("The server does not answer. Your answers are kept here and sent as soon as it does.");
-        await wait(RETRY_MS);
+        await wait(pause);
         continue;
       }
       if (status >= 400) say("An answer was refused: it is not yours to give any more.");
@@ -199,17 +200,23 @@
     if (since === null) since = performance.now();
     picture.dataset.shown = current;
   });
-  picture.addEventListener("error", () => {
+  picture.addEventListener("error", async () => {
     if (current === null) return;
-    const question = current;
-    if (tries < 3) { // the server may be starting anew
+    const question = current, away = tries >= 3 && await isAway(address(question));
+    if (current !== question) return; // answered, or taken back, meanwhile
+    if (tries < 3 || away) { // the server may be starting anew, or wait for the log
       tries += 1;
-      setTimeout(() => { if (current === question) picture.src = address(question) + "&again=" + tries; }, 700 * tries);
+      if (away) say("The server does not answer. This page tries again.");
+      setTimeout(() => { if (current === question) picture.src = address(question) + "&again=" + tries; }, Math.min(700 * tries, LOOK_AGAIN_MS));
       return;
     }
     say("This image cannot be shown. Skip it.");
     since = performance.now();
   });
+
+  async function isAway(path) {
+    try { return (await fetch(path)).status >= 500; } catch { return true; }
+  }
 
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "hidden") leave();
