@@ -15,6 +15,7 @@ from PIL import Image
 from lightning_annot.data.digests import content_digest
 from lightning_annot.data.files import FileStore
 from lightning_annot.data.images import Images, first_few
+from lightning_annot.data.network import in_short, is_offline
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:  # both are loaded where they are used: a folder of images needs neither, and each takes a second or more
@@ -114,8 +115,13 @@ def _build(name: str, root: str, split: str, download: bool, options: dict[str, 
     try:
         return kind(**arguments)
     except (OSError, RuntimeError, TypeError, ValueError, ImportError) as error:
+        if is_offline(error):
+            raise AnnotError(
+                f"torchvision's {name} could not be downloaded (no network: {in_short(error)}); connect, or copy its files to "
+                f"{root} from a machine that has them, or give data.root a folder, a zip or a manifest"
+            ) from error
         raise AnnotError(
-            f"torchvision's {name} cannot be had with {arguments} ({error}). "
+            f"torchvision's {name} cannot be had with {arguments} ({in_short(error)}). "
             "Check the split and the network, or put the files that torchvision expects into the root"
         ) from error
 
