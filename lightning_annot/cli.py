@@ -13,7 +13,6 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import CSVLogger
 
 from lightning_annot.callbacks.annotation_round import AnnotationRound
-from lightning_annot.callbacks.opening import refuse_study
 from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.wandb_records import WandbRecords
@@ -98,10 +97,10 @@ class AnnotationCLI(LightningCLI):
     def before_fit(self) -> None:
         """The same command goes on: from the run's last checkpoint if there is one, else from the log.
 
-        Nothing is adapted or extracted first where the folder is a study's.
+        Nothing is listed or downloaded first where a file is missing, or the folder is a study's.
         """
         if isinstance(self.datamodule, AnnotationDataModule):
-            refuse_study(self.annotation_round.log_address)
+            self.annotation_round.opening.files()
         config = self.config_init["fit"]
         if config["ckpt_path"] in (None, "last"):
             last = self._last_checkpoint()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from huggingface_hub.utils import get_session
+from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 from timm.models import get_pretrained_cfg
 
 from lightning_annot.data.network import in_short, is_offline

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
     from lightning_annot.backbones.timm_features import FeatureSet
+    from lightning_annot.backbones.timm_models import BackboneSpec
     from lightning_annot.data.classes import Subset
     from lightning_annot.data.images import Images
 
@@ -56,31 +57,34 @@ class Loaded:
     extraction: Mapping[str, str | int | float] | None = None
 
     @property
+    def has_features(self) -> bool:
+        """Whether there are features yet."""
+        return bool(self.features.shape[1] > 0)
+
+    @property
     def n_listed(self) -> int:
         """Items that were listed, or images that were found, before any was left out."""
         return len(self.ids) + len(self.unreadable) + len(self.dropped)
 
 
-def load_items(
+def list_items(
     root: str | None,
     features: str | None,
     labels: str | None,
     items: str | None,
     id_pattern: str | None,
     backbone: BackboneSettings,
-    seed: int = 0,
     subset: Subset | None = None,
-    ranks: Ranks = ALONE,
 ) -> Loaded:
-    """Features from a ready-made bank (``features``), or extracted from the images under ``root``; digits use their pixels.
+    """Items and images, with the features of a ready-made bank (``features``); those of a backbone are not there yet, (N, 0).
 
-    With a ``subset`` only its items are read, looked up and extracted; else all. Several ``ranks`` share the extraction.
+    With a ``subset`` only its items are read and looked up; else all.
     """
+    if features is None:
+        return load_images(root, labels, items, id_pattern, backbone, subset)
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
-    if features is not None:
-        return _from_bank(features, root, truth, listed, id_pattern, backbone, subset)
-    return _from_images(root or DIGITS, truth, listed, id_pattern, backbone, seed, subset, ranks)
+    return _from_bank(features, root, truth, listed, id_pattern, backbone, subset)
 
 
 def _from_bank(
@@ -110,45 +114,69 @@ def _from_bank(
     return Loaded(tuple(ids), bank, source, truth, dropped=dropped, rows=rows)
 
 
-def _from_images(
-    root: str,
-    truth: Mapping[str, str] | None,
-    listed: list[str] | None,
-    id_pattern: str | None,
-    backbone: BackboneSettings,
-    seed: int,
-    subset: Subset | None,
-    ranks: Ranks,
-) -> Loaded:
-    source, truth, dropped, chosen = _chosen(root, truth, listed, id_pattern, backbone, subset)
-    rows = None if chosen is None else np.asarray(chosen)
+def check_backbone(listed: Loaded, root: str | None, backbone: BackboneSettings, seed: int) -> None:
+    """Raise AnnotError where the features of the items ``listed`` can be had from nowhere, whatever the images are."""
+    if listed.has_features:
+        return
+    if backbone.name is not None:
+        backbone_spec(backbone, seed)
+    elif (root or DIGITS) != DIGITS:
+        raise AnnotError(
+            f"images of {root} need features: name a timm model as data.backbone.name (such as resnet50.a1_in1k), or give "
+            "a ready-made bank as data.features."
+        )
+
+
+def add_features(listed: Loaded, backbone: BackboneSettings, seed: int, ranks: Ranks = ALONE) -> Loaded:
+    """The items ``listed`` with features extracted by ``backbone``; digits without one have their pixels.
+
+    Unreadable images are left out, if they may be. Several ``ranks`` share the extraction.
+    """
+    source, rows = listed.source, listed.rows
+    if listed.has_features:
+        return listed
+    assert source is not None
     if backbone.name is None:
-        if root != DIGITS:
-            raise AnnotError(
-                f"images of {root} need features: name a timm model as data.backbone.name (such as resnet50.a1_in1k), or give "
-                "a ready-made bank as data.features."
-            )
         from lightning_annot.data.sources import digits_features
 
         digits = digits_features()
-        return Loaded(tuple(source.ids), digits if rows is None else digits[rows], source, truth, (), dropped, rows)
+        return replace(listed, features=digits if rows is None else digits[rows])
     found = extract_features(source, backbone, seed, ranks)
-    if found.unreadable:
-        lost = set(found.unreadable)
-        readable = [row for row, name in enumerate(source.ids) if name not in lost]
-        rows = np.asarray(readable) if rows is None else rows[readable]
-        source = source.subset(readable)
-        truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, rows, found.told)
+    listed = replace(listed, ids=found.ids, features=found.features, unreadable=found.unreadable, extraction=found.told)
+    if not found.unreadable:
+        return listed
+    lost, truth = set(found.unreadable), listed.labels
+    readable = [row for row, name in enumerate(source.ids) if name not in lost]
+    return replace(
+        listed,
+        source=source.subset(readable),
+        labels=None if truth is None else {name: label for name, label in truth.items() if name not in lost},
+        rows=np.asarray(readable) if rows is None else rows[readable],
+    )
+
+
+def backbone_spec(backbone: BackboneSettings, seed: int) -> BackboneSpec:
+    """The model of ``backbone``, whose name is given; AnnotError for a name, or for weights, that there are not."""
+    from lightning_annot.backbones.timm_models import BackboneSpec
+
+    assert backbone.name is not None
+    return BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
+
+
+def fetch_weights(backbones: Sequence[BackboneSettings], seed: int) -> None:
+    """Download the weights that are not here, and see that each backbone can be built."""
+    from lightning_annot.backbones.timm_models import build_backbone
+
+    for backbone in backbones:
+        build_backbone(backbone_spec(backbone, seed))
 
 
 def extract_features(source: Images, backbone: BackboneSettings, seed: int, ranks: Ranks = ALONE) -> FeatureSet:
     """Features of all images of ``source`` by ``backbone``, whose name is given; several ``ranks`` share the work."""
-    from lightning_annot.backbones.timm_features import BackboneSpec, extract
+    from lightning_annot.backbones.timm_features import extract
 
-    assert backbone.name is not None
     n = len(source.ids)
-    spec = BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
+    spec = backbone_spec(backbone, seed)
     if 1 < ranks.size <= n:  # each hashes its part of the files; then all find all hashes in the cache
         source.subset(range(ranks.rank, n, ranks.size)).digests()
         ranks.wait()
@@ -173,11 +201,12 @@ def load_images(
     backbone: BackboneSettings,
     subset: Subset | None = None,
 ) -> Loaded:
-    """What ``load_items`` finds, unreadable images among it, and no features (N, 0) yet."""
+    """Items that are images, unreadable ones among them, and no features (N, 0) yet."""
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
-    source, known, dropped, _ = _chosen(root or DIGITS, truth, listed, id_pattern, backbone, subset)
-    return Loaded(tuple(source.ids), np.empty((len(source.ids), 0), np.float16), source, known, dropped=dropped)
+    source, known, dropped, chosen = _chosen(root or DIGITS, truth, listed, id_pattern, backbone, subset)
+    rows, features = None if chosen is None else np.asarray(chosen), np.empty((len(source.ids), 0), np.float16)
+    return Loaded(tuple(source.ids), features, source, known, dropped=dropped, rows=rows)
 
 
 def _chosen(
