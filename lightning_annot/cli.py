@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
+from lightning_annot.backbones.adapt_settings import StartSettings
 from lightning_annot.callbacks.annotation_round import AnnotationRound
 from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
@@ -20,6 +21,8 @@ from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.files import write_text
 from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.types import AnnotError
+
+_ADAPTS = "lightning_annot.backbones.adaptation.SelfSupervisedModule"  # by name: a run that adapts nothing need not load it
 
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
@@ -135,6 +138,27 @@ class AnnotationCLI(LightningCLI):
         return Path(self.output_dir) / "checkpoints" / "last.ckpt"
 
 
+class PreparedCLI(AnnotationCLI):
+    """Has all that a command would run, and runs nothing.
+
+    A model that adapts gets its weights when it is made; here they are random, and ``start`` says what they would be.
+    """
+
+    start = StartSettings()
+
+    def instantiate_classes(self) -> None:
+        """Make model, data, round and Trainer without the download of any weights."""
+        model = self._get(self.config, "model")
+        if model["class_path"] == _ADAPTS:
+            given = model["init_args"]["backbone"]
+            self.start = StartSettings(given["name"], given["weights"], given["image_size"])
+            given["weights"] = "random"
+        super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def _class_path(kind: type) -> dict[str, str]:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
 
@@ -149,18 +173,27 @@ def run(args: list[str] | None = None) -> AnnotationCLI:
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are the command line's, presets expanded
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start")  # a moving average, a frozen backbone
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-    return _command_line(args, run=True)
+    return _command_line(args, True, AnnotationCLI)
 
 
 def build(args: list[str]) -> AnnotationCLI:
     """Model, data, round and Trainer that ``fit`` with these settings (without the word ``fit``) would have; nothing runs."""
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-    return _command_line(args, run=False)
+    return _command_line(args, False, AnnotationCLI)
 
 
-def _command_line(args: list[str] | None, run: bool) -> AnnotationCLI:
+def prepare(args: list[str]) -> PreparedCLI:
+    """All that the command of ``args`` would run; nothing is run, written or downloaded."""
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    return _command_line(args, True, PreparedCLI)
+
+
+CLI = TypeVar("CLI", bound=AnnotationCLI)
+
+
+def _command_line(args: list[str] | None, run: bool, kind: type[CLI]) -> CLI:
     no_files: dict[str, Any] = {"default_config_files": []}
-    return AnnotationCLI(
+    return kind(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,

@@ -122,6 +122,11 @@ class ClassifierDataModule(LightningDataModule):
         return None if self._bank is None else int(self._bank.shape[1])
 
     @property
+    def images(self) -> Images | None:
+        """Images of the items of the stage, after ``setup``; None where there are features."""
+        return self._found if isinstance(self._found, Images) else None
+
+    @property
     def known(self) -> RunLabels:
         """The run's labels; after ``setup`` for fit or validate."""
         if self._known is None:

@@ -121,6 +121,11 @@ class AnnotationRound(Callback):
             self.log_address, self.folder.path, self.workers, self.import_answers, self.cost_path, self._terms.gold_asked
         )
 
+    @property
+    def most_answers(self) -> int:
+        """The most answers that an item may get."""
+        return self._terms.sampling.most
+
     def check_items(self, data: AnnotationDataModule, stage: str) -> None:
         """Refuse settings and files that do not fit the items, before features are extracted; rank 0 alone."""
         trainer = data.trainer

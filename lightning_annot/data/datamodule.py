@@ -112,15 +112,23 @@ class AnnotationDataModule(LightningDataModule):
         self._pools: Pools | None = None
         self._round_batches: RoundBatches | None = None
 
+    def keep_no_digests(self) -> None:
+        """Keep nothing of what is learned of the files, so that looking at them writes nothing."""
+        self.sources = replace(self.sources, backbone=replace(self.sources.backbone, cache_dir=""))
+
+    def list_items(self, stage: str) -> Loaded:
+        """List items and images; no features yet."""
+        if self._listed is None:
+            classes = self.owner.task_classes() if stage == "predict" else self.sources.classes()
+            self.classes = None if classes.ids is None else list(classes.ids)
+            self._listed = self.sources.list(None if stage == "predict" else classes)
+        return self._listed
+
     def look(self, stage: str) -> None:
         """List the items, and check classes and prototypes against them (``predict`` needs neither); no features yet."""
-        if self._listed is not None:
-            return
-        classes = self.owner.task_classes() if stage == "predict" else self.sources.classes()
-        self.classes = None if classes.ids is None else list(classes.ids)
-        listed = self.sources.list(None if stage == "predict" else classes)
-        self._table = None if stage == "predict" else self.sources.table(listed, classes)
-        self._listed = listed
+        listed = self.list_items(stage)
+        if self._table is None and stage != "predict":
+            self._table = self.sources.table(listed, self.sources.classes())
 
     @property
     def listed(self) -> Loaded:

@@ -21,6 +21,8 @@ from lightning_annot.types import AnnotError
 if TYPE_CHECKING:  # both are loaded where they are used: a folder of images needs neither, and each takes a second or more
     from torchvision.datasets import VisionDataset
 
+TORCHVISION = "torchvision:"  # before the name of a data set, as a root
+DOWNLOAD_DIR = "data"
 DIGIT_SIZE = 64  # pixels a side of an opened digit: eight times the original, large enough for a person to read
 
 
@@ -102,15 +104,18 @@ def torchvision_source(
     return Images(ids, paths, _labels(dataset, ids), store)
 
 
-def _build(name: str, root: str, split: str, download: bool, options: dict[str, Any]) -> VisionDataset:
-    import torchvision
-    from torchvision.datasets import VisionDataset
+def is_downloaded(name: str) -> bool:
+    """Whether torchvision's data set ``name``, which there is, is where ``open_source`` looks for it; downloads nothing."""
+    _kind(name)
+    try:
+        _build(name, DOWNLOAD_DIR, "train", False, {})
+    except AnnotError:
+        return False
+    return True
 
-    kind = getattr(torchvision.datasets, name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, VisionDataset)):
-        known = [entry for entry in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, entry))]
-        near = get_close_matches(name, known, n=3) or known
-        raise AnnotError(f"torchvision has no data set {name!r}; did you mean {first_few(near)}?")
+
+def _build(name: str, root: str, split: str, download: bool, options: dict[str, Any]) -> VisionDataset:
+    kind = _kind(name)
     arguments = _arguments(kind, root, split, download) | options
     try:
         return kind(**arguments)
@@ -124,6 +129,19 @@ def _build(name: str, root: str, split: str, download: bool, options: dict[str, 
             f"torchvision's {name} cannot be had with {arguments} ({in_short(error)}). "
             "Check the split and the network, or put the files that torchvision expects into the root"
         ) from error
+
+
+def _kind(name: str) -> type[VisionDataset]:
+    """The class of that name."""
+    import torchvision
+    from torchvision.datasets import VisionDataset
+
+    kind = getattr(torchvision.datasets, name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, VisionDataset)):
+        known = [entry for entry in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, entry))]
+        near = get_close_matches(name, known, n=3) or known
+        raise AnnotError(f"torchvision has no data set {name!r}; did you mean {first_few(near)}?")
+    return kind
 
 
 def _arguments(kind: type[VisionDataset], root: str, split: str, download: bool) -> dict[str, Any]:

@@ -25,7 +25,7 @@ DIGITS = "digits"
 class BackboneSettings:
     """A timm model by ``name``; ``weights``: pretrained, random, the path of a local checkpoint, or package:NAME for those of
     an installed package. ``image_size``: None for the model's own. ``device``: auto, cpu, cuda, ... ``on_error``: raise, or
-    skip unreadable images (named and counted).
+    skip unreadable images (named and counted). ``cache_dir``: folder of the feature bank and of what is known of files.
     """
 
     name: str | None = None
@@ -231,7 +231,7 @@ def _chosen(
 def _open(root: str, backbone: BackboneSettings) -> Images:
     from lightning_annot.data.sources import open_source
 
-    return open_source(root, cache_dir=backbone.cache_dir)
+    return open_source(root, cache_dir=backbone.cache_dir or None)
 
 
 def _mapped(source: Images, ids: list[str], id_pattern: str | None) -> Images:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from lightning_annot.data.archives import zip_source
-from lightning_annot.data.datasets import digits_features, digits_source, torchvision_source
+from lightning_annot.data.datasets import (
+    DOWNLOAD_DIR,
+    TORCHVISION,
+    digits_features,
+    digits_source,
+    torchvision_source,
+)
 from lightning_annot.data.files import folder_source
 from lightning_annot.data.images import Images, first_few
 from lightning_annot.data.manifest import MANIFEST_SUFFIXES, manifest_source
@@ -27,7 +33,6 @@ __all__ = [
     "zip_source",
 ]
 
-_TORCHVISION = "torchvision:"
 _CONVERSION = re.compile(r"%(?P<flags>[-+ 0#]*\d*(?:\.\d+)?)(?P<kind>[a-zA-Z%])")
 
 
@@ -35,7 +40,7 @@ def open_source(
     root: str,
     *,
     split: str = "train",
-    download_dir: str | os.PathLike[str] = "data",
+    download_dir: str | os.PathLike[str] = DOWNLOAD_DIR,
     download: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Images:
@@ -45,8 +50,8 @@ def open_source(
     """
     if root == "digits":
         return digits_source()
-    if root.startswith(_TORCHVISION):
-        return torchvision_source(root.removeprefix(_TORCHVISION), download_dir, split, download)
+    if root.startswith(TORCHVISION):
+        return torchvision_source(root.removeprefix(TORCHVISION), download_dir, split, download)
     path = Path(root).expanduser()
     if path.is_dir():
         return folder_source(path, cache_dir)
@@ -57,7 +62,7 @@ def open_source(
     what = "is a file of another kind" if path.exists() else "does not exist"
     raise AnnotError(
         f"{root!r} {what}; data.root names where images come from: a folder, a .zip, a manifest "
-        f"({', '.join(MANIFEST_SUFFIXES)}), 'digits' or '{_TORCHVISION}NAME'"
+        f"({', '.join(MANIFEST_SUFFIXES)}), 'digits' or '{TORCHVISION}NAME'"
     )
 
 
