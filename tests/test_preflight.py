@@ -110,6 +110,14 @@ def nobody_at_label_studio(folder: Path) -> Settings:
     return {"annotation.workers": workers, "annotation.workers.url": "http://127.0.0.1:9"}
 
 
+def no_oracle(folder: Path) -> Settings:
+    return {"annotation.crowd.oracle": folder / "nowhere.npz"}
+
+
+def no_such_device(folder: Path) -> Settings:
+    return {"data.banks": "[{backbone: {name: test_resnet, weights: random, device: 'cuda:7'}}]"}
+
+
 def gold_to_anyone(folder: Path) -> Settings:
     return {"annotation.gold": 3}
 
@@ -165,6 +173,8 @@ FAULTS = [
     (short_bank, "short.npy has 11 rows, and there are 12 items"),
     (unknown_second_backbone, "timm has no model 'resnet500'"),
     (second_backbone_without_network, "the weights of resnet50 could not be downloaded (no network: "),
+    (no_oracle, "crowd.oracle is "),
+    (no_such_device, "device 'cuda:7' cannot be used here"),
     (missing_extra, "does not exist; data.root names where images come from"),
 ]
 

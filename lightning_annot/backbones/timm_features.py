@@ -88,7 +88,9 @@ def extract(
     ``"skip"`` unreadable images are left out and listed in ``unreadable``; they are tried again at each start, in case
     they were repaired.
     """
-    _check_options(batch_size, num_workers, on_error, flush_seconds)
+    check_options(batch_size, num_workers, on_error)
+    if not flush_seconds >= 0:
+        raise AnnotError(f"flush_seconds is {flush_seconds}; it must be 0 or more")
     target = resolve_device(device)
     model, transform = build_backbone(spec)
     amp = amp and target.type == "cuda"
@@ -268,6 +270,7 @@ def placed(model: nn.Module, device: torch.device, amp: bool) -> nn.Module:
 
 
 def resolve_device(device: str) -> torch.device:
+    """The device of that name, the GPU if there is one for ``auto``; AnnotError where it cannot be used."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -278,15 +281,14 @@ def resolve_device(device: str) -> torch.device:
     return target
 
 
-def _check_options(batch_size: int, num_workers: int | None, on_error: str, flush_seconds: float) -> None:
+def check_options(batch_size: int, num_workers: int | None, on_error: str) -> None:
+    """Raise AnnotError for options of ``extract`` that it does not take."""
     if on_error not in ("raise", "skip"):
         raise AnnotError(f"on_error is {on_error!r}; allowed: raise, skip")
     if batch_size < 1:
         raise AnnotError(f"batch_size is {batch_size}; it must be at least 1")
     if num_workers is not None and num_workers < 0:
         raise AnnotError(f"num_workers is {num_workers}; it must be 0 or more, or null to choose by the machine")
-    if not flush_seconds >= 0:
-        raise AnnotError(f"flush_seconds is {flush_seconds}; it must be 0 or more")
 
 
 class _Rate(ProgressColumn):

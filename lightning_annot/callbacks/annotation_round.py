@@ -118,8 +118,9 @@ class AnnotationRound(Callback):
     def opening(self) -> Opening:
         """What the run will read and claim before its first round."""
         return Opening(
-            self.log_address, self.folder.path, self.workers, self.import_answers, self.cost_path, self._terms.gold_asked
-        )
+            self.log_address, self.folder.path, self.workers, self.import_answers, self.cost_path, self.crowd.oracle,
+            self._terms.gold_asked,
+        )  # fmt: skip
 
     @property
     def most_answers(self) -> int:

@@ -21,6 +21,7 @@ from lightning_annot.workers.base import Workers
 from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
+SIMULATED_FILE = "simulated_workers.npz"
 MOST_EXAMPLES = 6  # of a class
 _GRACE = 10.0  # seconds: what a killed run has started may hold its lock a little longer
 
@@ -97,5 +98,5 @@ def open_ledger(
     if isinstance(workers, LiveWorkers) or loaded.source is not None:  # an expert may see images on the page of any run
         write_text(folder / TASK_FILE, page_task(data, bool(gold)).to_json())
     if isinstance(workers, SimulatedWorkers):
-        workers.export(folder / "simulated_workers.npz")
+        workers.export(folder / SIMULATED_FILE)
     return ledger

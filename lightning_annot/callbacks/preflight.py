@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_annot.annotations.formats import read_answers
 from lightning_annot.annotations.peeking import another_run, peek_identity
 from lightning_annot.annotations.schema import STUDY
-from lightning_annot.callbacks.opening import check_gold, run_task
+from lightning_annot.callbacks.opening import SIMULATED_FILE, check_gold, run_task
 from lightning_annot.callbacks.run_folder import load_cost
 from lightning_annot.data.items import ItemTable
 from lightning_annot.data.loading import Loaded
@@ -28,6 +28,7 @@ class Opening:
         folder: Of the run.
         answers: CSV of answers that are known already, or None.
         cost: CSV of the cost matrix, or None.
+        oracle: File of true confusions, relative to the folder, or None.
         gold: Settings that ask gold questions.
     """
 
@@ -36,6 +37,7 @@ class Opening:
     workers: Workers
     answers: str | None
     cost: str | None
+    oracle: str | None
     gold: Mapping[str, float]
 
     def checks(self, table: ItemTable, listed: Loaded, seed: int, may_shrink: bool) -> Mapping[str, Check]:
@@ -59,6 +61,12 @@ class Opening:
         for key, path in (("import_answers", self.answers), ("cost", self.cost)):
             if path is not None and not Path(path).is_file():
                 raise AnnotError(f"annotation.{key} is {path!r}, and there is no such file; correct the path, or leave it out.")
+        if self.oracle is not None:
+            oracle = self.folder / self.oracle
+            if oracle != self.folder / SIMULATED_FILE and not oracle.is_file():  # the run itself writes that one
+                raise AnnotError(
+                    f"crowd.oracle is {str(oracle)!r}, and there is no such file; correct the path, or leave it out."
+                )
         refuse_study(self.log)
 
     def _folder(self, table: ItemTable, seed: int, may_shrink: bool) -> Finding:

@@ -156,10 +156,12 @@ def add_features(listed: Loaded, backbone: BackboneSettings, seed: int, ranks: R
 
 
 def backbone_spec(backbone: BackboneSettings, seed: int) -> BackboneSpec:
-    """The model of ``backbone``, whose name is given; AnnotError for a name, or for weights, that there are not."""
-    from lightning_annot.backbones.timm_models import BackboneSpec
+    """The model of ``backbone``, whose name is given; AnnotError for a name, weights, options or a device that do not exist."""
+    from lightning_annot.backbones.timm_features import BackboneSpec, check_options, resolve_device
 
     assert backbone.name is not None
+    check_options(backbone.batch_size, backbone.num_workers, backbone.on_error)
+    resolve_device(backbone.device)
     return BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
 
 

@@ -103,6 +103,7 @@ class LabelStudioWorkers(Workers):
         server, title = self._client(_CHECK_SECONDS), self._title_of(task)
         try:
             project = self._find(server, task)
+            self._check_people(server)
         except AwayError as error:
             raise self._unreachable(error) from error
         Pictures(server, self._images, task.paths)
@@ -132,14 +133,17 @@ class LabelStudioWorkers(Workers):
         """A tab for each person who is named."""
         if not self._workers:
             return
-        people = sorted(self._server.emails().values())
-        if strangers := sorted({*self._workers} - {*people}):
-            raise AnnotError(
-                f"workers.workers {strangers[:5]} have no account at {self._server.url}, which knows {people[:10]}; give the "
-                "e-mail addresses of people who have one, or invite them first."
-            )
+        self._check_people(self._server)
         for name in sorted({*self._workers} - self._server.tabs()):
             self._server.add_tab(name, WORKER)
+
+    def _check_people(self, server: LabelStudio) -> None:
+        people = sorted(server.emails().values()) if self._workers else []
+        if strangers := sorted({*self._workers} - {*people}):
+            raise AnnotError(
+                f"workers.workers {strangers[:5]} have no account at {server.url}, which knows {people[:10]}; give the "
+                "e-mail addresses of people who have one, or invite them first."
+            )
 
     def names(self) -> Sequence[str]:
         """The workers given; empty when questions go to anyone."""
