@@ -52,7 +52,7 @@ def check_writable(folder: Path) -> None:
     there = nearest(folder)
     if not there.is_dir():
         raise AnnotError(unwritable(folder, NotADirectoryError(f"{there} is no folder")))
-    if not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:
+    if not os.access(there, os.W_OK | os.X_OK):
         raise AnnotError(unwritable(folder, PermissionError(f"no permission to write in {there}")))
 
 

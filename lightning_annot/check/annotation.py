@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +11,14 @@ import torch
 
 from lightning_annot.callbacks.annotation_round import AnnotationRound
 from lightning_annot.check.features import Adaptation, look_at_backbone, look_at_device, look_at_weights
-from lightning_annot.check.images import look_at_images
+from lightning_annot.check.images import draw, look_at_images
 from lightning_annot.check.lines import Lines
 from lightning_annot.check.space import bank_bytes, look_at_disks, look_at_memory, run_bytes
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.datasets import TORCHVISION, is_downloaded
-from lightning_annot.data.images import first_few
+from lightning_annot.data.images import Images, first_few
 from lightning_annot.data.items import ItemTable
-from lightning_annot.data.loading import Loaded, backbone_spec
+from lightning_annot.data.loading import BackboneSettings, Loaded, backbone_spec
 from lightning_annot.data.preflight import ChecksItems
 from lightning_annot.types import Finding
 
@@ -31,6 +31,7 @@ def check_annotation(lines: Lines, data: AnnotationDataModule, rounds: Annotatio
     cache = data.backbone.cache_dir
     data.keep_no_digests()
     lines.passes("files", rounds.opening.files)
+    lines.passes("prototypes", data.owner.given)
     lines.look("classes", lambda: _classes(data))
     look_at_device(lines, data.backbone.device)
     listed = None
@@ -75,7 +76,7 @@ def is_there(lines: Lines, root: str | None) -> bool:
 
 
 def _classes(data: AnnotationDataModule) -> Finding:
-    ids = data.sources.classes().ids
+    ids = data.owner.task_classes().ids
     if ids is None:
         return Finding("as the labels have them")
     return Finding(f"{len(ids)} ({first_few(ids, 6)})")
@@ -115,15 +116,13 @@ def _extraction(
     """Width of the learner's own features, and bytes that each bank's folder will need."""
     needs: dict[Path, int] = {}
     width = listed.features.shape[1] or _UNKNOWN_WIDTH
-    for key, settings in data.sources.backbones(listed).items():
-        if listed.source is None:
-            break
+    for key, settings, source, rows in _to_extract(lines, data, listed, sample):
         own = key == "data.backbone"
         adaptation = None
         if own and data.adapt is not None and data.sources.adapted is not None:
             adaptation = Adaptation(not data.sources.adapted.is_file(), data.adapt.epochs)
         settings = replace(settings, cache_dir=settings.cache_dir or cache)
-        found = look_at_backbone(lines, key, settings, listed.source, sample, data.seed, adaptation)
+        found = look_at_backbone(lines, key, settings, source, rows, data.seed, adaptation)
         folder = Path(settings.cache_dir)
         needs[folder] = needs.get(folder, 0) + (0 if found is None else bank_bytes(found.missing, found.width))
         if own and found is not None:
@@ -133,6 +132,18 @@ def _extraction(
     elif not needs:
         lines.ok("extraction", "0 s, the pixels are the features")
     return width, needs
+
+
+def _to_extract(
+    lines: Lines, data: AnnotationDataModule, listed: Loaded, sample: Sequence[int]
+) -> Iterator[tuple[str, BackboneSettings, Images, Sequence[int]]]:
+    """The setting that asks for an extraction, the backbone, the images, and rows of some of them."""
+    if listed.source is not None:
+        for key, settings in data.sources.backbones(listed).items():
+            yield key, settings, listed.source, sample
+    extra = lines.attempt("data.unlabelled_extra", data.sources.list_extra)
+    if extra is not None and extra.source is not None and data.sources.start.name is not None:
+        yield "data.unlabelled_extra", data.sources.start, extra.source, draw(len(extra.ids), data.seed)
 
 
 def _space(

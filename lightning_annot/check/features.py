@@ -57,7 +57,7 @@ def look_at_weights(lines: Lines, key: str, spec: BackboneSpec) -> bool | None:
     if (copy := source.local_copy()) is not None:
         lines.ok(key, f"{spec.name} with its pretrained weights in {copy}")
         return True
-    if lines.attempt(key, lambda: (source.need(),)) is None:
+    if not lines.passes(key, source.need):
         return None
     size = megabytes(spec)
     lines.ok(key, f"{spec.name}; its weights will be downloaded once{'' if size is None else f', about {size:,.0f} MB'}")

@@ -28,7 +28,7 @@ def look_at_images(lines: Lines, source: ImageSource, seed: int, skips: bool) ->
         The rows that were drawn.
     """
     n = len(source.ids)
-    sample = sorted(random.Random(seed).sample(range(n), min(n, _MOST)))
+    sample = draw(n, seed)
     opened, unreadable = _open(lines, source, random.Random(seed).sample(sample, len(sample)))
     whole = "all" if opened == n else f"{opened:,} drawn at random"
     if not unreadable:
@@ -43,6 +43,11 @@ def look_at_images(lines: Lines, source: ImageSource, seed: int, skips: bool) ->
     else:
         lines.problem("images", f"{text}, or leave such images out, counted, with --data.backbone.on_error skip")
     return sample
+
+
+def draw(n: int, seed: int) -> list[int]:
+    """Rows of a random sample of ``n`` images, in order."""
+    return sorted(random.Random(seed).sample(range(n), min(n, _MOST)))
 
 
 def _open(lines: Lines, source: ImageSource, rows: Sequence[int]) -> tuple[int, list[str]]:

@@ -21,6 +21,7 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.failed = False
+        self._told: set[str] = set()
 
     def ok(self, subject: str, text: str) -> None:
         """Say what is in order."""
@@ -33,7 +34,9 @@ class Lines:
     def problem(self, subject: str, text: str) -> None:
         """Say what would stop ``fit``, and what to do about it."""
         self.failed = True
-        self._print("problem", subject, text)
+        if text not in self._told:  # one fault may be met on several ways
+            self._told.add(text)
+            self._print("problem", subject, text)
 
     def attempt(self, subject: str, step: Callable[[], Found]) -> Found | None:
         """What ``step`` returns; None where it raises AnnotError, which is a problem."""
