@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_annot import __version__
 from lightning_annot.certificate.command import certify
+from lightning_annot.check.command import check_command
 from lightning_annot.commandline.options import OptionParser, did_you_mean, typed
 from lightning_annot.exchange.command import export_command, import_command, open_log
 from lightning_annot.exchange.confusion_study import confusions_command
@@ -20,6 +21,7 @@ from lightning_annot.types import AnnotError
 USAGE = """lightning-annot: label image sets with as few human answers as possible
 
   lightning-annot fit --config FILE      annotate; the same command goes on where it stopped
+  lightning-annot check --config FILE    look at all that fit needs without running, and say how long features will take
   lightning-annot validate --config FILE out-of-fold loss and calibration of the run's learner on the prototypes
   lightning-annot test --config FILE     compare the run's labels with the truth, where data.labels has it
   lightning-annot predict --config FILE  label the images of --data.root or --data.features with the run's learner
@@ -126,6 +128,7 @@ def _serve(args: list[str]) -> int:
 
 _OF_LIGHTNING = ("fit", "validate", "test", "predict")
 _COMMANDS = {
+    "check": check_command,
     "report": _report,
     "scorecards": _scorecards,
     "import": import_command,

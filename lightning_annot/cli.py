@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -15,8 +15,8 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import TorchCheckpointIO
 
+from lightning_annot.backbones.adapt_settings import StartSettings
 from lightning_annot.callbacks.annotation_round import AnnotationRound
-from lightning_annot.callbacks.opening import refuse_study
 from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.wandb_records import WandbRecords
@@ -32,6 +32,7 @@ from lightning_annot.types import AnnotError
 logger = logging.getLogger(__name__)
 
 _NOT_FILES = ("best", "last", "hpc", "registry")  # what else Lightning takes as --ckpt_path
+_ADAPTS = "lightning_annot.backbones.adaptation.SelfSupervisedModule"  # by name: a run that adapts nothing need not load it
 
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
@@ -138,10 +139,10 @@ class AnnotationCLI(LightningCLI):
     def before_fit(self) -> None:
         """The same command goes on: from the run's last checkpoint if there is one that is whole, else from the log.
 
-        Nothing is adapted or extracted first where the folder is a study's.
+        Nothing is listed or downloaded first where a file is missing, or the folder is a study's.
         """
         if isinstance(self.datamodule, AnnotationDataModule):
-            refuse_study(self.annotation_round.log_address)
+            self.annotation_round.opening.files()
         config = self.config_init["fit"]
         if config["ckpt_path"] in (None, "last"):
             last = self._last_checkpoint()
@@ -200,27 +201,56 @@ class AnnotationCLI(LightningCLI):
         return Path(self.output_dir) / "checkpoints" / "last.ckpt"
 
 
+class PreparedCLI(AnnotationCLI):
+    """Has all that a command would run, and runs nothing.
+
+    A model that adapts gets its weights when it is made; here they are random, and ``start`` says what they would be.
+    """
+
+    start = StartSettings()
+
+    def instantiate_classes(self) -> None:
+        """Make model, data, round and Trainer without the download of any weights."""
+        model = self._get(self.config, "model")
+        if model["class_path"] == _ADAPTS:
+            given = model["init_args"]["backbone"]
+            self.start = StartSettings(given["name"], given["weights"], given["image_size"])
+            given["weights"] = "random"
+        super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def _class_path(kind: type) -> dict[str, str]:
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def run(args: list[str] | None = None) -> AnnotationCLI:
     """Parse ``args`` (default: the command line) and run the Trainer's method they name."""
-    return _command_line(args, run=True)
+    return _command_line(args, True, AnnotationCLI)
 
 
 def build(args: list[str]) -> AnnotationCLI:
     """Model, data, round and Trainer that ``fit`` with these settings (without the word ``fit``) would have; nothing runs."""
-    return _command_line(args, run=False)
+    return _command_line(args, False, AnnotationCLI)
 
 
-def _command_line(args: list[str] | None, run: bool) -> AnnotationCLI:
+def prepare(args: list[str]) -> PreparedCLI:
+    """All that the command of ``args`` would run; nothing is run, written or downloaded."""
+    return _command_line(args, True, PreparedCLI)
+
+
+CLI = TypeVar("CLI", bound=AnnotationCLI)
+
+
+def _command_line(args: list[str] | None, run: bool, kind: type[CLI]) -> CLI:
     words = quoted_args(sys.argv[1:] if args is None else args)
     no_files: dict[str, Any] = {"default_config_files": []}
     install()
     hush()
     try:
-        return AnnotationCLI(
+        return kind(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,

@@ -84,6 +84,21 @@ def of_the_disk(error: OSError) -> bool:
     return error.errno in _OF_THE_DISK
 
 
+def check_writable(folder: Path) -> None:
+    """Raise AnnotError where ``folder`` cannot be written to, or, where it is not there, cannot be made."""
+    there = nearest(folder)
+    if not there.is_dir():
+        raise AnnotError(unwritable(folder, NotADirectoryError(f"{there} is no folder")))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise AnnotError(unwritable(folder, PermissionError(f"no permission to write in {there}")))
+
+
+def nearest(path: Path) -> Path:
+    """``path``, or the nearest folder above it that is there."""
+    path = path.absolute()
+    return next((part for part in (path, *path.parents) if part.exists()), path)
+
+
 def unwritable(path: Path | str, error: Exception) -> str:
     """The sentence for a file that cannot be written."""
     return f"{path} cannot be written: {error}; check the disk's free space and the permissions, then repeat the same command"

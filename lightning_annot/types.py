@@ -25,6 +25,19 @@ class AnnotError(ValueError):
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a check has found in order.
+
+    Args:
+        text: What is there, in a few words.
+        warnings: What the user should know all the same, and what to do about it.
+    """
+
+    text: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Question:
     """One item shown to one worker (or to anyone, ``worker=None``); ``id`` is 0 until the log has committed it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,29 @@ def test_checkpoint_errors(tmp_path: Path) -> None:
         build_backbone(spec)
 
 
-def test_pretrained_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.mark.parametrize(("setting", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")])
+def test_pretrained_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str, value: object) -> None:
+    monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(AnnotError, match=r"cannot be had: .*give the path of a local checkpoint as weights, or weights=random"):
+    began = time.monotonic()
+    with pytest.raises(AnnotError, match=r"could not be downloaded \(no network: .*package:lite0 .*or random") as refused:
         build_backbone(BackboneSpec("test_efficientnet.r160_in1k"))
+    assert "\n" not in str(refused.value)
+    assert time.monotonic() - began < 8  # the hub's client alone would try for a minute
+
+
+def test_weights_in_the_hub_s_cache_need_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    weights, _ = build_backbone(BackboneSpec(MODEL, weights="random", seed=3))
+    full = timm.create_model(MODEL).state_dict() | weights.state_dict()
+    repository = tmp_path / f"models--timm--{MODEL}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    save_file(full, repository / "snapshots" / "abc" / "model.safetensors")
+    loaded, _ = build_backbone(BackboneSpec(MODEL))
+    assert weights_digest(loaded) == weights_digest(weights)
 
 
 def test_image_size() -> None:

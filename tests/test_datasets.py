@@ -59,7 +59,7 @@ def test_torchvision_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(AnnotError, match=r"SVHN cannot be had .*Valid values"):
         torchvision_source("SVHN", tmp_path, split="val")
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/nothing.tar.gz")
-    with pytest.raises(AnnotError, match=r"CIFAR10 cannot be had .*refused.*Check the split and the network"):
+    with pytest.raises(AnnotError, match=r"CIFAR10 could not be downloaded \(no network: .*refused\); connect, or copy"):
         torchvision_source("CIFAR10", tmp_path)
 
 

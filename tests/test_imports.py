@@ -40,11 +40,12 @@ ALLOWED = {
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report", "commandline"},
     "presets": {"types", "commandline"},
     "commandline": {"types"},
+    "check": PURE | {"data", "backbones", "callbacks", "presets", "cli", "commandline"},
     "quiet": set[str](),
     "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
 }
 LIGHTNING = {"checkpoints.py", "data/datamodule.py", "learner/module.py", "learner/uniform.py", "cli.py"}
-LIGHTNING_FOLDERS = {"backbones", "callbacks"}
+LIGHTNING_FOLDERS = {"backbones", "callbacks", "check"}
 
 
 def sources() -> list[str]:

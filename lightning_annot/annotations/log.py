@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Float, Integer, Select, exists
 from lightning_annot.annotations.appending import add_answers, add_questions, labels_of, last_id, new_positions
 from lightning_annot.annotations.checks import check_answers, check_kinds, check_questions, few
 from lightning_annot.annotations.failures import explained
+from lightning_annot.annotations.peeking import another_run
 from lightning_annot.annotations.schema import (
     ANSWER,
     FORMAT,
@@ -70,17 +71,12 @@ class AnnotationLog:
         """
         with self.writing() as connection:
             stored = _identity(connection)
-            changed = [key for key, value in stored.items() if identity.get(key) != value]
+            changed = {key for key, value in stored.items() if identity.get(key) != value}
             new = [{"key": key, "value": value} for key, value in identity.items() if key not in stored]
             if new and not changed:
                 connection.execute(insert(IDENTITY), new)
-        if changed:
-            differ = [key for key in sorted({*stored, *identity}) if stored.get(key) != identity.get(key)]
-            old_new = (f"{key}: {stored.get(key, 'absent')} -> {identity.get(key, 'absent')}" for key in differ)
-            raise AnnotError(
-                f"{self.name} belongs to another run (old -> new: {'; '.join(old_new)}); choose another output_dir, or "
-                "take the old settings back"
-            )
+        if changed and (error := another_run(self.name, stored, identity, {*stored, *identity})) is not None:
+            raise error
 
     def identity(self) -> dict[str, str]:
         """What ``claim`` has stored, empty before."""

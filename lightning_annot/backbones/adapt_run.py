@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
-from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.backbones.adapt_settings import ADAPTED, AdaptSettings, StartSettings
 from lightning_annot.backbones.adaptation import SelfSupervisedModule
 from lightning_annot.backbones.freezing import FreezeLayers
 from lightning_annot.backbones.ssl_data import KeptImages, ViewPairs, pair_loader, probe_loader, reading_processes
@@ -27,7 +27,6 @@ from lightning_annot.files import write_text, write_torch
 from lightning_annot.stored import read_object
 from lightning_annot.types import AnnotError, ImageSource
 
-ADAPTED = "backbone.pt"
 MADE_BY = "made_by.json"
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from lightning_annot.types import AnnotError
 
+ADAPTED = "backbone.pt"  # the file that adaptation leaves
+
 Method = Literal["vicreg", "simclr", "byol"]
 
 

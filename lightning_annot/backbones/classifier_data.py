@@ -127,6 +127,11 @@ class ClassifierDataModule(LightningDataModule):
         return None if self._bank is None else int(self._bank.shape[1])
 
     @property
+    def images(self) -> Images | None:
+        """Images of the items of the stage, after ``setup``; None where there are features."""
+        return self._found if isinstance(self._found, Images) else None
+
+    @property
     def known(self) -> RunLabels:
         """The run's labels; after ``setup`` for fit or validate."""
         if self._known is None:
@@ -134,28 +139,26 @@ class ClassifierDataModule(LightningDataModule):
         return self._known
 
     def setup(self, stage: str) -> None:
-        """Read the labels that the stage needs, open images or bank, and find every item in them."""
+        """Read the labels that the stage needs, then open images or bank, and find every item in them."""
+        if stage == "fit":
+            self._refuse_a_folder_in_use()
+        if stage == "test":
+            if self.labels is None:
+                raise AnnotError("test compares the classifier with the truth; give it as data.labels, a CSV task,label.")
+            self._truth = read_labels(self.labels)
+        if stage != "predict" and self.run is not None and self._known is None:
+            self._known = read_run_labels(self.run, self.classes)
+            self.classes = list(self._known.classes)
+        wanted = None if stage in ("predict", "test") else self.known.ids  # told before a data set is downloaded
         if self.features is not None and self._bank is None:
             self._bank = load_features(self.features)
         if self.root is not None and self._source is None:
             self._source = open_source(self.root, allow_outside=self.allow_outside)
             if self.trainer is None or self.trainer.is_global_zero:
                 tell(self._source.notes)
-        if stage != "predict" and self.run is not None and self._known is None:
-            self._known = read_run_labels(self.run, self.classes)
-            self.classes = list(self._known.classes)
-        if stage == "fit":
-            self._refuse_a_folder_in_use()
         if stage == "predict":
             self.predict_ids = self._all_ids()
-            self._found = self._find(None)
-        elif stage == "test":
-            if self.labels is None:
-                raise AnnotError("test compares the classifier with the truth; give it as data.labels, a CSV task,label.")
-            self._truth = read_labels(self.labels)
-            self._found = self._find(self._truth["task"].tolist())
-        else:
-            self._found = self._find(self.known.ids)
+        self._found = self._find(wanted if self._truth is None or stage != "test" else self._truth["task"].tolist())
 
     @cached_property
     def validates(self) -> Tensor:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lightning_annot.backbones.pretrained import not_downloaded, of_open_clip
 from lightning_annot.backbones.transforms import Transform
+from lightning_annot.data.network import in_short, is_offline
 from lightning_annot.types import AnnotError
 
 PREFIX = "open_clip:"
@@ -48,7 +50,12 @@ def text_embeddings(
     A class is the mean of its ``prompts``, in which ``{}`` stands for its name (Radford et al., ICML 2021, Section 3.1.4).
     """
     model, _ = _create(name, weights, None, seed)
-    tokens = _library().get_tokenizer(name.removeprefix(PREFIX))
+    try:
+        tokens = _library().get_tokenizer(name.removeprefix(PREFIX))
+    except Exception as error:
+        if not is_offline(error):
+            raise
+        raise not_downloaded(f"{name}'s tokenizer", error) from error
     with torch.inference_mode():
         each = [normalize(model.encode_text(tokens([text.replace("{}", name) for name in classes])), dim=1) for text in prompts]
     return normalize(torch.stack(each).mean(0), dim=1).clone(), model.logit_scale.exp().item()
@@ -67,15 +74,20 @@ class _ImageSide(nn.Module):
 
 def _create(name: str, weights: str, image_size: int | None, seed: int) -> tuple[Any, Transform]:
     """The model in eval mode; random weights are drawn by ``seed``, and the global generator stays as it was."""
+    tag = None if weights == "random" else weights
+    if tag is not None and (known := of_open_clip(name, name.removeprefix(PREFIX), tag)) is not None:
+        known.need()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model, _, transform = _library().create_model_and_transforms(
-                name.removeprefix(PREFIX), pretrained=None if weights == "random" else weights, force_image_size=image_size
+                name.removeprefix(PREFIX), pretrained=tag, force_image_size=image_size
             )
         except (OSError, RuntimeError, ValueError) as error:
+            if is_offline(error):
+                raise not_downloaded(name, error) from error
             raise AnnotError(
-                f"{name} with weights={weights} cannot be had: {error}. Without a network, give the path of a checkpoint"
+                f"{name} with weights={weights} cannot be had: {in_short(error)}; give the path of a checkpoint"
             ) from error
     return model.eval(), transform
 

@@ -92,11 +92,13 @@ def extract(
     ``"skip"`` unreadable images are left out and listed in ``unreadable``; they are tried again at each start, in case
     they were repaired.
     """
-    _check_options(batch_size, num_workers, on_error, flush_seconds)
-    target = _resolve_device(device)
+    check_options(batch_size, num_workers, on_error)
+    if not flush_seconds >= 0:
+        raise AnnotError(f"flush_seconds is {flush_seconds}; it must be 0 or more")
+    target = resolve_device(device)
     model, transform = build_backbone(spec)
     amp = amp and target.type == "cuda"
-    key = _bank_key(spec, model, transform, amp)
+    key = bank_key(spec, model, transform, amp)
     bank = FeatureBank.open(cache_dir, key, ranks.rank)
     with _spinner(progress):
         digests = source.digests()
@@ -109,7 +111,7 @@ def extract(
             writer = _Writer(bank, source.ids, digests, flush_seconds)
             with writer, _progress_bar(progress) as bar:
                 task = bar.add_task(f"features, 1 of {ranks.size} processes" if ranks.size > 1 else "features", total=len(rows))
-                _fill(_placed(model, target, amp), loader, writer, on_error, amp, bar, task)
+                _fill(placed(model, target, amp), loader, writer, on_error, amp, bar, task)
     ranks.wait()
     done, seconds = int(bank.contains([digests[row] for row in missing]).sum()), time.monotonic() - start
     if progress and done:
@@ -246,13 +248,17 @@ def _loader(
 ) -> DataLoader[Any]:
     """Batches of ``rows``, in order; ``processes`` on this machine have a loader each."""
     if num_workers is None:
-        # Half of the cores: the other half computes on a CPU, and feeds the GPU where there is one.
-        num_workers = 0 if len(rows) < _SMALL else min(4, (os.cpu_count() or 1) // 2 // processes)
+        num_workers = reading_processes(len(rows), processes)
     pin = device.type == "cuda"
     return DataLoader(_Rows(source, rows, transform), batch_size, num_workers=num_workers, collate_fn=_collate, pin_memory=pin)
 
 
-def _bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: bool) -> dict[str, str]:
+def reading_processes(images: int, processes: int = 1) -> int:
+    """How many read so many ``images``: half of the cores, since the other half computes, or feeds the GPU."""
+    return 0 if images < _SMALL else min(4, (os.cpu_count() or 1) // 2 // processes)
+
+
+def bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: bool) -> dict[str, str]:
     """All that features depend on besides the image."""
     precision = "mixed" if amp else "float32"
     return {
@@ -264,13 +270,14 @@ def _bank_key(spec: BackboneSpec, model: nn.Module, transform: Transform, amp: b
     }
 
 
-def _placed(model: nn.Module, device: torch.device, amp: bool) -> nn.Module:
+def placed(model: nn.Module, device: torch.device, amp: bool) -> nn.Module:
     """The model on its device. Channels last make convolutions up to 1.5 times as fast on CPUs, and suit tensor cores."""
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if amp or device.type == "cpu" else model
 
 
-def _resolve_device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """The device of that name, the GPU if there is one for ``auto``; AnnotError where it cannot be used."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -281,15 +288,14 @@ def _resolve_device(device: str) -> torch.device:
     return target
 
 
-def _check_options(batch_size: int, num_workers: int | None, on_error: str, flush_seconds: float) -> None:
+def check_options(batch_size: int, num_workers: int | None, on_error: str) -> None:
+    """Raise AnnotError for options of ``extract`` that it does not take."""
     if on_error not in ("raise", "skip"):
         raise AnnotError(f"on_error is {on_error!r}; allowed: raise, skip")
     if batch_size < 1:
         raise AnnotError(f"batch_size is {batch_size}; it must be at least 1")
     if num_workers is not None and num_workers < 0:
         raise AnnotError(f"num_workers is {num_workers}; it must be 0 or more, or null to choose by the machine")
-    if not flush_seconds >= 0:
-        raise AnnotError(f"flush_seconds is {flush_seconds}; it must be 0 or more")
 
 
 class _Rate(ProgressColumn):

@@ -18,9 +18,11 @@ from lightning_annot.backbones import small_resnet  # noqa: F401  timm knows it 
 from lightning_annot.backbones.adapted import backbone_weights
 from lightning_annot.backbones.efficientnet_names import to_timm_names
 from lightning_annot.backbones.image_text import PREFIX, build_image_side, check_image_text
+from lightning_annot.backbones.pretrained import not_downloaded, of_timm
 from lightning_annot.backbones.transforms import Transform
 from lightning_annot.backbones.weight_files import checkpoint_path
 from lightning_annot.data.images import first_few
+from lightning_annot.data.network import in_short, is_offline
 from lightning_annot.types import AnnotError
 
 
@@ -88,14 +90,23 @@ def weights_digest(model: nn.Module) -> str:
 
 def _create(spec: BackboneSpec) -> nn.Module:
     """The model with pretrained weights, or random ones drawn by the seed; leaves the global generator as it was."""
+    pretrained, overlay = spec.weights == "pretrained", None
+    if pretrained:
+        weights = of_timm(spec.name)
+        copy = weights.need()
+        overlay = {"file": copy} if copy is not None and weights.is_plain else None  # asks the hub nothing
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         try:
-            return timm.create_model(spec.name, pretrained=spec.weights == "pretrained", num_classes=0)
-        except (OSError, RuntimeError) as error:
+            return timm.create_model(spec.name, pretrained=pretrained, pretrained_cfg_overlay=overlay, num_classes=0)
+        except Exception as error:
+            if pretrained and is_offline(error):
+                raise not_downloaded(spec.name, error) from error
+            if not isinstance(error, OSError | RuntimeError):
+                raise
             raise AnnotError(
-                f"timm's {spec.name} with weights={spec.weights} cannot be had: {error}. "
-                "Without a network, give the path of a local checkpoint as weights, or weights=random"
+                f"timm's {spec.name} with weights={spec.weights} cannot be had: {in_short(error)}; give the path of a local "
+                "checkpoint as weights, or weights=random"
             ) from error
 
 

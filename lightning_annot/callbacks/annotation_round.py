@@ -20,6 +20,7 @@ from lightning_annot.callbacks.calibration_rows import known_by_answers, prototy
 from lightning_annot.callbacks.inferring import Inferring
 from lightning_annot.callbacks.leftover import leftover, tell_how_to_go_on
 from lightning_annot.callbacks.opening import open_ledger, refuse_older, refuse_older_than_rounds
+from lightning_annot.callbacks.preflight import Opening
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
     class_accuracy,
@@ -115,6 +116,28 @@ class AnnotationRound(Callback):
     def log_address(self) -> str | Path:
         """Where the annotation log is."""
         return self.log_url or self.folder.path / "annotations.db"
+
+    @property
+    def opening(self) -> Opening:
+        """What the run will read and claim before its first round."""
+        return Opening(
+            self.log_address, self.folder.path, self.workers, self.import_answers, self.cost_path, self.crowd.oracle,
+            self._terms.gold_asked,
+        )  # fmt: skip
+
+    @property
+    def most_answers(self) -> int:
+        """The most answers that an item may get."""
+        return self._terms.sampling.most
+
+    def check_items(self, data: AnnotationDataModule, stage: str) -> None:
+        """Refuse settings and files that do not fit the items, before features are extracted; rank 0 alone."""
+        trainer = data.trainer
+        if stage not in ("fit", "test") or trainer is None or not trainer.is_global_zero:
+            return
+        if self._acts_on(trainer, trainer.lightning_module):
+            for check in self.opening.checks(data.table, data.listed, data.seed, data.may_shrink).values():
+                check()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the log, claim the folder for this run's identity, and introduce the workers; rank 0 alone."""

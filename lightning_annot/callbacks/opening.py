@@ -9,9 +9,10 @@ from pathlib import Path
 
 from lightning_annot.annotations.formats import import_answers
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.annotations.schema import STUDY, has_log
+from lightning_annot.annotations.schema import has_log
 from lightning_annot.data.datamodule import AnnotationDataModule
-from lightning_annot.data.loading import DIGITS
+from lightning_annot.data.items import ItemTable
+from lightning_annot.data.loading import DIGITS, Loaded
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask, whole_path
 from lightning_annot.files import write_text
 from lightning_annot.ledger import Ledger
@@ -22,6 +23,7 @@ from lightning_annot.workers.base import Workers
 from lightning_annot.workers.live import LiveWorkers
 from lightning_annot.workers.simulated import SimulatedWorkers
 
+SIMULATED_FILE = "simulated_workers.npz"
 MOST_EXAMPLES = 6  # of a class
 
 logger = logging.getLogger(__name__)
@@ -43,15 +45,23 @@ def page_task(data: AnnotationDataModule, with_gold: bool) -> PageTask:
     return PageTask(table.classes, table.names, {name: tuple(ids[:MOST_EXAMPLES]) for name, ids in by_class.items()}, source)
 
 
-def refuse_study(url: str | Path) -> None:
-    """AnnotError where the log at ``url``, if it is there, is a confusion study's, which no run can go on with."""
-    if not has_log(url):
-        return
-    with AnnotationLog(url, create=False) as log:
-        if STUDY in log.identity():
+def run_task(table: ItemTable, found: Loaded, seed: int, folder: Path, log_url: str | None) -> Task:
+    """What the workers of a run in ``folder`` may know of its items."""
+    paths = None if found.source is None else dict(zip(table.ids, found.source.paths, strict=True))
+    return Task(table.ids, table.classes, seed, str(folder), paths, found.labels, log_url, table.names)
+
+
+def check_gold(gold: Mapping[str, float], table: ItemTable, named: bool) -> None:
+    """Raise AnnotError where the settings ``gold`` ask gold questions that cannot be; ``named``: workers have names."""
+    for name, value in gold.items():
+        if not named and name != "gold_rate":
             raise AnnotError(
-                f"{log.name} is the log of a confusion study; choose another annotation.output_dir for the run. What the study "
-                "found is written by lightning-annot confusions."
+                f"annotation.{name} {value:g} given, and questions go to anyone; gold questions need workers with names: name "
+                "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
+            )
+        if not bool(table.is_prototype.any()):
+            raise AnnotError(
+                f"annotation.{name} {value:g} given without prototypes, which gold questions are about; set it to 0."
             )
 
 
@@ -113,21 +123,10 @@ def open_ledger(
     log.claim(data.identity())
     if answers is not None:
         import_answers(log, answers, table.classes, table.ids)
-    paths = None if loaded.source is None else dict(zip(table.ids, loaded.source.paths, strict=True))
-    task = Task(table.ids, table.classes, data.seed, str(folder), paths, loaded.labels, log.url, table.names)
-    ledger = Ledger(log, task, workers, hold_back)
-    for name, value in gold.items():
-        if not workers.names() and name != "gold_rate":
-            raise AnnotError(
-                f"annotation.{name} {value:g} given, and questions go to anyone; gold questions need workers with names: name "
-                "them (annotation.workers.workers), or set annotation.workers.by_worker for recorded answers."
-            )
-        if not bool(table.is_prototype.any()):
-            raise AnnotError(
-                f"annotation.{name} {value:g} given without prototypes, which gold questions are about; set it to 0."
-            )
+    ledger = Ledger(log, run_task(table, loaded, data.seed, folder, log.url), workers, hold_back)
+    check_gold(gold, table, named=bool(workers.names()))
     if isinstance(workers, LiveWorkers) or loaded.source is not None:  # an expert may see images on the page of any run
         write_text(folder / TASK_FILE, page_task(data, bool(gold)).to_json())
     if isinstance(workers, SimulatedWorkers):
-        workers.export(folder / "simulated_workers.npz")
+        workers.export(folder / SIMULATED_FILE)
     return ledger

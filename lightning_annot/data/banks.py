@@ -12,8 +12,8 @@ from torch import Tensor
 from lightning_annot.backbones.image_text import PREFIX
 from lightning_annot.data.bank_digest import Origin
 from lightning_annot.data.features import load_features
-from lightning_annot.data.images import first_few
-from lightning_annot.data.loading import BackboneSettings, Loaded, extract_features
+from lightning_annot.data.images import Images, first_few
+from lightning_annot.data.loading import BackboneSettings, Loaded, backbone_spec, extract_features
 from lightning_annot.data.ranks import ALONE, Ranks
 from lightning_annot.types import AnnotError
 
@@ -43,6 +43,10 @@ class BankSettings:
             raise AnnotError(
                 f"an entry of data.banks has {' and '.join(given) or 'none'} of features, backbone, scores; give one of them."
             )
+        if self.backbone is not None and self.backbone.name is None:
+            raise AnnotError(
+                "an entry of data.banks has a backbone without a name; give a timm model, such as resnet50.a1_in1k."
+            )
         if self.machine is None and (self.scores is not None or self.prompts):
             raise AnnotError(
                 "data.banks has scores or prompts without a machine; name the machine worker, such as machine: clip."
@@ -71,6 +75,24 @@ class Banks:
     origins: tuple[Origin, ...] = ()
 
 
+def check_banks(settings: Sequence[BankSettings], listed: Loaded, names: Sequence[str] | None, seed: int) -> None:
+    """Raise AnnotError for what ``load_banks`` would refuse, before any bank is extracted; ``listed`` needs no features."""
+    machines = [bank.machine for bank in settings if bank.machine is not None]
+    if twice := [name for name in machines if machines.count(name) > 1]:
+        raise AnnotError(f"data.banks names the machine {twice[0]!r} twice; give each a name of its own.")
+    for bank in settings:
+        if bank.machine is not None and names is None:
+            continue
+        if bank.features is not None:
+            _chosen(load_features(bank.features), bank.features, listed)
+        elif bank.scores is not None:
+            assert names is not None
+            _scores(bank.scores, listed, len(names))
+        elif bank.backbone is not None:
+            _source(listed)
+            backbone_spec(bank.backbone, seed)
+
+
 def load_banks(
     settings: Sequence[BankSettings],
     loaded: Loaded,
@@ -78,7 +100,10 @@ def load_banks(
     seed: int,
     ranks: Ranks = ALONE,
 ) -> Banks:
-    """All banks for the items ``loaded``; ``names`` (K,): what the classes are called, None where nobody asks the machines."""
+    """All banks, which ``check_banks`` has passed, for the items ``loaded``.
+
+    ``names`` (K,): what the classes are called, None where nobody asks the machines.
+    """
     joined: list[np.ndarray] = []
     machines: dict[str, np.ndarray] = {}
     scores: dict[str, Tensor] = {}
@@ -89,8 +114,6 @@ def load_banks(
             joined.append(found)
             origins.append(origin)
             continue
-        if bank.machine in machines or bank.machine in scores:
-            raise AnnotError(f"data.banks names the machine {bank.machine!r} twice; give each a name of its own.")
         if names is None:
             continue
         if bank.scores is not None:
@@ -116,15 +139,19 @@ def _features(bank: BankSettings, loaded: Loaded, seed: int, ranks: Ranks) -> tu
         rows = _chosen(load_features(bank.features), bank.features, loaded)
         return rows, rows
     assert bank.backbone is not None
-    if loaded.source is None:
-        raise AnnotError("data.banks names a backbone, and this run has no images; give data.root, or ready-made features.")
-    found = extract_features(loaded.source, bank.backbone, seed, ranks)
+    found = extract_features(_source(loaded), bank.backbone, seed, ranks)
     if found.unreadable:
         raise AnnotError(
             f"{len(found.unreadable)} images can be read no more ({first_few(found.unreadable)}); they could be when the "
             "learner's own features were made."
         )
     return found.features, found.origin
+
+
+def _source(loaded: Loaded) -> Images:
+    if loaded.source is None:
+        raise AnnotError("data.banks names a backbone, and this run has no images; give data.root, or ready-made features.")
+    return loaded.source
 
 
 def _chosen(rows: np.ndarray, path: str, loaded: Loaded) -> np.ndarray:

@@ -26,6 +26,8 @@ def read_classes(classes: Sequence[str] | str) -> ClassList:
     """Ids as they are given, or the lines of a CSV ``class[,name]``."""
     if not isinstance(classes, str):
         ids = tuple(str(name) for name in classes)
+        if len(set(ids)) < len(ids):
+            raise AnnotError(f"data.classes names a class twice: {list(ids)}.")
         return ClassList(ids, ids)
     path = Path(classes)
     if not path.is_file():

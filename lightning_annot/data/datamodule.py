@@ -12,18 +12,19 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_annot.backbones.adapt_settings import AdaptSettings, StartSettings
+from lightning_annot.backbones.adapt_settings import ADAPTED, AdaptSettings, StartSettings
 from lightning_annot.backbones.image_text import PREFIX
 from lightning_annot.data.bank_digest import Origin, bank_digest
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.images import Images
 from lightning_annot.data.items import ItemTable
-from lightning_annot.data.loading import BackboneSettings, Loaded, load_images, load_items
+from lightning_annot.data.loading import BackboneSettings, Loaded, add_features, fetch_weights, tell
 from lightning_annot.data.owner import Owner
 from lightning_annot.data.pools import Pools, first_pools
+from lightning_annot.data.preflight import ChecksItems, Sources
 from lightning_annot.data.projection import Projection, ProjectionSettings
-from lightning_annot.data.ranks import ALONE, Ranks
+from lightning_annot.data.ranks import trainer_ranks
 from lightning_annot.data.view import FeatureView
 from lightning_annot.types import AnnotError
 
@@ -96,10 +97,16 @@ class AnnotationDataModule(LightningDataModule):
         self.root, self.features, self.labels, self.items = root, features, labels, items
         self.id_pattern, self.n_folds, self.holdout, self.allow_outside = id_pattern, folds, holdout, allow_outside
         self.owner = Owner(classes, distractors, prototypes, prototypes_per_class, folds, holdout, seed)
+        self.sources = Sources(
+            root, features, labels, items, id_pattern, backbone, self.owner, self.bank_settings, unlabelled_extra, seed,
+            None if adapt is None else Path(output_dir) / "adapted" / ADAPTED, allow_outside,
+        )  # fmt: skip
         self.classes: list[str] | None = None
         self.unlabelled_extra, self.backbone = unlabelled_extra, backbone
         self.projection_settings, self.batches, self.seed = projection, batches, seed
         self.loaded: Loaded | None = None
+        self._listed: Loaded | None = None
+        self._checked = False
         self._extra: np.ndarray | None = None
         self._extra_origin: Origin = ""
         self._table: ItemTable | None = None
@@ -110,52 +117,94 @@ class AnnotationDataModule(LightningDataModule):
         self._pools: Pools | None = None
         self._round_batches: RoundBatches | None = None
 
+    def keep_no_digests(self) -> None:
+        """Keep nothing of what is learned of the files, so that looking at them writes nothing."""
+        self.sources = replace(self.sources, backbone=replace(self.sources.backbone, cache_dir=""))
+
+    def list_items(self, stage: str) -> Loaded:
+        """List items and images; no features yet."""
+        if self._listed is None:
+            classes = self.owner.task_classes() if stage == "predict" else self.sources.classes()
+            self.classes = None if classes.ids is None else list(classes.ids)
+            self._listed = self.sources.list(None if stage == "predict" else classes)
+        return self._listed
+
+    def look(self, stage: str) -> None:
+        """List the items, and check classes and prototypes against them (``predict`` needs neither); no features yet."""
+        listed = self.list_items(stage)
+        if self._table is None and stage != "predict":
+            self._table = self.sources.table(listed, self.sources.classes())
+
+    @property
+    def listed(self) -> Loaded:
+        """Items and images, unreadable ones among them; after ``look``."""
+        if self._listed is None:
+            raise AnnotError("the data module has no items yet; call look('fit') first.")
+        return self._listed
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether unreadable images, which nobody knows before the extraction, will be left out of ``listed``."""
+        return self.backbone.on_error == "skip" and not self.listed.has_features
+
+    def _check(self, stage: str) -> None:
+        """Refuse what is wrong before anything is downloaded, adapted or extracted."""
+        if self._checked:
+            return
+        if self.adapt is not None and stage != "fit":
+            self._adapted(make=False)
+        if (source := self.list_items(stage).source) is not None and trainer_ranks(self.trainer).rank == 0:
+            tell(source.notes)
+        self.look(stage)
+        trainer = self.trainer
+        for part in () if trainer is None else (*trainer.callbacks, trainer.lightning_module):  # type: ignore[attr-defined]
+            if isinstance(part, ChecksItems):
+                part.check_items(self, stage)
+        self.sources.check_features(self.listed, self._table)
+        backbones = list(self.sources.backbones(self.listed).values())
+        if len(backbones) > 1 or self.adapt is not None:  # else the extraction downloads the weights first
+            fetch_weights(backbones, self.seed)
+        self._checked = True
+
     def setup(self, stage: str) -> None:
         """Load ids and raw features, and check prototypes and classes (``predict`` needs neither)."""
         if self.loaded is not None:
             return
+        self._check(stage)
+        ranks = trainer_ranks(self.trainer)
         if self.adapt is not None:
             self.backbone = replace(self.backbone, weights=str(self._adapted(stage == "fit")))
-        classes = self.owner.task_classes()
-        self.classes = None if classes.ids is None else list(classes.ids)
-        self.loaded = load_items(
-            self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
-            None if stage == "predict" else classes.subset, self._ranks(), self.allow_outside,
-        )  # fmt: skip
+        self.loaded = add_features(self.listed, self.backbone, self.seed, ranks)
         if self.trainer is not None and self.loaded.extraction is not None:
             for logger in self.trainer.loggers:  # which write in the first process alone
                 logger.log_hyperparams({"extraction": dict(self.loaded.extraction)})
-        if self.unlabelled_extra is not None:
-            bank = self.unlabelled_extra.endswith(".npy")
-            root, features = (None, self.unlabelled_extra) if bank else (self.unlabelled_extra, None)
-            extra = load_items(
-                root, features, None, None, None, self.backbone, self.seed, None, self._ranks(), self.allow_outside
-            )
+        if (extra := self.sources.list_extra()) is not None:
+            extra = add_features(extra, self.backbone, self.seed, ranks)
             self._extra, self._extra_origin = extra.features, extra.origin
             if self._extra.shape[1] != self.loaded.features.shape[1]:
                 raise AnnotError(
                     f"data.unlabelled_extra has features of width {self._extra.shape[1]}, the items of "
                     f"{self.loaded.features.shape[1]}. Both need the same backbone."
                 )
-        if stage != "predict":
-            self._table = self.owner.table(self.loaded, classes, self.labels is not None)
+        if stage != "predict" and self.loaded.unreadable:
+            self._table = self.sources.table(self.loaded, self.sources.classes())
         names = None if self._table is None else self._table.names
-        self.further = load_banks(self.bank_settings, self.loaded, names, self.seed, self._ranks())
+        self.further = load_banks(self.bank_settings, self.loaded, names, self.seed, ranks)
 
     def prepare_data(self) -> None:
         """Adapt the backbone, in one process, before any other needs it."""
         if self.adapt is not None and self.trainer is not None and self.trainer.state.fn == "fit":
+            self._check("fit")
             self._adapted(make=True)
 
     def images(self) -> tuple[Images, Tensor | None]:
         """Images of all items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None if there are none."""
-        classes = self.owner.task_classes()
-        found = load_images(
-            self.root, self.labels, self.items, self.id_pattern, self.backbone, classes.subset, self.allow_outside
-        )
+        classes = self.sources.classes()
+        found = self._listed or self.sources.list(classes)
         assert found.source is not None
-        known = self.owner.knows_some(found)
-        return found.source, self.owner.table(found, classes, self.labels is not None).prototype if known else None
+        if not self.owner.knows_some(found):
+            return found.source, None
+        return found.source, (self._table or self.sources.table(found, classes)).prototype
 
     def _adapted(self, make: bool) -> Path:
         """The adapted backbone's file; unless ``make``, it must be there, whatever images these are."""
@@ -171,20 +220,6 @@ class AnnotationDataModule(LightningDataModule):
             *self.images(), start, self.adapt, folder,
             seed=self.seed, device=backbone.device, skip=backbone.on_error == "skip", outer=self.trainer,
         )  # fmt: skip
-
-    def _ranks(self) -> Ranks:
-        """The Trainer's processes, each with its device."""
-        trainer = self.trainer
-        if trainer is None or trainer.world_size == 1:
-            return ALONE
-
-        def wait() -> None:
-            try:
-                trainer.strategy.barrier("features")
-            except RuntimeError as error:  # whoever stopped first, with a message of its own, closed the connection
-                raise AnnotError(f"another process of this run has stopped; its own message says why ({error})") from error
-
-        return Ranks(trainer.global_rank, trainer.world_size, trainer.num_devices, wait)
 
     @property
     def table(self) -> ItemTable:

@@ -16,12 +16,15 @@ from lightning_annot.data.digests import content_digest
 from lightning_annot.data.files import FileStore
 from lightning_annot.data.images import Images, first_few
 from lightning_annot.data.listing import about_splits
+from lightning_annot.data.network import in_short, is_offline
 from lightning_annot.data.places import Fence, refuse_outside
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:  # both are loaded where they are used: a folder of images needs neither, and each takes a second or more
     from torchvision.datasets import VisionDataset
 
+TORCHVISION = "torchvision:"  # before the name of a data set, as a root
+DOWNLOAD_DIR = "data"
 DIGIT_SIZE = 64  # pixels a side of an opened digit: eight times the original, large enough for a person to read
 
 
@@ -111,7 +114,35 @@ def torchvision_source(
     return Images(ids, paths, _labels(dataset, ids), store)
 
 
+def is_downloaded(name: str) -> bool:
+    """Whether torchvision's data set ``name``, which there is, is where ``open_source`` looks for it; downloads nothing."""
+    _kind(name)
+    try:
+        _build(name, DOWNLOAD_DIR, "train", False, {})
+    except AnnotError:
+        return False
+    return True
+
+
 def _build(name: str, root: str, split: str, download: bool, options: dict[str, Any]) -> VisionDataset:
+    kind = _kind(name)
+    arguments = _arguments(kind, root, split, download) | options
+    try:
+        return kind(**arguments)
+    except (OSError, RuntimeError, TypeError, ValueError, ImportError) as error:
+        if is_offline(error):
+            raise AnnotError(
+                f"torchvision's {name} could not be downloaded (no network: {in_short(error)}); connect, or copy its files to "
+                f"{root} from a machine that has them, or give data.root a folder, a zip or a manifest"
+            ) from error
+        raise AnnotError(
+            f"torchvision's {name} cannot be had with {arguments} ({in_short(error)}). "
+            "Check the split and the network, or put the files that torchvision expects into the root"
+        ) from error
+
+
+def _kind(name: str) -> type[VisionDataset]:
+    """The class of that name."""
     import torchvision
     from torchvision.datasets import VisionDataset
 
@@ -120,14 +151,7 @@ def _build(name: str, root: str, split: str, download: bool, options: dict[str, 
         known = [entry for entry in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, entry))]
         near = get_close_matches(name, known, n=3) or known
         raise AnnotError(f"torchvision has no data set {name!r}; did you mean {first_few(near)}?")
-    arguments = _arguments(kind, root, split, download) | options
-    try:
-        return kind(**arguments)
-    except (OSError, RuntimeError, TypeError, ValueError, ImportError) as error:
-        raise AnnotError(
-            f"torchvision's {name} cannot be had with {arguments} ({error}). "
-            "Check the split and the network, or put the files that torchvision expects into the root"
-        ) from error
+    return kind
 
 
 def _arguments(kind: type[VisionDataset], root: str, split: str, download: bool) -> dict[str, Any]:

@@ -54,9 +54,7 @@ class FeatureBank:
 
         It writes to its own ``shard`` and reads all.
         """
-        text = json.dumps(dict(key_fields), sort_keys=True)
-        name = re.sub(r"[^\w.-]+", "_", str(key_fields[min(key_fields)]))[:64]  # for people; the hash decides
-        folder = Path(cache_dir) / f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+        folder = bank_folder(cache_dir, key_fields)
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder, key_fields, shard)
 
@@ -189,6 +187,13 @@ class FeatureBank:
         place = np.searchsorted(self._digests, wanted, sorter=self._order)
         rows = self._order[np.minimum(place, len(self._digests) - 1)]
         return np.where(self._digests[rows] == wanted, rows, -1)
+
+
+def bank_folder(cache_dir: str | os.PathLike[str], key_fields: Mapping[str, Any]) -> Path:
+    """The folder of the bank of these fields, which may not be there yet."""
+    text = json.dumps(dict(key_fields), sort_keys=True)
+    name = re.sub(r"[^\w.-]+", "_", str(key_fields[min(key_fields)]))[:64]  # for people; the hash decides
+    return Path(cache_dir) / f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def load_features(path: str | os.PathLike[str]) -> NDArray[np.floating[Any]]:

@@ -162,7 +162,8 @@ def _codes(ids: Sequence[str], labels: Mapping[str, str], code: Mapping[str, int
     if unknown or absent:
         raise AnnotError(
             f"{what} and the items do not match: {len(unknown)} ids only in {what}, such as {unknown[:3]}; {len(absent)} items "
-            f"without a row there, such as {absent[:3]}. data.id_pattern maps ids to file names (such as %05d.jpg)."
+            f"without a row there, such as {absent[:3]}. Items are like {list(ids[:3])}; "
+            "data.id_pattern maps ids to file names (such as %05d.jpg)."
         )
     foreign = sorted({name for name in labels.values() if name not in code})
     if foreign:

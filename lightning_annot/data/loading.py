@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
     from lightning_annot.backbones.timm_features import FeatureSet
+    from lightning_annot.backbones.timm_models import BackboneSpec
     from lightning_annot.data.classes import Subset
     from lightning_annot.data.images import Images
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 class BackboneSettings:
     """A timm model by ``name``; ``weights``: pretrained, random, the path of a local checkpoint, or package:NAME for those of
     an installed package. ``image_size``: None for the model's own. ``device``: auto, cpu, cuda, ... ``on_error``: raise, or
-    skip unreadable images (named and counted).
+    skip unreadable images (named and counted). ``cache_dir``: folder of the feature bank and of what is known of files.
     """
 
     name: str | None = None
@@ -67,39 +68,36 @@ class Loaded:
         return self.features if self.extracted is None else self.extracted
 
     @property
+    def has_features(self) -> bool:
+        """Whether there are features yet."""
+        return bool(self.features.shape[1] > 0)
+
+    @property
     def n_listed(self) -> int:
         """Items that were listed, or images that were found, before any was left out."""
         return len(self.ids) + len(self.unreadable) + len(self.dropped)
 
 
-def load_items(
+def list_items(
     root: str | None,
     features: str | None,
     labels: str | None,
     items: str | None,
     id_pattern: str | None,
     backbone: BackboneSettings,
-    seed: int = 0,
     subset: Subset | None = None,
-    ranks: Ranks = ALONE,
     allow_outside: bool = False,
 ) -> Loaded:
-    """Features from a ready-made bank (``features``), or extracted from the images under ``root``; digits use their pixels.
+    """Items and images, with the features of a ready-made bank (``features``); those of a backbone are not there yet, (N, 0).
 
-    With a ``subset`` only its items are read, looked up and extracted; else all. Several ``ranks`` share the extraction. Files
-    that were passed over are named in a warning. ``allow_outside``: see ``open_source``.
+    With a ``subset`` only its items are read and looked up; else all. ``allow_outside``: see ``open_source``.
     """
+    if features is None:
+        return load_images(root, labels, items, id_pattern, backbone, subset, allow_outside)
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
-    source = None
-    if root is not None or features is None:
-        source = _open(root or DIGITS, backbone, allow_outside)
-        if ranks.rank == 0:
-            tell(source.notes)
-    if features is not None:
-        return _from_bank(features, source, truth, listed, id_pattern, subset)
-    assert source is not None
-    return _from_images(root or DIGITS, source, truth, listed, id_pattern, backbone, seed, subset, ranks)
+    source = None if root is None else _open(root, backbone, allow_outside)
+    return _from_bank(features, source, truth, listed, id_pattern, subset)
 
 
 def tell(notes: Sequence[str]) -> None:
@@ -134,46 +132,78 @@ def _from_bank(
     return Loaded(tuple(ids), bank, source, truth, dropped=dropped, rows=rows)
 
 
-def _from_images(
-    root: str,
-    source: Images,
-    truth: Mapping[str, str] | None,
-    listed: list[str] | None,
-    id_pattern: str | None,
-    backbone: BackboneSettings,
-    seed: int,
-    subset: Subset | None,
-    ranks: Ranks,
-) -> Loaded:
-    source, truth, dropped, chosen = _chosen(root, source, truth, listed, id_pattern, subset)
-    rows = None if chosen is None else np.asarray(chosen)
+def check_backbone(listed: Loaded, root: str | None, backbone: BackboneSettings, seed: int) -> None:
+    """Raise AnnotError where the features of the items ``listed`` can be had from nowhere, whatever the images are."""
+    if listed.has_features:
+        return
+    if backbone.name is not None:
+        backbone_spec(backbone, seed)
+    elif (root or DIGITS) != DIGITS:
+        raise AnnotError(
+            f"images of {root} need features: name a timm model as data.backbone.name (such as resnet50.a1_in1k), or give "
+            "a ready-made bank as data.features."
+        )
+
+
+def add_features(listed: Loaded, backbone: BackboneSettings, seed: int, ranks: Ranks = ALONE) -> Loaded:
+    """The items ``listed`` with features extracted by ``backbone``; digits without one have their pixels.
+
+    Unreadable images are left out, if they may be. Several ``ranks`` share the extraction.
+    """
+    source, rows = listed.source, listed.rows
+    if listed.has_features:
+        return listed
+    assert source is not None
     if backbone.name is None:
-        if root != DIGITS:
-            raise AnnotError(
-                f"images of {root} need features: name a timm model as data.backbone.name (such as resnet50.a1_in1k), or give "
-                "a ready-made bank as data.features."
-            )
         from lightning_annot.data.sources import digits_features
 
         digits = digits_features()
-        return Loaded(tuple(source.ids), digits if rows is None else digits[rows], source, truth, (), dropped, rows)
+        return replace(listed, features=digits if rows is None else digits[rows])
     found = extract_features(source, backbone, seed, ranks)
-    if found.unreadable:
-        lost = set(found.unreadable)
-        readable = [row for row, name in enumerate(source.ids) if name not in lost]
-        rows = np.asarray(readable) if rows is None else rows[readable]
-        source = source.subset(readable)
-        truth = None if truth is None else {name: label for name, label in truth.items() if name not in lost}
-    return Loaded(found.ids, found.features, source, truth, found.unreadable, dropped, rows, found.told, found.origin)
+    listed = replace(
+        listed,
+        ids=found.ids,
+        features=found.features,
+        unreadable=found.unreadable,
+        extraction=found.told,
+        extracted=found.origin,
+    )
+    if not found.unreadable:
+        return listed
+    lost, truth = set(found.unreadable), listed.labels
+    readable = [row for row, name in enumerate(source.ids) if name not in lost]
+    return replace(
+        listed,
+        source=source.subset(readable),
+        labels=None if truth is None else {name: label for name, label in truth.items() if name not in lost},
+        rows=np.asarray(readable) if rows is None else rows[readable],
+    )
+
+
+def backbone_spec(backbone: BackboneSettings, seed: int) -> BackboneSpec:
+    """The model of ``backbone``, whose name is given; AnnotError for a name, weights, options or a device that do not exist."""
+    from lightning_annot.backbones.timm_features import BackboneSpec, check_options, resolve_device
+
+    assert backbone.name is not None
+    check_options(backbone.batch_size, backbone.num_workers, backbone.on_error)
+    resolve_device(backbone.device)
+    return BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
+
+
+def fetch_weights(backbones: Sequence[BackboneSettings], seed: int) -> None:
+    """Download the weights that are not here, and see that each backbone can be built."""
+    from lightning_annot.backbones.timm_models import build_backbone
+
+    for backbone in backbones:
+        build_backbone(backbone_spec(backbone, seed))
 
 
 def extract_features(source: Images, backbone: BackboneSettings, seed: int, ranks: Ranks = ALONE) -> FeatureSet:
     """Features of all images of ``source`` by ``backbone``, whose name is given; several ``ranks`` share the work."""
-    from lightning_annot.backbones.timm_features import BackboneSpec, extract
+    from lightning_annot.backbones.timm_features import extract
 
-    assert backbone.name is not None
     n = len(source.ids)
-    spec = BackboneSpec(backbone.name, backbone.weights, backbone.image_size, seed)
+    spec = backbone_spec(backbone, seed)
     if 1 < ranks.size <= n:  # each hashes its part of the files; then all find all hashes in the cache
         source.subset(range(ranks.rank, n, ranks.size)).digests()
         ranks.wait()
@@ -199,12 +229,13 @@ def load_images(
     subset: Subset | None = None,
     allow_outside: bool = False,
 ) -> Loaded:
-    """What ``load_items`` finds, unreadable images among it, and no features (N, 0) yet."""
+    """Items that are images, unreadable ones among them, and no features (N, 0) yet."""
     truth = _labels(labels)
     listed = list(truth) if truth is not None else _item_ids(items)
     source = _open(root or DIGITS, backbone, allow_outside)
-    source, known, dropped, _ = _chosen(root or DIGITS, source, truth, listed, id_pattern, subset)
-    return Loaded(tuple(source.ids), np.empty((len(source.ids), 0), np.float16), source, known, dropped=dropped)
+    source, known, dropped, chosen = _chosen(root or DIGITS, source, truth, listed, id_pattern, subset)
+    rows, features = None if chosen is None else np.asarray(chosen), np.empty((len(source.ids), 0), np.float16)
+    return Loaded(tuple(source.ids), features, source, known, dropped=dropped, rows=rows)
 
 
 def _chosen(
@@ -228,7 +259,7 @@ def _chosen(
 def _open(root: str, backbone: BackboneSettings, allow_outside: bool) -> Images:
     from lightning_annot.data.sources import open_source
 
-    return open_source(root, cache_dir=backbone.cache_dir, allow_outside=allow_outside)
+    return open_source(root, cache_dir=backbone.cache_dir or None, allow_outside=allow_outside)
 
 
 def _mapped(source: Images, ids: list[str], id_pattern: str | None) -> Images:

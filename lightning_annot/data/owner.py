@@ -52,13 +52,18 @@ class Owner:
         other = (OTHER,) if self.distractors else ()
         return TaskClasses((*given.ids, *other), readable, Subset(given.ids, self.distractors, self.seed))
 
+    def given(self) -> dict[str, str] | None:
+        """The class of each prototype that the owner gives by file; None without a file."""
+        if self.prototypes is None:
+            return None
+        frame = read_labels(self.prototypes)
+        return dict(zip(frame["task"], frame["label"], strict=True))
+
     def table(self, loaded: Loaded, classes: TaskClasses, truth_is_whole: bool) -> ItemTable:
         """The items ``loaded``, with their prototypes; unless ``truth_is_whole``, labels of some items are the prototypes."""
-        truth, prototypes = loaded.labels, None
-        if self.prototypes is not None:
-            frame = read_labels(self.prototypes)
-            given = dict(zip(frame["task"], frame["label"], strict=True))
-            prototypes = self._kept(given, loaded, set(classes.ids or ()))
+        truth, prototypes = loaded.labels, self.given()
+        if prototypes is not None:
+            prototypes = self._kept(prototypes, loaded, set(classes.ids or ()))
         elif truth is not None and not truth_is_whole and len(truth) < len(loaded.ids):
             truth, prototypes = None, truth
         return build_items(

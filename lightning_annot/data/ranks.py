@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lightning_annot.types import AnnotError
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,17 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def trainer_ranks(trainer: Any) -> Ranks:
+    """The processes of a Trainer, each with its device; None: this one alone."""
+    if trainer is None or trainer.world_size == 1:
+        return ALONE
+
+    def wait() -> None:
+        try:
+            trainer.strategy.barrier("features")
+        except RuntimeError as error:  # whoever stopped first, with a message of its own, closed the connection
+            raise AnnotError(f"another process of this run has stopped; its own message says why ({error})") from error
+
+    return Ranks(trainer.global_rank, trainer.world_size, trainer.num_devices, wait)

@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from lightning_annot.data.archives import zip_source
-from lightning_annot.data.datasets import digits_features, digits_source, torchvision_source
+from lightning_annot.data.datasets import (
+    DOWNLOAD_DIR,
+    TORCHVISION,
+    digits_features,
+    digits_source,
+    torchvision_source,
+)
 from lightning_annot.data.files import folder_source
 from lightning_annot.data.images import Images, first_few
 from lightning_annot.data.manifest import MANIFEST_SUFFIXES, manifest_source
@@ -28,7 +34,6 @@ __all__ = [
     "zip_source",
 ]
 
-_TORCHVISION = "torchvision:"
 _CONVERSION = re.compile(r"%(?P<flags>[-+ 0#]*\d*(?:\.\d+)?)(?P<kind>[a-zA-Z%])")
 
 
@@ -36,7 +41,7 @@ def open_source(
     root: str,
     *,
     split: str = "train",
-    download_dir: str | os.PathLike[str] = "data",
+    download_dir: str | os.PathLike[str] = DOWNLOAD_DIR,
     download: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
     allow_outside: bool = False,
@@ -48,8 +53,8 @@ def open_source(
     """
     if root == "digits":
         return digits_source()
-    if root.startswith(_TORCHVISION):
-        return torchvision_source(root.removeprefix(_TORCHVISION), download_dir, split, download, allow_outside)
+    if root.startswith(TORCHVISION):
+        return torchvision_source(root.removeprefix(TORCHVISION), download_dir, split, download, allow_outside)
     path = Path(root).expanduser()
     if path.is_dir():
         return folder_source(path, cache_dir, allow_outside)
@@ -60,7 +65,7 @@ def open_source(
     what = "is a file of another kind" if path.exists() else "does not exist"
     raise AnnotError(
         f"{root!r} {what}; data.root names where images come from: a folder, a .zip, a manifest "
-        f"({', '.join(MANIFEST_SUFFIXES)}), 'digits' or '{_TORCHVISION}NAME'"
+        f"({', '.join(MANIFEST_SUFFIXES)}), 'digits' or '{TORCHVISION}NAME'"
     )
 
 

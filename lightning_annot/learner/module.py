@@ -112,14 +112,19 @@ class MixMatchModule(CheckedWeights, LightningModule):
         """Build the heads for the data module's features and classes; ``predict`` takes them from the checkpoint."""
         if not self.learners and stage != "predict":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            if self.keep_best != "none" and len(set(data.held_out_folds().tolist())) < data.n_folds:
-                raise AnnotError(
-                    f"model.keep_best {self.keep_best} given, and some of the {data.n_folds} heads have no held-out prototype "
-                    "to be judged by. Give more prototypes, or set model.keep_best none."
-                )
+            self.check_items(data, stage)
             if self._given[0] is None and data.table.lacks_prototypes:
                 self._settle("adam")  # an unseen class's bias runs away under momentum, and no answer brings it back
             self.build(data.n_folds, data.widths, len(data.table.classes), data.seed)
+
+    def check_items(self, data: Any, stage: str) -> None:
+        """Raise AnnotError where the weights are judged by prototypes that some head has none of."""
+        judged = self.keep_best != "none" and stage != "predict" and not self.learners
+        if judged and len(set(data.held_out_folds().tolist())) < data.n_folds:
+            raise AnnotError(
+                f"model.keep_best {self.keep_best} given, and some of the {data.n_folds} heads have no held-out prototype "
+                "to be judged by. Give more prototypes, or set model.keep_best none."
+            )
 
     def build(self, n_folds: int, widths: Sequence[int], n_classes: int, seed: int = 0) -> None:
         """Fresh heads for banks of these ``widths``, the learner's own first, started by ``seed``."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from lightning_annot.types import Answer, Question, Task
+from lightning_annot.types import Answer, Finding, Question, Task
 
 
 class Workers(ABC):
@@ -21,6 +21,17 @@ class Workers(ABC):
     @abstractmethod
     def bind(self, task: Task) -> None:
         """Learn the task once, before anything else is called; raises AnnotError if it does not fit."""
+
+    def check(self, task: Task) -> Finding | None:
+        """Read the files and ask the servers that ``bind`` will need, before anything that takes long; change nothing.
+
+        None where there is nothing to look at. Workers that say more can also tell their ``names`` from then on.
+
+        Raises:
+            AnnotError: ``bind`` would fail.
+        """
+        del task
+        return None
 
     def remember(self, pairs: Iterable[tuple[str, str]], people: Collection[str] = ()) -> None:
         """Take the (item, worker) pairs that the log already has answers of; called once, after ``bind``.

@@ -13,7 +13,8 @@ import pandas as pd
 from torch import Tensor
 
 from lightning_annot.annotations.formats import check_members, parse_seconds, read_table, write_table
-from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.files import check_writable
+from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.capacity import most_answers
 from lightning_annot.workers.waiting import checked_names
@@ -57,15 +58,28 @@ class FileWorkers(Workers):
         self._people: set[str] = set()  # who has answered what was asked
         self._never_asked = 0
 
+    def check(self, task: Task) -> Finding:
+        """Read the answers that are there, and see that the questions can be written."""
+        self._learn(task)
+        check_writable(self._folder)
+        path = self._folder / ANSWERS
+        whom = f"{len(self._workers)} people by name" if self._workers else "anyone"
+        if not path.exists():
+            return Finding(f"questions to {whom} through {self._folder / QUESTIONS}; no answers yet")
+        return Finding(f"questions to {whom} through {self._folder / QUESTIONS}; {len(self._read(path)):,} lines in {path}")
+
     def bind(self, task: Task) -> None:
         """Learn items and classes and make the folder."""
-        self._task = task
-        self._folder = Path(task.output_dir if self._directory is None else self._directory)
-        self._skips = set(SKIPS) - {name.casefold() for name in task.classes}
+        self._learn(task)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise AnnotError(f"no folder for questions at {self._folder}: {error}; choose another directory") from error
+
+    def _learn(self, task: Task) -> None:
+        self._task = task
+        self._folder = Path(task.output_dir if self._directory is None else self._directory)
+        self._skips = set(SKIPS) - {name.casefold() for name in task.classes}
 
     def names(self) -> Sequence[str]:
         """The workers given; empty when questions go to anyone."""

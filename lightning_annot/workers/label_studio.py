@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import Tensor
@@ -17,17 +17,21 @@ from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import EXPERT
 from lightning_annot.exchange.label_studio import prediction, said
 from lightning_annot.stored import reading
-from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.capacity import most_answers
 from lightning_annot.workers.label_studio_project import Control, Pictures, label_config
 from lightning_annot.workers.waiting import AwayError, Waiting, checked_names
+
+if TYPE_CHECKING:
+    from lightning_annot.workers.label_studio_client import LabelStudio
 
 logger = logging.getLogger(__name__)
 
 SOURCE = "label-studio"
 GROUND_TRUTH = "ground truth"  # the name of whoever starred annotations
 KEY, ITEM, WORKER = "question", "task", "worker"  # of a task's data
+_CHECK_SECONDS = 5.0  # the most that one call of ``check`` waits
 _MARGIN = timedelta(seconds=10)  # a change may be seen after one with a later time, if both were committed at once
 
 
@@ -81,16 +85,11 @@ class LabelStudioWorkers(Workers):
             raise AnnotError("Label Studio workers need the annotation log, and the task names none; set Task.log_url.")
         self._task, self._log = task, AnnotationLog(task.log_url)
         self._classes = set(task.classes)
+        server = self._server = self._client()
+        title = self._title_of(task)
         try:
-            from lightning_annot.workers.label_studio_client import LabelStudio
-        except ImportError as error:
-            raise AnnotError("Label Studio needs httpx; install it by pip install 'lightning-annot[label-studio]'.") from error
-        title = self._title or f"lightning-annot {Path(task.output_dir).resolve().name}"[:50]
-        server = self._server = LabelStudio(self._url)
-        try:
-            server.check()
+            project = self._find(server, task)
             self._pictures = Pictures(server, self._images, task.paths)
-            project = server.find_project(title)
             if project is None:
                 config = label_config(task.classes, task.names or task.classes)
                 project = server.create_project(title, config, self._predictions)
@@ -98,20 +97,54 @@ class LabelStudioWorkers(Workers):
             self._control = Control.of(project, task.classes, taken=(KEY, ITEM, WORKER))
             self._introduce()
         except AwayError as error:
-            raise AnnotError(f"{error}; start it, or correct workers.url ({self._url}).") from error
+            raise self._unreachable(error) from error
+
+    def check(self, task: Task) -> Finding:
+        """Reach the server; the project, if it is there, must be about these classes."""
+        server, title = self._client(_CHECK_SECONDS), self._title_of(task)
+        try:
+            project = self._find(server, task)
+            self._check_people(server)
+        except AwayError as error:
+            raise self._unreachable(error) from error
+        Pictures(server, self._images, task.paths)
+        if project is None:
+            return Finding(f"Label Studio at {server.url} answers; the project {title!r} will be made")
+        Control.of(project, task.classes, taken=(KEY, ITEM, WORKER))
+        return Finding(f"Label Studio at {server.url} answers; its project {title!r} is about these classes")
+
+    def _client(self, seconds: float | None = None) -> LabelStudio:
+        try:
+            from lightning_annot.workers.label_studio_client import LabelStudio
+        except ImportError as error:
+            raise AnnotError("Label Studio needs httpx; install it by pip install 'lightning-annot[label-studio]'.") from error
+        return LabelStudio(self._url, seconds)
+
+    def _find(self, server: LabelStudio, task: Task) -> dict[str, Any] | None:
+        server.check()
+        return server.find_project(self._title_of(task))
+
+    def _title_of(self, task: Task) -> str:
+        return self._title or f"lightning-annot {Path(task.output_dir).resolve().name}"[:50]
+
+    def _unreachable(self, error: AwayError) -> AnnotError:
+        return AnnotError(f"{error}; start it, or correct workers.url ({self._url}).")
 
     def _introduce(self) -> None:
         """A tab for each person who is named."""
         if not self._workers:
             return
-        people = sorted(self._server.emails().values())
-        if strangers := sorted({*self._workers} - {*people}):
-            raise AnnotError(
-                f"workers.workers {strangers[:5]} have no account at {self._server.url}, which knows {people[:10]}; give the "
-                "e-mail addresses of people who have one, or invite them first."
-            )
+        self._check_people(self._server)
         for name in sorted({*self._workers} - self._server.tabs()):
             self._server.add_tab(name, WORKER)
+
+    def _check_people(self, server: LabelStudio) -> None:
+        people = sorted(server.emails().values()) if self._workers else []
+        if strangers := sorted({*self._workers} - {*people}):
+            raise AnnotError(
+                f"workers.workers {strangers[:5]} have no account at {server.url}, which knows {people[:10]}; give the "
+                "e-mail addresses of people who have one, or invite them first."
+            )
 
     def names(self) -> Sequence[str]:
         """The workers given; empty when questions go to anyone."""

@@ -28,7 +28,7 @@ class LabelStudio:
     AwayError where trying again may help, else AnnotError.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, seconds: float | None = None) -> None:
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         if not (token and token.isascii() and token.isprintable()):
             raise AnnotError(
@@ -44,7 +44,7 @@ class LabelStudio:
         self.url = str(parts).rstrip("/")
         self.project = 0
         auth = _Personal(token, self.url) if token.count(".") == 2 else _Legacy(token)
-        self._client = httpx.Client(base_url=self.url, auth=auth, timeout=_SECONDS)
+        self._client = httpx.Client(base_url=self.url, auth=auth, timeout=seconds or _SECONDS)
 
     def check(self) -> None:
         """See that the token opens the server."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.waiting import Waiting, checked_names
 
@@ -40,6 +41,17 @@ class LiveWorkers(Workers):
     ) -> None:
         self._waiting = Waiting(until, minutes, poll_seconds)
         self._workers = checked_names(workers)
+
+    def check(self, task: Task) -> Finding:
+        """See whether the page can be served from here."""
+        del task
+        missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+        told = (
+            f"the page needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed here: "
+            "pip install 'lightning-annot[serve]', or serve it from another machine",
+        )
+        whom = f"{len(self._workers)} people by name" if self._workers else "anyone who is invited"
+        return Finding(f"questions to {whom}, on the page of lightning-annot serve", told if missing else ())
 
     def bind(self, task: Task) -> None:
         """Open the desk where people are invited."""

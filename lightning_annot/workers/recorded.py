@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_annot.annotations.formats import read_answers
-from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
 
 Int64s = NDArray[np.int64]
@@ -57,6 +57,14 @@ class RecordedWorkers(Workers):
         key = self._item * len(self._names) + self._worker
         self._by_key = np.argsort(key)
         self._keys = key[self._by_key]
+
+    def check(self, task: Task) -> Finding:
+        """Read the file."""
+        self.bind(task)
+        without = len(task.items) - len(np.unique(self._item))
+        told = (f"{without:,} of {len(task.items):,} items have no recorded answer; they cannot be asked about",)
+        text = f"{len(self._item):,} recorded answers of {len(self._names):,} workers in {self._path}"
+        return Finding(text, told if without else ())
 
     def names(self) -> Sequence[str]:
         """The recorded workers, sorted, if ``by_worker``; else nobody, as questions go to anyone."""

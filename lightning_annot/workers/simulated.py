@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_annot.files import replacing
-from lightning_annot.types import AnnotError, Answer, Question, Task
+from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
 
 Matrix = NDArray[np.float64]
@@ -53,6 +53,11 @@ class SimulatedWorkers(Workers):
         true = self.confusions(task.classes, task.seed)
         self._true = true if true.size <= EXPORTED else None
         self._cumulative = _cumulative(true)
+
+    def check(self, task: Task) -> Finding:
+        """Draw the workers, which reads their files."""
+        self.bind(task)
+        return Finding(f"{self.n_workers} simulated workers ({type(self).__name__})")
 
     def export(self, path: Path) -> None:
         """Write what is true of the workers, for reports and oracles: ``workers`` (W,), ``classes`` (K,), ``confusions``

@@ -1,0 +1,1 @@
+"""``lightning-annot check``: what can be said of a run before it begins."""
