@@ -42,7 +42,7 @@ ALLOWED = {
     "commandline": {"types"},
     "check": PURE | {"data", "backbones", "callbacks", "presets", "cli", "commandline"},
     "quiet": set[str](),
-    "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
+    "experiments": PURE | {"workers", "data", "learner", "report", "presets", "checkpoints", "cli", "__main__"},
 }
 LIGHTNING = {"checkpoints.py", "data/datamodule.py", "learner/module.py", "learner/uniform.py", "cli.py"}
 LIGHTNING_FOLDERS = {"backbones", "callbacks", "check"}
