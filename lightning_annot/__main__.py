@@ -56,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args[0] in _COMMANDS:
             return _COMMANDS[args[0]](args[1:])
-        if not args[0].startswith("-") and args[0] not in _OF_LIGHTNING:
+        if args[0] not in _OF_LIGHTNING and args[0] not in ("-c", "--config"):
             known = [*_OF_LIGHTNING, *_COMMANDS]
+            if args[0].startswith("-"):
+                known = ["--help", "--version", *known]
             raise AnnotError(f"there is no command {args[0]}{did_you_mean(args[0], known)}; there are {', '.join(known)}.")
         from lightning_annot.presets import expand
 

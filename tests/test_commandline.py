@@ -109,6 +109,9 @@ def test_other_commands_of_lightning_say_it_alike(command: str) -> None:
     [
         ("fti", "did you mean fit?"),
         ("exprt", "did you mean export?"),
+        ("--versio", "did you mean --version?"),
+        ("--annotation.threshold 1 fit", "there are --help, --version, fit"),
+        ("-c missing.yaml", "missing.yaml"),
         ("report", "required: dir"),
         ("scorecards x --ulr y", "did you mean --url?"),
         ("import x y --wroker ann", "did you mean --worker?"),

@@ -123,7 +123,7 @@ def _stray(args: Sequence[str]) -> str | None:
 
 def _of_words(args: Sequence[str]) -> Iterator[Given]:
     """Settings among the words of the command line."""
-    for word, after in zip(args, (*args[1:], ""), strict=True):
+    for word, after in zip(args, (*args, "")[1:], strict=True):
         name, equals, value = word[2:].partition("=")
         if word.startswith("--") and name not in ("config", "help") and not name.startswith("print_"):
             text = value if equals else "" if after.startswith("--") else after
