@@ -36,7 +36,7 @@ ALLOWED = {
     "serve": {"types", "annotations", "data", "report", "exchange"},
     "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report"},
     "presets": {"types"},
-    "experiments": PURE | {"workers", "data", "learner", "report", "presets", "cli", "__main__"},
+    "experiments": PURE | {"workers", "data", "learner", "report", "presets", "checkpoints", "cli", "__main__"},
 }
 LIGHTNING = {"checkpoints.py", "data/datamodule.py", "learner/module.py", "learner/uniform.py", "cli.py"}
 LIGHTNING_FOLDERS = {"backbones", "callbacks"}
