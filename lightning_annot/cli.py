@@ -72,7 +72,7 @@ class AnnotationCLI(LightningCLI):
         """Refuse a named checkpoint that cannot be read, before Lightning takes settings from it."""
         super().parse_arguments(parser, args)
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
-        if path and is_local(path) and path.partition(":")[0] not in _NOT_FILES and not Path(path).is_dir():
+        if path and is_local(path) and str(path).partition(":")[0] not in _NOT_FILES and not Path(path).is_dir():
             reason = fault(Path(path), WEIGHTS, (), self.config[self.config.subcommand].get("weights_only"))
             if reason is not None:
                 raise AnnotError(unusable(path, reason))
