@@ -186,7 +186,7 @@ def _wait(process: BaseProcess, output: Path, rng: random.Random, pace: Pace) ->
         while process.is_alive() and _version(output) == before:
             time.sleep(0.001)
     if kind > 1.0 - WRITING:
-        longest = 0.1 * pace.round
+        longest = 0.02 * pace.round
         while process.is_alive() and not any(name.startswith(_DRAFT) for name in os.listdir(_last(output).parent)):
             time.sleep(0.001)
     process.join(rng.uniform(0.0, longest))
