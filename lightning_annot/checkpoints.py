@@ -66,6 +66,9 @@ def fault(path: Path, parts: Sequence[str], states: Sequence[str] = (), weights_
         parts: Entries that it must have.
         states: Entries that ``callbacks`` in it must have.
         weights_only: As in ``torch.load``.
+
+    Raises:
+        AnnotError: There is no permission to read it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -73,11 +76,13 @@ def fault(path: Path, parts: Sequence[str], states: Sequence[str] = (), weights_
         if damaged is not None:
             return f"its part {damaged} is damaged"
         checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+    except PermissionError as error:
+        raise AnnotError(f"{error}; check the permissions, then repeat the same command") from error
     except pickle.UnpicklingError:
         return "it holds more than tensors and plain values"
     except Exception as error:  # zip, pickle, torch and the file system each have errors of their own
         return _first_line(error)
-    return _lacking(checkpoint, parts) or (_lacking(checkpoint["callbacks"], states) if states else None)
+    return _lacking(checkpoint, parts) or _lacking(checkpoint.get("callbacks", {}), states)
 
 
 def unusable(path: str | Path, reason: str) -> str:

@@ -89,7 +89,7 @@ class AnnotationCLI(LightningCLI):
         """Refuse a named checkpoint that cannot be read, before Lightning takes settings from it."""
         super().parse_arguments(parser, args)
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
-        if path and is_local(path) and path.partition(":")[0] not in _NOT_FILES and not Path(path).is_dir():
+        if path and is_local(path) and str(path).partition(":")[0] not in _NOT_FILES and not Path(path).is_dir():
             reason = fault(Path(path), WEIGHTS, (), self.config[self.config.subcommand].get("weights_only"))
             if reason is not None:
                 raise AnnotError(unusable(path, reason))
@@ -145,15 +145,23 @@ class AnnotationCLI(LightningCLI):
             self.annotation_round.opening.files()
         config = self.config_init["fit"]
         if config["ckpt_path"] in (None, "last"):
-            last = self._last_checkpoint()
-            reason = self._fault("fit", last) if last.is_file() else "there is none"
-            config["ckpt_path"] = str(last) if reason is None else None
-            if last.is_file() and reason is not None and self.trainer.is_global_zero:
-                rounds = isinstance(self.datamodule, AnnotationDataModule)
-                consequence = "the run goes on from its log" if rounds else "training starts anew"
-                logger.warning("the checkpoint %s cannot be used: %s; %s", last, reason, consequence)
+            config["ckpt_path"] = self._whole_checkpoint()
         else:
             self._check_given("fit")
+
+    def _whole_checkpoint(self) -> str | None:
+        """The run's last checkpoint if ``fit`` can go on from it; one that is damaged is passed over with a warning."""
+        last = self._last_checkpoint()
+        if not last.is_file():
+            return None
+        reason = self._fault("fit", last)
+        if reason is None:
+            return str(last)
+        if self.trainer.is_global_zero:
+            rounds = isinstance(self.datamodule, AnnotationDataModule)
+            consequence = "the run goes on from its log" if rounds else "training starts anew"
+            logger.warning("the checkpoint %s cannot be used: %s; %s", last, reason, consequence)
+        return None
 
     def before_validate(self) -> None:
         """A checkpoint is needed."""
@@ -193,8 +201,8 @@ class AnnotationCLI(LightningCLI):
         parts: tuple[str, ...] = TRAINING if command == "fit" else WEIGHTS
         states: list[str] = []
         if isinstance(self.datamodule, AnnotationDataModule):
-            parts = (*TRAINING, type(self.datamodule).__qualname__)
-            states = [self.annotation_round.state_key]
+            parts = (*parts, type(self.datamodule).__qualname__)
+            states = [self.annotation_round.state_key] if command in ("fit", "test") else []
         return fault(path, parts, states, self.config_init[command].get("weights_only"))
 
     def _last_checkpoint(self) -> Path:

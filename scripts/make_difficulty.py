@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.data.features import load_features
+from lightning_annot.files import replacing
 from lightning_annot.types import AnnotError
 
 
@@ -81,10 +82,11 @@ def main(argv: list[str] | None = None) -> int:
             raise AnnotError(f"--out {given.out} given; the table is an .npz.")
         features, items, classes, label = read_task(given.features, given.labels, given.classes)
         table = out_of_fold(features, label, dim=given.dim, folds=given.folds, strength=given.strength, seed=given.seed)
+        with replacing(given.out) as draft:
+            np.savez(draft, items=items, classes=classes, probabilities=table)
     except AnnotError as error:
         print(f"make_difficulty: {error}", file=sys.stderr)
         return 2
-    np.savez(given.out, items=items, classes=classes, probabilities=table)
     right = (table.argmax(1) == label).mean()
     print(f"{given.out}: {right:.1%} right out of fold")
     return 0

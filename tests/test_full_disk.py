@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,10 +122,20 @@ def test_digests_that_cannot_be_kept(disk: SmallDisk, tmp_path: Path, state: str
     assert len(set(file_digests([str(file) for file in more], disk.path))) == 1
 
 
-def test_the_same_command_goes_on_whenever_there_is_more_room(bank: Bank, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def large(bank: Bank) -> dict[str, Any]:
+    """Settings of a run whose checkpoint takes more than all else."""
+    return bank.settings(**{"model.hidden": 256})
+
+
+@pytest.fixture(scope="module")
+def whole(large: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run, undisturbed."""
+    return fit(large, tmp_path_factory.mktemp("whole"))
+
+
+def test_the_same_command_goes_on_whenever_there_is_more_room(large: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     """The disk is full at one stage after the other: log, tables, checkpoint, report."""
-    large = bank.settings(**{"model.hidden": 256})  # its checkpoint takes more than all else
-    whole = fit(large, tmp_path / "whole")
     stages = set()
     with small_disk(tmp_path / "disk", 4) as disk:
         run = disk.path / "run"
@@ -143,21 +154,20 @@ def test_the_same_command_goes_on_whenever_there_is_more_room(bank: Bank, tmp_pa
     assert stages > {"annotations.db", "last.ckpt"}, stages
 
 
-def test_a_read_only_disk(bank: Bank, tmp_path: Path) -> None:
-    whole = fit(bank.settings(), tmp_path / "whole")
+def test_a_read_only_disk(large: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 16384) as disk:
-        run = fit(bank.settings(), disk.path / "run", trainer__max_epochs=2)
+        run = fit(large, disk.path / "run", trainer__max_epochs=2)
         disk.allow_writing(False)
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         for command, words in (("fit", ()), ("report", (str(run),)), ("scorecards", (str(run),)), ("predict", ())):
-            settings = {} if words else bank.settings(**{"annotation.output_dir": run})
+            settings = {} if words else large | {"annotation.output_dir": run}
             result = call(command, settings, *words)
             assert result.status == 2, result.err
             assert "Traceback" not in result.err
             assert re.search("Read-only|readonly|unable to open", result.err), result.err
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
         disk.allow_writing(True)
-        fit(bank.settings(), run)
+        fit(large, run)
         assert_equal_runs(run, whole)
 
 

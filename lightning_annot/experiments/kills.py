@@ -25,7 +25,7 @@ from lightning_annot.types import AnnotError
 
 ITEMS, CLASSES, WIDTH = 300, 4, 16
 PER_ROUND = 10
-EARLY, WRITING = 0.3, 0.3  # shares of the kills in the time until a start's first checkpoint, and once one is being written
+EARLY, WRITING = 0.2, 0.5  # shares of the kills in the time until a start's first checkpoint, and once one is being written
 _DRAFT = ".last.ckpt."
 _SERVER = multiprocessing.get_context("forkserver")
 
@@ -186,7 +186,7 @@ def _wait(process: BaseProcess, output: Path, rng: random.Random, pace: Pace) ->
         while process.is_alive() and _version(output) == before:
             time.sleep(0.001)
     if kind > 1.0 - WRITING:
-        longest = 0.3 * pace.round
+        longest = 0.02 * pace.round
         while process.is_alive() and not any(name.startswith(_DRAFT) for name in os.listdir(_last(output).parent)):
             time.sleep(0.001)
     process.join(rng.uniform(0.0, longest))
