@@ -15,7 +15,8 @@ from pytorch_lightning import Trainer
 from rich.console import Console
 from torch import Tensor
 
-from lightning_annot.annotations.formats import check_none, read_table, write_table
+from lightning_annot.annotations.columns import check_none
+from lightning_annot.annotations.formats import read_table, write_table
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.crowd.risk import check_cost

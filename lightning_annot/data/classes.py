@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_none, read_table
+from lightning_annot.annotations.columns import check_none
+from lightning_annot.annotations.formats import read_table
 from lightning_annot.types import OTHER, AnnotError
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_annot.annotations.formats import check_members, check_none, read_table
+from lightning_annot.annotations.columns import check_members, check_none
+from lightning_annot.annotations.formats import read_table
 from lightning_annot.types import AnnotError
 
 PROTOTYPE = "prototype"

@@ -13,8 +13,9 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from lightning_annot.annotations.desk import EVERYBODY, LONGEST_NAME, Desk
+from lightning_annot.annotations.desk import EVERYBODY, Desk
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.worker_names import LONGEST_NAME
 from lightning_annot.report.run_files import Headline, percent
 from lightning_annot.serve.doors import Doors
 from lightning_annot.serve.exports import EXPORTS, available, export

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.worker_names import worker_names
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.base import Workers
-from lightning_annot.workers.waiting import Waiting, checked_names
+from lightning_annot.workers.waiting import Waiting
 
 
 class LiveWorkers(Workers):
@@ -38,7 +39,7 @@ class LiveWorkers(Workers):
         workers: Sequence[str] | None = None,
     ) -> None:
         self._waiting = Waiting(until, minutes, poll_seconds)
-        self._workers = checked_names(workers)
+        self._workers = worker_names(workers or ())
 
     def bind(self, task: Task) -> None:
         """Open the desk where people are invited."""
