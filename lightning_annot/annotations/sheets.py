@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_annot.annotations.text import UTF_8, read_text, tell
 from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
+
+if TYPE_CHECKING:
+    import _csv
 
 COMMA = ","
 SEPARATORS = (COMMA, ";", "\t")
@@ -75,7 +79,7 @@ def split_sheet(path: Path, has_header: bool = True) -> Sheet:
     return Sheet(header, rows, lines, separator, broken)
 
 
-def _reader(text: str, separator: str) -> csv._reader:
+def _reader(text: str, separator: str) -> _csv._reader:
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
 
 

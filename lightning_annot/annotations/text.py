@@ -32,7 +32,7 @@ def read_text(path: Path) -> tuple[str, str]:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         raise AnnotError(f"{path} cannot be read: {error}; check the path and the permissions") from error
-    wide = json.detect_encoding(data)  # type: ignore[attr-defined]
+    wide = json.detect_encoding(data)
     if not wide.startswith(UTF_8):
         try:
             return data.decode(wide), wide

@@ -117,6 +117,7 @@ class AnnotationDataModule(LightningDataModule):
             self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, self.seed,
             None if stage == "predict" else classes.subset, self._ranks(),
         )  # fmt: skip
+        self.loaded = self.loaded.with_classes(classes.ids)
         if self.trainer is not None and self.loaded.extraction is not None:
             for logger in self.trainer.loggers:  # which write in the first process alone
                 logger.log_hyperparams({"extraction": dict(self.loaded.extraction)})
@@ -143,6 +144,7 @@ class AnnotationDataModule(LightningDataModule):
         """Images of all items, unreadable ones too, and the prototypes' classes (N,), -1 elsewhere; None if there are none."""
         classes = self.owner.task_classes()
         found = load_images(self.root, self.labels, self.items, self.id_pattern, self.backbone, classes.subset)
+        found = found.with_classes(classes.ids)
         assert found.source is not None
         known = self.owner.knows_some(found)
         return found.source, self.owner.table(found, classes, self.labels is not None).prototype if known else None

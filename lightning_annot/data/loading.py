@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_annot.data.ranks import ALONE, Ranks
+from lightning_annot.names import KnownNames
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Loaded:
     dropped: frozenset[str] = frozenset()
     rows: NDArray[np.int64] | None = None
     extraction: Mapping[str, str | int | float] | None = None
+
+    def with_classes(self, classes: Sequence[str] | None) -> Loaded:
+        """The same items, whose labels are spelt as the ``classes`` are, whatever their case."""
+        if self.labels is None or classes is None:
+            return self
+        known = KnownNames(classes, ignore_case=True).find_all({*self.labels.values()})
+        return replace(self, labels={name: known[label] for name, label in self.labels.items()})
 
     @property
     def n_listed(self) -> int:
@@ -223,13 +231,12 @@ def _labels(path: str | None) -> dict[str, str] | None:
 def _item_ids(path: str | None) -> list[str] | None:
     if path is None:
         return None
-    import pandas as pd
+    from pathlib import Path
 
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise AnnotError(f"data.items {path} could not be read ({error}); it needs a CSV with the column task.") from error
-    if "task" not in frame:
-        raise AnnotError(f"data.items {path} has the columns {list(frame)}; it needs the column task.")
-    ids: list[str] = frame["task"].tolist()
+    from lightning_annot.annotations.columns import check_names
+    from lightning_annot.annotations.formats import read_table
+
+    task = read_table(Path(path), ("task",))["task"]
+    check_names(Path(path), task)
+    ids: list[str] = task.tolist()
     return ids

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lightning_annot.annotations.columns import matched
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
@@ -56,7 +57,8 @@ class Owner:
         truth, prototypes = loaded.labels, None
         if self.prototypes is not None:
             frame = read_labels(self.prototypes)
-            given = dict(zip(frame["task"], frame["label"], strict=True))
+            known = classes.ids or (None if truth is None else {*truth.values()})
+            given = dict(zip(frame["task"], matched(frame["label"], known, ignore_case=True), strict=True))
             prototypes = self._kept(given, loaded, set(classes.ids or ()))
         elif truth is not None and not truth_is_whole and len(truth) < len(loaded.ids):
             truth, prototypes = None, truth

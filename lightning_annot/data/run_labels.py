@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_annot.annotations.columns import check_members, check_none
+from lightning_annot.annotations.arrays import read_arrays
+from lightning_annot.annotations.columns import check_members, check_names, check_none, distinct, matched, numbers
 from lightning_annot.annotations.formats import read_table
 from lightning_annot.types import AnnotError
 
@@ -43,7 +44,12 @@ def read_run_labels(path: str | Path, classes: Sequence[str] | None = None) -> R
     the file has none, and all others share the rest. ``classes`` in order: by default the run's, or those of the file, sorted.
     """
     table_path, posterior_path = _files(Path(path).expanduser())
-    table = read_table(table_path, ("task", "label"), ("confidence", "status"))
+    table = read_table(table_path, ("task", "label"), ("confidence", "status"), numbers=("confidence",))
+    table["label"] = matched(table["label"], classes, ignore_case=True)
+    for column in ("task", "label"):
+        check_names(table_path, table[column])
+    problem = "label a task that has another label above"
+    table = distinct(table_path, table, ("task",), "label", problem, "keep one row of each task")
     posterior = None if posterior_path is None else _read_posterior(posterior_path, len(table))
     known = classes or (posterior[0] if posterior is not None else sorted(table["label"].unique()))
     names = tuple(map(str, known))
@@ -103,13 +109,11 @@ def _files(path: Path) -> tuple[Path, Path | None]:
 
 def _read_posterior(path: Path, n: int) -> tuple[list[str], Tensor, Tensor]:
     """Classes, (N, T) indices into them, and (N, T) probabilities."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            classes, label, probability = (arrays[name] for name in ("classes", "label", "probability"))
-    except (OSError, ValueError, KeyError) as error:
-        raise AnnotError(
-            f"{path} cannot be read ({error}); remove it, and labels.csv will do, or let the run write it again."
-        ) from error
+    remedy = "remove it, and labels.csv will do, or let the run write it again."
+    classes, label, probability = read_arrays(path, ("classes", "label", "probability"), remedy)
+    good = classes.ndim == 1 and classes.dtype.kind == "U" and label.dtype.kind in "iu" and probability.dtype.kind == "f"
+    if not good or label.ndim != 2 or (label >= len(classes)).any() or (label < 0).any() or not (probability >= 0).all():
+        raise AnnotError(f"{path} is no posterior of a run; {remedy}")
     if label.shape != probability.shape or len(label) != n:
         raise AnnotError(
             f"{path} has {len(label)} rows, and labels.csv beside it {n}; they are of different runs. Remove it, and "
@@ -121,10 +125,6 @@ def _read_posterior(path: Path, n: int) -> tuple[list[str], Tensor, Tensor]:
 def _check(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
     if table.empty:
         raise AnnotError(f"{path} has no rows; a classifier needs labels to learn from.")
-    for column in ("task", "label"):
-        check_none(path, table[column][table[column].str.strip() == ""], f"have no {column}", "fill them or remove them")
-    twice = table.loc[table.duplicated("task"), "task"]
-    check_none(path, twice, "label a task that has a label above", "keep one row of each task")
     if len(set(classes)) < len(classes):
         raise AnnotError(f"data.classes names a class twice: {list(classes)}.")
     if len(classes) < 2:
@@ -136,6 +136,6 @@ def _confidence(path: Path, table: pd.DataFrame) -> Tensor:
     """(N,) float32, 1 where the file has no such column."""
     if "confidence" not in table:
         return torch.ones(len(table))
-    value = pd.to_numeric(table["confidence"], errors="coerce")
+    value = numbers(table["confidence"])
     check_none(path, table["confidence"][~((value > 0) & (value <= 1))], "have no confidence in (0, 1]", "correct them")
     return torch.from_numpy(value.to_numpy(dtype=np.float32))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lightning_annot.annotations.arrays import check_unpacked
 from lightning_annot.annotations.columns import check_none, numbers, parse_seconds
 from lightning_annot.annotations.formats import read_sheet, read_table
 from lightning_annot.exchange.numbers import named
@@ -85,6 +86,7 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
     """The arrays of the ``.pt``, all of one length; only arrays and tensors are unpickled."""
     import torch
 
+    check_unpacked(path, "download it anew")
     kinds = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQfd"}]
     array = np.empty(0).__reduce__()[0]
     names = [(array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]

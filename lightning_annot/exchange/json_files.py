@@ -67,7 +67,7 @@ def read_lean(path: Path, how: Reading) -> Records:
         rows.append(tuple(name_of(path, f"anno {number}", value) for value in (task, worker, label)))
         where.append(number)
     columns = [column(values, where, "anno") for values in zip(*rows, strict=True)] or [column([], [], "anno")] * 3
-    truth = {}
+    truth: dict[str, str] = {}
     for number, entry in objects(path, data.get("gt_labels", []), "gt_labels"):
         task, label = (member(path, f"gt_label {number}", entry, key) for key in ("image_id", "label"))
         label = member(path, f"gt_label {number}", label, "label") if isinstance(label, dict) else label

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from lightning_annot.annotations.columns import numbers
 from lightning_annot.annotations.formats import read_table
 from lightning_annot.data.page_task import PageTask
 from lightning_annot.report.run_files import Headline, RunFiles, headlines, read_run
@@ -213,7 +214,7 @@ class Overview:
 def _listed(path: Path) -> dict[str, float]:
     """Prices by worker; none where the file, which the run has checked, has moved since."""
     try:
-        table = read_table(path, ("worker", "price"))
+        table = read_table(path, ("worker", "price"), numbers=("price",))
     except AnnotError:
         return {}
-    return dict(zip(table["worker"], table["price"].astype(float), strict=True))
+    return dict(zip(table["worker"], numbers(table["price"]), strict=True))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lightning_annot.annotations.arrays import read_arrays
 from lightning_annot.types import AnnotError, Task
 from lightning_annot.workers.simulated import (
     Matrix,
@@ -101,14 +102,9 @@ class DifficultyWorkers(SimulatedWorkers):
 
 def _read_probabilities(path: Path, items: Sequence[str], classes: Sequence[str]) -> Matrix:
     """The rows of ``items`` (N, K) in order, each summing to 1."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            known, names, table = arrays["items"], arrays["classes"].tolist(), arrays["probabilities"]
-    except (OSError, ValueError, KeyError) as error:
-        raise AnnotError(
-            f"probabilities {path} cannot be read ({error}); it needs items, classes and probabilities in one .npz, as "
-            "scripts/make_difficulty.py writes them."
-        ) from error
+    remedy = "probabilities needs items, classes and probabilities in one .npz, as scripts/make_difficulty.py writes them."
+    known, words, table = read_arrays(path, ("items", "classes", "probabilities"), remedy)
+    names = words.tolist()
     if names != list(classes):
         raise AnnotError(
             f"probabilities {path} has the classes {names[:5]}; this task's are {list(classes)[:5]}, in this order."
