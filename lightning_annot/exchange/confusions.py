@@ -62,19 +62,7 @@ def read_group_workers(path: Path, how: Reading) -> Records:
 
     Workers are called ``GROUP-PERSON``, or as ``workers`` in our own files names them.
     """
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise AnnotError(f"{path} has no JSON object at its top; it must have {IDS} and {GROUPS}")
-    given = member(path, "the file", data, IDS)
-    if not isinstance(given, list):
-        raise AnnotError(f"{path} has {str(given)[:60]!r} as {IDS}, where a list of classes belongs; export it anew")
-    classes = [clean(name_of(path, IDS, name)) for name in given]
-    if twice := sorted({name for name in classes if classes.count(name) > 1}):
-        raise AnnotError(f"{path} has {twice[:5]} more than once in {IDS}; name each class once")
-    people = member(path, "the file", data, GROUPS)
-    if not isinstance(people, dict):
-        raise AnnotError(f"{path} has {str(people)[:60]!r} as {GROUPS}, where {{group: counts}} belongs; export it anew")
-    tables = {group: _counts(path, group, counts, len(classes)) for group, counts in sorted(people.items())}
+    data, classes, tables = _read(path)
     called = _called(path, data.get("workers", {}), tables)
     if (total := sum(int(counts.sum()) for counts in tables.values())) > MOST_COUNTS:
         raise AnnotError(f"{path} counts {total} answers; at most {MOST_COUNTS} can be taken in one by one")
@@ -93,6 +81,33 @@ def read_group_workers(path: Path, how: Reading) -> Records:
     gold = pd.Series(True, index=rows.index)
     truth = dict(zip(task, true, strict=True))
     return records(path, task.astype(object), rows["worker"].astype(object), label, gold=gold, truth=truth, classes=classes)
+
+
+def read_counts(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Classes (K) of the study, and counts (people, K, K; row = true class, column = answer) by group, sorted.
+
+    Raises:
+        AnnotError: The file is no such study.
+    """
+    _, classes, tables = _read(path)
+    return classes, tables
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, np.ndarray]]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise AnnotError(f"{path} has no JSON object at its top; it must have {IDS} and {GROUPS}")
+    given = member(path, "the file", data, IDS)
+    if not isinstance(given, list):
+        raise AnnotError(f"{path} has {str(given)[:60]!r} as {IDS}, where a list of classes belongs; export it anew")
+    classes = [clean(name_of(path, IDS, name)) for name in given]
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise AnnotError(f"{path} has {twice[:5]} more than once in {IDS}; name each class once")
+    people = member(path, "the file", data, GROUPS)
+    if not isinstance(people, dict):
+        raise AnnotError(f"{path} has {str(people)[:60]!r} as {GROUPS}, where {{group: counts}} belongs; export it anew")
+    tables = {group: _counts(path, group, counts, len(classes)) for group, counts in sorted(people.items())}
+    return data, classes, tables
 
 
 def _called(path: Path, names: Any, tables: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
