@@ -344,12 +344,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readers", nargs="+", metavar="NAME", help="these alone")
     parser.add_argument("--out", type=Path, metavar="JSON")
     given = parser.parse_args(argv)
-    logging.disable(logging.CRITICAL)
     chosen = {name: case for name, case in cases().items() if given.readers is None or name in given.readers}
     each, found = -(-given.files // len(chosen)), {}
     for name, case in chosen.items():
+        logging.disable(logging.CRITICAL)
         with tempfile.TemporaryDirectory() as folder:
             found[name] = attack(name, case, each, given.seed, Path(folder))
+        logging.disable(logging.NOTSET)
         shown = {key: value for key, value in asdict(found[name]).items() if key != "faults"}
         print(name, json.dumps(shown), *found[name].faults[:1], flush=True)
     keys = ("files", "read", "refused", "tracebacks", "partial_writes")

@@ -137,13 +137,12 @@ def _npz(rng: random.Random, data: bytes) -> bytes:
         return _bytes(rng, data)
     name = rng.choice([*arrays, "more"])
     array = arrays.pop(name, np.zeros(3))
-    changes = [
-        array[:-1], array[None], array.astype(str), array.ravel()[:1], np.array(None), np.array(5), np.empty((0, 3)), np.array([b"x"]),
-    ]  # fmt: skip
+    flat, odd = np.atleast_1d(array), [np.array(None), np.array(5), np.empty((0, 3)), np.array([b"x"])]
+    changes = [flat[:-1], array[None], array.astype(str), flat.ravel()[:1], *odd]
     if array.dtype.kind in "fi":
         changes += [-array - 1, array * 1000, array.astype(complex), array.astype(bool), array.astype(np.int8)]
     if array.dtype.kind == "f":
-        changes += [array * np.nan, array * np.inf]
+        changes += [np.full_like(array, np.nan), np.full_like(array, np.inf)]
     if rng.random() < 0.8:
         arrays[name] = rng.choice(changes)
     buffer = io.BytesIO()

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_annot.types import AnnotError
 
-_MOST_BYTES = 1 << 30  # that any file may unpack to
+MOST_BYTES = 1 << 30  # that any file may unpack to
 _MOST_TIMES = 100  # its own size that a larger one may
 
 
@@ -38,5 +38,5 @@ def check_unpacked(path: Path, remedy: str) -> None:
             size = sum(member.file_size for member in archive.infolist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise AnnotError(f"{path} cannot be read ({error}); {remedy}") from error
-    if size > max(_MOST_BYTES, _MOST_TIMES * path.stat().st_size):
+    if size > max(MOST_BYTES, _MOST_TIMES * path.stat().st_size):
         raise AnnotError(f"{path} would unpack to {size:,} bytes, over {_MOST_TIMES} times its size; {remedy}")

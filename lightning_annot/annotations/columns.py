@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +52,14 @@ def check_workers(path: Path, values: pd.Series) -> None:
 
 def cleaned(values: pd.Series) -> pd.Series:
     """Names without white space around them."""
-    return values.map({name: clean(name) for name in values.unique()}).astype(object)
+    return _renamed(values, {name: clean(name) for name in values.unique()})
 
 
 def matched(values: pd.Series, known: Collection[str] | None, ignore_case: bool = False) -> pd.Series:
     """The ``known`` name that each value stands for, see ``KnownNames``; the value itself where there is none."""
     if known is None or not len(values):
         return values
-    return values.map(KnownNames(known, ignore_case).find_all(values.unique())).astype(object)
+    return _renamed(values, KnownNames(known, ignore_case).find_all(values.unique()))
 
 
 def distinct(
@@ -113,7 +113,13 @@ def parse_slots(path: Path, values: pd.Series) -> pd.Series:
 
 
 def _holds(values: pd.Series, rule: Callable[[str], bool]) -> pd.Series:
-    return values.map({name: rule(name) for name in values.unique()}).astype(bool)
+    holds = {name: rule(name) for name in values.unique()}
+    return pd.Series([holds[name] for name in values], index=values.index, dtype=bool)
+
+
+def _renamed(values: pd.Series, names: Mapping[str, str]) -> pd.Series:
+    """Not by ``Series.map``, which cannot take lone surrogates, and these are refused later by line."""
+    return pd.Series([names[name] for name in values], index=values.index, name=values.name, dtype=object)
 
 
 def _short(value: object) -> str:

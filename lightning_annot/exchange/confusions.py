@@ -129,7 +129,7 @@ def _counts(path: Path, group: str, counts: object, k: int) -> np.ndarray:
         table = np.asarray(counts, dtype=float)
     except (TypeError, ValueError, OverflowError) as error:
         raise AnnotError(f"{path}, group {group!r}: {error}; counts must be (people, {k}, {k})") from error
-    counted = (table >= 0) & (table <= MOST_COUNTS) & (table % 1 == 0)
+    counted = (table >= 0) & (table <= MOST_COUNTS) & (np.floor(table) == table)
     if table.ndim != 3 or table.shape[1:] != (k, k) or not counted.all():
         raise AnnotError(f"{path}, group {group!r} has shape {table.shape}; counts must be whole numbers, (people, {k}, {k})")
     return table.astype(np.int64)
