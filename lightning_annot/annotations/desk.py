@@ -20,7 +20,7 @@ from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE,
 from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, seen_by_experts, take
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, IN_LIST, QUESTION
-from lightning_annot.annotations.worker_names import worker_name
+from lightning_annot.annotations.worker_names import warn_of_case, worker_name
 from lightning_annot.types import AnnotError, Answer
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Desk:
         White space around the name does not count. AnnotError where it can be no worker's.
         """
         worker = worker_name(worker)
+        warn_of_case([worker, *(person.worker for person in self.people())], [worker])
         token = secrets.token_urlsafe(16)
         with self._log.writing() as connection:
             older = INVITE.c.worker == worker

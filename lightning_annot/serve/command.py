@@ -110,11 +110,10 @@ def _listen(host: str, port: int) -> socket.socket:
 def _invite(desk: object, names: list[str], renewed: list[str], base: str) -> None:
     """Print a link for each name; one who has a link keeps it, unless it is to be renewed."""
     from lightning_annot.annotations.desk import Desk
-    from lightning_annot.annotations.worker_names import warn_of_case, worker_name
+    from lightning_annot.annotations.worker_names import worker_name
 
     assert isinstance(desk, Desk)
     people, invited = desk.people(), [worker_name(name) for name in [*names, *renewed]]
-    warn_of_case([*invited, *(person.worker for person in people)], invited)
     there = {person.worker for person in people if not person.revoked} - {*invited[len(names) :]}
     for name in dict.fromkeys(invited):
         if name in there:
