@@ -27,8 +27,10 @@ import pandas as pd
 import torch
 from mutations import mutate
 
+from lightning_annot.annotations.appending import last_id
 from lightning_annot.annotations.formats import import_answers, read_labels
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import ANSWER, QUESTION
 from lightning_annot.callbacks.run_folder import load_cost, load_oracle, load_prices
 from lightning_annot.certificate.audit import commit, read_audit, simulated_answers
 from lightning_annot.data.classes import read_classes
@@ -46,7 +48,7 @@ from lightning_annot.workers.recorded import RecordedWorkers
 
 ITEMS = ["1", "2", "3", "é 4.jpg"]
 CLASSES = ["cat", "dog", "bird"]
-MOST_ANSWERS = 300
+MOST_ANSWERS = 100
 PLAIN = Reading()
 
 
@@ -69,11 +71,12 @@ class Target:
     def state(self) -> tuple[Any, ...]:
         """All that a refused file must not change."""
         beside = {path.name: path.read_bytes() for path in self.folder.iterdir() if not path.name.startswith("annotations.db")}
-        return self.log.answers()["id"].tolist(), self.log.questions()["id"].tolist(), beside
+        with self.log.reading() as connection:  # the log only grows
+            return last_id(connection, ANSWER), last_id(connection, QUESTION), beside
 
     def renew_if_large(self) -> None:
         """Start anew once many answers have come in."""
-        if len(self.log.answers()) > MOST_ANSWERS:
+        if self.state()[0] > MOST_ANSWERS:
             self.log.close()
             self._begin()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ def test_classes_are_found_whatever_their_case_and_items_in_both_forms_of_unicod
     assert [(a.worker, a.label) for a in workers.collect()] == [("ann", "bird")]
 
 
-def test_labels_and_prototypes_find_the_classes_of_the_task(tmp_path: Path) -> None:
-    prototypes = saved(tmp_path, "task,label\n1,Cat\n2,DOG\n")
+def test_labels_and_prototypes_find_the_classes_of_the_task(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prototypes = saved(tmp_path, "task,label\n1,cAt\n2,dog\n")
     owner = Owner(["cat", "dog"], None, str(prototypes), 1, 2, "items", 0)
     loaded = Loaded(("1", "2", "3"), None, None, {"1": "CAT", "2": "dog", "3": "Dog"})  # type: ignore[arg-type]
     classes = owner.task_classes()
@@ -108,6 +109,9 @@ def test_labels_and_prototypes_find_the_classes_of_the_task(tmp_path: Path) -> N
     assert loaded.labels == {"1": "cat", "2": "dog", "3": "dog"}
     assert owner.table(loaded, classes, True).prototype.tolist() == [0, 1, -1]
     assert owner.table(loaded, TaskClasses(), True).classes == ("cat", "dog")
+    assert not caplog.records
+    owner.table(replace(loaded, labels={"1": "cat", "2": "dog", "3": "Dog"}), TaskClasses(), True)
+    assert caplog.records[0].getMessage() == "classes 'Dog' and 'dog' differ only by case and count as two"
 
 
 def test_workers_who_differ_by_case_are_two_and_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

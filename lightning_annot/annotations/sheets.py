@@ -66,12 +66,13 @@ def split_sheet(path: Path, has_header: bool = True) -> Sheet:
     reader, skipped = _reader(body, separator), 1 if hint else 0
     try:
         header = [clean(name) for name in next(reader, [])] if has_header else []
-        for cells in reader:
-            width = len(header) if has_header or rows == [] else len(rows[0])
-            if len(cells) == width or (cells and not has_header and not rows):
+        width = len(header) if has_header else None
+        for cells in filter(None, reader):
+            width = len(cells) if width is None else width
+            if len(cells) == width:
                 rows.append(cells)
                 lines.append(reader.line_num + skipped)
-            elif cells:
+            else:
                 broken[reader.line_num + skipped] = separator.join(cells)
     except csv.Error as error:
         place = f"{path}, line {reader.line_num + skipped}"

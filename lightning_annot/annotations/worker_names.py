@@ -47,8 +47,8 @@ def worker_names(written: Iterable[str]) -> list[str]:
     return names
 
 
-def warn_of_case(names: Iterable[str], new: Iterable[str] | None = None) -> None:
-    """Warn in one line of workers whose names differ by nothing but case; of those alone that are ``new``, if given."""
+def warn_of_case(names: Iterable[str], new: Iterable[str] | None = None, what: str = "workers") -> None:
+    """Warn in one line of names that differ by nothing but case; of those alone that are ``new``, if given."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in sorted({*names}):
         alike[name.casefold()].append(name)
@@ -58,4 +58,4 @@ def warn_of_case(names: Iterable[str], new: Iterable[str] | None = None) -> None
         shown = "; ".join(" and ".join(map(repr, group)) for group in groups[:_SHOWN])
         more = "; ..." if len(groups) > _SHOWN else ""
         count = "two" if len(groups[0]) == 2 else "several"
-        logger.warning("workers %s%s differ only by case and count as %s", shown, more, count)
+        logger.warning("%s %s%s differ only by case and count as %s", what, shown, more, count)

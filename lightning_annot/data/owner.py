@@ -8,6 +8,7 @@ from typing import Literal
 
 from lightning_annot.annotations.columns import matched
 from lightning_annot.annotations.formats import read_labels
+from lightning_annot.annotations.worker_names import warn_of_case
 from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.loading import Loaded
@@ -62,7 +63,7 @@ class Owner:
             prototypes = self._kept(given, loaded, set(classes.ids or ()))
         elif truth is not None and not truth_is_whole and len(truth) < len(loaded.ids):
             truth, prototypes = None, truth
-        return build_items(
+        table = build_items(
             loaded.ids,
             None if classes.ids is None else list(classes.ids),
             truth,
@@ -73,6 +74,9 @@ class Owner:
             holdout=self.holdout,
             readable=dict(classes.readable),
         )
+        if classes.ids is None:  # else both are meant
+            warn_of_case(table.classes, what="classes")
+        return table
 
     def knows_some(self, loaded: Loaded) -> bool:
         """Whether there will be prototypes."""

@@ -52,10 +52,9 @@ def fitted(path: Path, given: Records, items: pd.Series, classes: Sequence[str])
     answers["task"] = matched_tasks(path, answers["task"], items)
     labels = answers["label"].notna()
     answers.loc[labels, "label"] = matched(answers.loc[labels, "label"], classes, ignore_case=True)
-    names = KnownNames(items).find_all({*given.truth})
-    names |= find_items(names.values(), items)
-    words = KnownNames(classes, ignore_case=True)
-    truth = {names.get(names[name], names[name]): words.find(label) for name, label in given.truth.items()}
+    names, words = KnownNames(items).find_all({*given.truth}), KnownNames(classes, ignore_case=True)
+    found = find_items(names.values(), items)
+    truth = {found.get(names[name], names[name]): words.find(label) for name, label in given.truth.items()}
     return replace(given, answers=settled(path, answers), truth=truth)
 
 
