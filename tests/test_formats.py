@@ -68,7 +68,7 @@ HEADER = "task,worker,label,seconds,slot\n"
         (HEADER + "1,a,cat,1,1\n9,a,cat,1,1\n", "task outside the items .*line 3: '9'.* the 2 items are '1', '2'"),
         (HEADER + "1,a,cat,1,1\n1,a,dog,1,2\n", "same worker answered in another way above .*line 3: '1'"),
         (HEADER + '"1\n2",a,cat,1,1\n', r"line end or another control character in the task .*line 3: '1\\n2'"),
-        (HEADER + "1,a\x00,cat,1,1\n", "control character in the worker .*line 2"),
+        (HEADER + "1,a\x00,cat,1,1\n", r"control character in the worker .*line 2|line 2: line contains NUL"),
         (HEADER + f"1,{'a' * 101},cat,1,1\n", "worker that is no name for one .*line 2"),
         (HEADER + "1,a,cat,-1,1\n", "impossible seconds"),
         (HEADER + "1,a,cat,inf,1\n", "impossible seconds"),

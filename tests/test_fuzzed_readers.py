@@ -162,7 +162,7 @@ def annotated(**changes: Any) -> list[Any]:
         ),
         (STUDY, "a.json", {"imagenet100": ["a", "a"], "group_workers": {}}, r"\['a'\] more than once"),
         (folders.read_metadata, "metadata.jsonl", '\n{"file_name": [], "label": 1}', r"line 2: \[\] is no name"),
-        (CROWD_KIT, "a.csv", "task,worker,label\n1,a\x00,cat\n", "control character in the worker .line 2"),
+        (CROWD_KIT, "a.csv", "task,worker,label\n1,a\x00,cat\n", r"control character in the worker .line 2|contains NUL"),
         (
             tables.read_crowd_kit,
             "a.csv",
