@@ -56,7 +56,7 @@ class Target:
     """A log and a folder that accepted files go into, and refused ones must leave as they are."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.has_run = folder, False
         folder.mkdir(parents=True, exist_ok=True)
         self._begin()
 
@@ -110,14 +110,17 @@ class Count:
 
 
 def imported(read: Callable[[Path, Reading], Records], how: Reading = PLAIN) -> Callable[[Path, Target], object]:
-    """What ``import`` does: into the log of a run, and into the file that is kept before there is one."""
+    """What ``import`` does: by turns into the log of a run, and into the file that is kept before there is one."""
     labels = pd.DataFrame({"task": ITEMS, "status": ["prototype", "finished", "finished", "unfinished"]}, dtype=object)
 
     def use(path: Path, target: Target) -> None:
         found = incoming.rename(path, read(path, how), {"airplane": "cat"})
         known = incoming.known_only(incoming.fitted(path, found, labels["task"], CLASSES), labels["task"])
-        incoming.into_log(path, target.log, known, labels, CLASSES, incoming.SOURCE)
-        incoming.into_file(found, target.folder)
+        target.has_run = not target.has_run
+        if target.has_run:
+            incoming.into_log(path, target.log, known, labels, CLASSES, incoming.SOURCE)
+        else:
+            incoming.into_file(found, target.folder)
 
     return use
 

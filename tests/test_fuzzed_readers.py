@@ -162,6 +162,7 @@ def annotated(**changes: Any) -> list[Any]:
         ),
         (STUDY, "a.json", {"imagenet100": ["a", "a"], "group_workers": {}}, r"\['a'\] more than once"),
         (folders.read_metadata, "metadata.jsonl", '\n{"file_name": [], "label": 1}', r"line 2: \[\] is no name"),
+        (json_files.read_peerannot, "answers.json", {"x" * 10_001: {"a": "cat"}}, "task of more than 10000 characters"),
         (CROWD_KIT, "a.csv", "task,worker,label\n1,a\x00,cat\n", r"control character in the worker .line 2|contains NUL"),
         (
             tables.read_crowd_kit,

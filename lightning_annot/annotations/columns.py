@@ -12,6 +12,7 @@ from lightning_annot.annotations.worker_names import RULE, is_worker_name
 from lightning_annot.names import KnownNames, clean, is_allowed
 from lightning_annot.types import AnnotError
 
+LONGEST = 10_000  # characters of a name; a CSV that holds longer ones might not be read again
 _SHOWN = 5
 _WIDTH = 80  # characters of a value that a message shows
 
@@ -42,6 +43,8 @@ def check_names(path: Path, values: pd.Series) -> None:
     check_none(path, values[values == ""], f"have no {values.name}", "fill them or remove them")
     problem = f"have a line end or another control character in the {values.name}"
     check_none(path, values[~_holds(values, is_allowed)], problem, "take it out, or remove these rows")
+    problem = f"have a {values.name} of more than {LONGEST} characters"
+    check_none(path, values[values.str.len() > LONGEST], problem, "shorten it, or remove these rows")
 
 
 def check_workers(path: Path, values: pd.Series) -> None:
