@@ -80,7 +80,7 @@ def split_sheet(path: Path, has_header: bool = True) -> Sheet:
     return Sheet(header, rows, lines, separator, broken)
 
 
-def _reader(text: str, separator: str) -> _csv._reader:
+def _reader(text: str, separator: str) -> _csv.Reader:
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
 
 
