@@ -140,7 +140,7 @@ def _npz(rng: random.Random, data: bytes) -> bytes:
     flat, odd = np.atleast_1d(array), [np.array(None), np.array(5), np.empty((0, 3)), np.array([b"x"])]
     changes = [flat[:-1], array[None], array.astype(str), flat.ravel()[:1], *odd]
     if array.dtype.kind in "fi":
-        changes += [-array - 1, array * 1000, array.astype(complex), array.astype(bool), array.astype(np.int8)]
+        changes += [-array - 1, array + array + 7, array.astype(complex), array.astype(bool)]
     if array.dtype.kind == "f":
         changes += [np.full_like(array, np.nan), np.full_like(array, np.inf)]
     if rng.random() < 0.8:

@@ -110,7 +110,8 @@ def test_labels_and_prototypes_find_the_classes_of_the_task(tmp_path: Path, capl
     assert owner.table(loaded, classes, True).prototype.tolist() == [0, 1, -1]
     assert owner.table(loaded, TaskClasses(), True).classes == ("cat", "dog")
     assert not caplog.records
-    owner.table(replace(loaded, labels={"1": "cat", "2": "dog", "3": "Dog"}), TaskClasses(), True)
+    bare = replace(owner, prototypes=None, prototypes_per_class=0)
+    bare.table(replace(loaded, labels={"1": "cat", "2": "dog", "3": "Dog"}), TaskClasses(), True)
     assert caplog.records[0].getMessage() == "classes 'Dog' and 'dog' differ only by case and count as two"
 
 
@@ -217,6 +218,8 @@ def test_an_encoding_that_is_not_clear_is_refused_with_the_line(tmp_path: Path, 
 
 def test_cost_items_and_json_in_other_encodings(tmp_path: Path) -> None:
     assert load_cost(str(saved(tmp_path, "0;1,5\n2;0\n")), 2).tolist() == [[0.0, 1.5], [2.0, 0.0]]
+    with pytest.raises(AnnotError, match="it is empty"):
+        load_cost(str(saved(tmp_path, "\n")), 2)
     with pytest.raises(AnnotError, match="line 2 has another number of cells"):
         load_cost(str(saved(tmp_path, "0,1\n2\n")), 2)
     (tmp_path / "i.csv").write_bytes("task;note\n é;x\n".encode("utf-16"))

@@ -193,6 +193,8 @@ def load_cost(path: str, n_classes: int) -> Tensor:
     try:
         if sheet.broken:
             raise ValueError(f"line {min(sheet.broken)} has another number of cells than the first")
+        if not cells:
+            raise ValueError("it is empty")
         cost = torch.tensor([[float(cell) for cell in row] for row in cells], dtype=torch.float64).reshape(len(cells), -1)
     except ValueError as error:
         raise AnnotError(f"cost matrix {path} could not be read ({error}); it needs {n_classes} rows of numbers.") from error
@@ -215,7 +217,8 @@ def load_oracle(path: Path, workers: Sequence[str], classes: Sequence[str]) -> T
     """True confusions (W, K, K) of ``workers`` in that order, from an .npz with ``workers``, ``classes``, ``confusions``."""
     remedy = "crowd.oracle needs workers, classes and confusions, as simulated workers export them to simulated_workers.npz."
     people, words, confusions = read_arrays(path, ("workers", "classes", "confusions"), remedy)
-    if confusions.shape != (len(people), len(words), len(words)) or confusions.dtype.kind != "f" or people.ndim != 1:
+    shape = (*people.shape, *words.shape, *words.shape)
+    if people.ndim != 1 or words.ndim != 1 or confusions.shape != shape or confusions.dtype.kind != "f":
         raise AnnotError(f"{path} has confusions {confusions.dtype} of shape {confusions.shape}; {remedy}")
     names, known = people.tolist(), words.tolist()
     if known != list(classes):
