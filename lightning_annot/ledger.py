@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import EXPERT, IMPORT_ROUND
+from lightning_annot.annotations.worker_names import warn_of_case
 from lightning_annot.round.facts import Facts
 from lightning_annot.types import KINDS, AnnotError, Kind, Question, Task
 from lightning_annot.workers.base import Workers
+
+logger = logging.getLogger(__name__)
 
 HELD_SHARE, MOST_HELD = 1 / 3, 2000  # of the items with imported answers, those whose answers wait for the first learner
 
@@ -31,6 +35,7 @@ class Ledger:
         self._items, self._classes = pd.Index(task.items), pd.Index(task.classes)
         self._names: list[str] = list(workers.names())
         self._known = {name: j for j, name in enumerate(self._names)}
+        self._spelt = {name.casefold(): name for name in self._names}
         self._last_id, self._first_open = 0, 1
         # Item, worker, label, round, kind as a row of KINDS, question; by question, whenever the answers came.
         self._columns = np.empty((6, 0), dtype=np.int64)
@@ -165,12 +170,28 @@ class Ledger:
             new = np.stack([item, worker, label, round_, kind, question])
             columns = np.concatenate([self._columns, new], axis=1)
             seconds = np.append(self._seconds, rows["seconds"].fillna(0.0).to_numpy(np.float64))
-            order = np.lexsort((columns[1], columns[5]))
+            first = self._first_of_each(columns)
+            order = first[np.lexsort((columns[1, first], columns[5, first]))]
             self._columns, self._seconds = columns[:, order], seconds[order]
         return rows[rows["kind"] != "audit"]
 
+    def _first_of_each(self, columns: np.ndarray) -> np.ndarray:
+        """Positions of the first answer of each worker about each item and of each kind, of ``columns`` in order of arrival.
+
+        A log of an older version may have others: it took ``anna `` and ``anna`` for two people, which its readers do not.
+        """
+        item, worker, label, _, kind, _ = columns
+        key = (item * len(KINDS) + kind) * (len(self._names) + 1) + worker + 1
+        _, first, which = np.unique(key, return_index=True, return_inverse=True)
+        if count := int((label != label[first][which]).sum()):
+            logger.warning("%d answers contradict earlier ones of the same workers, the first counts", count)
+        return first
+
     def _number(self, name: str) -> int:
         if name not in self._known:
+            alike = self._spelt.setdefault(name.casefold(), name)
+            if alike != name:
+                warn_of_case([alike, name])
             self._known[name] = len(self._names)
             self._names.append(name)
         return self._known[name]

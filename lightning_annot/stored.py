@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np  # imported where arrays are read: the page starts sooner without
 
 
+MOST_BYTES = 1 << 30  # that any file may unpack to
+_MOST_TIMES = 100  # its own size that a larger one may
 SUMMARY, POSTERIOR = "summary.json", "posterior.npz"
 CURE = "copy it again from where the run was, or let the run write it anew by the same fit command"
 
@@ -54,13 +56,25 @@ def read_object(path: Path, cure: str = CURE) -> dict[str, Any]:
 
 
 def read_arrays(path: Path, names: Sequence[str], cure: str = CURE) -> list[np.ndarray]:
-    """The arrays ``names`` of an ``.npz``; others, which may be large, are not read."""
+    """The arrays ``names`` of an ``.npz``; others, which may be large, are not read, and nothing is unpickled."""
     import numpy as np
 
-    with reading(path, cure), np.load(path, allow_pickle=False) as arrays:
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise TypeError("it is no .npz")
-        return [arrays[name] for name in names]
+    with reading(path, cure):
+        check_unpacked(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise TypeError("it is no .npz")
+            return [np.asarray(arrays[name]) for name in names]
+
+
+def check_unpacked(path: Path) -> None:
+    """Raise ValueError where ``path`` is a zip file that unpacks to more than memory should be given for."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > max(MOST_BYTES, _MOST_TIMES * path.stat().st_size):
+        raise ValueError(f"it would unpack to {size:,} bytes, over {_MOST_TIMES} times its size")
 
 
 def check_end(path: Path) -> None:

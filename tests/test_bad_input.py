@@ -147,7 +147,7 @@ def names(*more: str) -> str:
         (whole_numbers, ["holds int64 of shape (300, 16)", "float16 or float32"]),
         (half_a_bank, ["half.npy cannot be read as .npy", "numpy.save"]),
         (wide_extra, ["data.unlabelled_extra has features of width 99, the items of 16", "same backbone"]),
-        (doubled_id, ["1 rows label a task that has a label above (line 3: 'item000')", "keep one row of each task"]),
+        (doubled_id, ["1 rows label a task that has another label above (line 3: 'item000')", "keep one row of each task"]),
         (doubled_item, ["1 duplicate item ids, such as ['item000']", "must be unique"]),
         (cut_labels, ["1 rows do not have the 2 cells of the header (line 301: ", "the file may be cut"]),
         (no_label_column, ["has columns ['task', 'class'], without ['label']", "must name ['task', 'label']"]),

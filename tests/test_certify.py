@@ -231,7 +231,7 @@ def test_a_lost_record_counts_every_draw_as_a_claim(folder: Path, truth: Path) -
             ["have a task outside the items that were drawn", "line 2"],
         ),
         (lambda t: t.assign(label=["zebra", *t["label"][1:]]), ["outside the classes", "'zebra'", "airplane"]),
-        (lambda t: pd.concat([t, t[:1].assign(label="unsure")]), ["another way than a line above", "line 32"]),
+        (lambda t: pd.concat([t, t[:1].assign(label="unsure")]), ["answered in another way above", "line 32"]),
         (lambda t: t.assign(label=["unsure", *t["label"][1:]]), ["contradict the answer that the log has", "line 2"]),
         (lambda t: t.drop(columns="label"), ["without ['label']"]),
     ],

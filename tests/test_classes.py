@@ -39,7 +39,7 @@ def test_classes_of_a_list_and_of_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("id,name\nn1,cat\n", r"has columns \['id', 'name'\], without \['class'\]"),
-        ("class,name\nn1,cat\nn2,dog\nn1,cat\n", r"1 rows name a class that is named above \(line 4: 'n1'\); keep one line"),
+        ("class,name\nn1,cat\nn2,dog\nn1,cow\n", r"1 rows give a class another name than a line above \(line 4: 'n1'\)"),
         ("class,name\nn1,cat\n,dog\n", r"1 rows have no class \(line 3"),
         ("class,name\nn1\n", "do not have the 2 cells of the header"),
     ],
@@ -219,7 +219,7 @@ def test_predict_labels_everything(settings: dict[str, Any], finished: Path) -> 
     ("text", "wanted"),
     [
         ("id,name\nant,x\n", ["classes.csv has columns ['id', 'name'], without ['class']"]),
-        ("class\nant\nbee\nant\n", ["1 rows name a class that is named above (line 4: 'ant')"]),
+        ("class,name\nant,A\nbee,B\nant,C\n", ["1 rows give a class another name than a line above (line 4: 'ant')"]),
         ("class\nant\nbee\n", ["data.labels has labels outside the classes: ['cow', 'dog']", "data.distractors"]),
     ],
 )

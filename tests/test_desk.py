@@ -219,9 +219,11 @@ def test_invitations(log: AnnotationLog) -> None:
     assert len(new) == 22  # 128 bits
     with log.reading() as connection:
         assert new not in str(connection.execute(select(INVITE)).all())
-    for name in ("", " ann", "a\nb", "x" * 101):
+    for name in ("", " ", "a\nb", "x" * 101):
         with pytest.raises(AnnotError, match="no name for a worker"):
             desk.invite(name)
+    for name in ("zoë ", "a\u00a0b", "\u0645\u06cc\u200c\u062e"):  # padded, a no-break space, a joiner within
+        assert desk.who(desk.invite(name)) == name.strip()
 
 
 def test_a_desk_finds_what_another_left(log: AnnotationLog) -> None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from exchange_records import PLAIN, TEN_H, made, rows, saved
 
+from lightning_annot.annotations.addresses import file_name
 from lightning_annot.exchange import cifar, confusions, json_files, label_studio, tables
 from lightning_annot.exchange.formats import FORMATS, find, listing
-from lightning_annot.exchange.incoming import file_name
 from lightning_annot.exchange.records import Reading
 from lightning_annot.types import AnnotError
 

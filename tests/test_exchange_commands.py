@@ -168,8 +168,11 @@ def test_gold_is_gold_only_about_prototypes(run: Path, tmp_path: Path) -> None:
         ("task,worker,label\nitem000,a,cow\n", ("--format", "nothing"), "--format nothing given"),
         ("task,worker,label\nitem000,a,cow\n", ("--map", "label"), "--map label given"),
         ("task,worker,label\nitem000,a,cow\n", ("--map", "who=worker"), "--map who=worker given"),
-        ("task,worker,label\nx/item000,a,cow\ny/item000,a,cow\n", ("--basename",), "keep the folders"),
-        ("task,label\nitem000,cow\n", ("--worker", " "), "an empty name"),
+        ("task,worker,label\nx/item000,a,cow\ny/item000,a,ant\n", ("--basename",), "answered in another way above"),
+        ("task,worker,label\n", (), "no answer found in "),
+        ("task,worker,label\nother,a,cow\n", ("--ignore-unknown",), "none of 1 is about an item"),
+        (f"task,worker,label\nitem000,{'a' * 101},cow\n", (), "no name for one .line 2"),
+        ("task,label\nitem000,cow\n", ("--worker", " "), "no name for a worker"),
     ],
 )
 def test_a_refused_file_changes_nothing(run: Path, tmp_path: Path, text: str, words: tuple[str, ...], why: str) -> None:

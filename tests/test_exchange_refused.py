@@ -18,7 +18,7 @@ HEADER = "task,worker,label\n"
     ("read", "content", "words"),
     [
         (tables.read_crowd_kit, "task,label\n1,cat\n", r"without \['worker'\]"),
-        (tables.read_crowd_kit, HEADER + "1,a,cat\n1,a,dog\n", "same worker answered before .*line 3: '1'"),
+        (tables.read_crowd_kit, HEADER + "1,a,cat\n1,a,dog\n", "same worker answered in another way above .*line 3: '1'"),
         (tables.read_crowd_kit, HEADER + "1,a,cat\n2,a,\n", "have no label .*line 3"),
         (tables.read_crowd_kit, HEADER + "1,a,cat\n2,a", r"do not have the 3 cells .*line 3: '2,a'"),
         (tables.read_cleanlab, HEADER + "1,a,cat\n", r"without \['annotator'\]"),

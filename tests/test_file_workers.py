@@ -84,9 +84,9 @@ def test_a_class_may_be_called_skip(folder):
     workers.submit([Question("a", None, id=1), Question("b", None, id=2)])
     say(folder, "a,ann,Skip", "b,ann,unsure")
     assert collect(workers) == {(1, "ann", "Skip"), (2, "ann", None)}
-    say(folder, "a,ann,skip")
-    with pytest.raises(AnnotError, match="outside the classes"):
-        workers.collect()
+    workers.submit([Question("c", None, id=3)])
+    say(folder, "c,ann,skip")
+    assert collect(workers) == {(3, "ann", "Skip")}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_bad_file_gives_nothing_until_it_is_mended(folder, header, row, messag
 def test_several_workers_answer_one_item(folder):
     workers = bound(folder)
     workers.submit([Question("a", None, id=1), Question("a", None, id=2)])
-    say(folder, "a,ann,cat", "a,ann,dog", "a,bob,dog", "a,eve,dog")
+    say(folder, "a,ann,cat", "a,ann ,Cat", "a,bob,dog", "a,eve,dog")
     assert collect(workers) == {(1, "ann", "cat"), (2, "bob", "dog")}
     workers.submit([Question("a", None, id=3)])
     assert collect(workers) == {(3, "eve", "dog")}
@@ -170,9 +170,10 @@ def test_rows_that_were_never_asked_wait_with_one_warning(folder, caplog):
 
 
 def test_bad_settings(tmp_path):
-    for names in (["ann", "ann"], [""], [" ann"]):
-        with pytest.raises(AnnotError, match="give names that differ"):
+    for names in (["ann", "ann"], ["ann", "ann "], [" "], ["a\nb"], ["a" * 101]):
+        with pytest.raises(AnnotError, match=r"give names that differ|is no name for a worker"):
             FileWorkers(workers=names)
+    assert FileWorkers(workers=[" ann"]).names() == ["ann"]
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(AnnotError, match="no folder for questions"):

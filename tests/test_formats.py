@@ -55,7 +55,7 @@ HEADER = "task,worker,label,seconds,slot\n"
     ("text", "message"),
     [
         ("", r"without \['task', 'worker', 'label'\]"),
-        ("task;worker;label\n1;a;cat\n", r"columns \['task;worker;label'\]"),
+        ("task|worker|label\n1|a|cat\n", r"columns \['task\|worker\|label'\]"),
         ("task,label\n1,cat\n", r"without \['worker'\]"),
         ("task,task,worker,label\n1,1,a,cat\n", r"more than one column \['task'\]"),
         (HEADER + "1,a,cat,1,1\n2,a,cat\n3,a", r"2 rows do not have the 5 cells .*line 3: '2,a,cat', line 4: '3,a'"),
@@ -66,7 +66,10 @@ HEADER = "task,worker,label,seconds,slot\n"
         (HEADER + "1,a,,1,1\n", "have no label"),
         (HEADER + "1,a,cow,1,1\n", "label outside the classes .*line 2: 'cow'.* the 2 classes are 'cat', 'dog'"),
         (HEADER + "1,a,cat,1,1\n9,a,cat,1,1\n", "task outside the items .*line 3: '9'.* the 2 items are '1', '2'"),
-        (HEADER + "1,a,cat,1,1\n1,a,dog,1,2\n", "same worker answered above .*line 3: '1'"),
+        (HEADER + "1,a,cat,1,1\n1,a,dog,1,2\n", "same worker answered in another way above .*line 3: '1'"),
+        (HEADER + '"1\n2",a,cat,1,1\n', r"line end or another control character in the task .*line 3: '1\\n2'"),
+        (HEADER + "1,a\x00,cat,1,1\n", r"control character in the worker .*line 2|line 2: line contains NUL"),
+        (HEADER + f"1,{'a' * 101},cat,1,1\n", "worker that is no name for one .*line 2"),
         (HEADER + "1,a,cat,-1,1\n", "impossible seconds"),
         (HEADER + "1,a,cat,inf,1\n", "impossible seconds"),
         (HEADER + "1,a,cat,soon,1\n", "impossible seconds .*'soon'"),
@@ -82,10 +85,10 @@ def test_bad_answers_are_named_by_line(write, text, message):
 def test_unreadable_files(tmp_path):
     with pytest.raises(AnnotError, match="cannot be read"):
         read_answers(tmp_path / "absent.csv")
-    latin = tmp_path / "latin.csv"
-    latin.write_bytes("task,label\n1,Bär\n".encode("latin-1"))
-    with pytest.raises(AnnotError, match="not UTF-8"):
-        read_labels(latin)
+    russian = tmp_path / "russian.csv"
+    russian.write_bytes("task,label\n1,кошка\n2,собака\n".encode("koi8_r"))
+    with pytest.raises(AnnotError, match="line 2 is neither UTF-8 nor cp1252"):
+        read_labels(russian)
 
 
 def test_labels(write):
@@ -97,14 +100,14 @@ def test_labels(write):
     ("text", "message"),
     [
         ("task\n1\n", r"without \['label'\]"),
-        ("task,label\n1,cat\n1,cat\n", "a label above .*line 3: '1'"),
+        ("task,label\n1,cat\n1,dog\n", "another label above .*line 3: '1'"),
         ("task,label\n1,cow\n", "outside the classes"),
         ("task,label\n1,\n", "have no label"),
     ],
 )
 def test_bad_labels(write, text, message):
     with pytest.raises(AnnotError, match=message):
-        read_labels(write(text), classes=["cat"])
+        read_labels(write(text), classes=["cat", "dog"])
 
 
 def test_many_bad_rows_are_counted_and_the_first_shown(write):
@@ -114,7 +117,7 @@ def test_many_bad_rows_are_counted_and_the_first_shown(write):
 
 
 def test_a_written_table_reads_back(tmp_path):
-    frame = pd.DataFrame({"task": ["a,b", 'say "x"', "new\nline"], "label": ["NA", "null", "Bär"]})
+    frame = pd.DataFrame({"task": ["a,b", 'say "x"', "c;d"], "label": ["NA", "null", "Bär"]})
     write_table(tmp_path / "labels.csv", frame)
     pd.testing.assert_frame_equal(read_labels(tmp_path / "labels.csv"), frame.astype(object))
 

@@ -169,8 +169,8 @@ def test_an_import_while_the_run_is_killed(tmp_path: Path, made: Path, truth: di
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda text: text.replace(",", ";"), "with ';' between them; save it with commas"),
-        (lambda text: text.replace(",", "\t"), r"with '\\t' between them"),
+        (lambda text: text.replace(",", ";"), "do not have the 11 cells"),
+        (lambda text: text.replace(",", "\t"), "no answer found"),
         (lambda text: text.replace("expert_label", "eve"), "labels of a run, which nobody gave, and no column expert_label"),
     ],
 )

@@ -40,13 +40,13 @@ def test_jsonl_manifest_with_a_root(tmp_path: Path) -> None:
         ("m.csv", "", "lists no images"),
         ("m.csv", "path\n", "lists no images"),
         ("m.csv", "picture\na.png\n", r"has columns \['picture'\]; one of path, file_name, image"),
-        ("m.csv", "path,label\na.png,cat\na.png\n", r"1 broken or cut rows \(line 3: 1 cells, the header has 2\)"),
-        ("m.csv", 'path,label\na.png,"ca', r"1 broken or cut rows \(line 2: unexpected end of data"),
+        ("m.csv", "path,label\na.png,cat\na.png\n", r"1 broken or cut rows \(line 3: 'a.png' has not the header's 2 cells\)"),
+        ("m.csv", 'path,label\na.png,"ca', r"line 2: unexpected end of data"),
         ("m.csv", "path\na.png\ngone.png\n", r"1 of 2 files .* do not exist \(.*gone.png\)"),
         ("m.csv", "path\na.png\na.png\n", r"column 'path': 1 image ids occur more than once \(a.png\)"),
         ("m.csv", "task,path\n1,a.png\n,a.png\n", r"1 rows without a 'task' \(lines 3\)"),
-        ("m.jsonl", '{"path": "a.png"}\n{"path": "a.p', r"1 broken or cut rows \(line 2: "),
-        ("m.jsonl", "[1]", "line 1: no JSON object"),
+        ("m.jsonl", '{"path": "a.png"}\n{"path": "a.p', r"line 2: Unterminated string"),
+        ("m.jsonl", "[1]", r"line 1: '\[1\]' is no JSON object"),
         ("m.jsonl", '{"path": ["a.png"]}', "line 1: 'path' is no text"),
         ("m.jsonl", '{"picture": "a.png"}', r"has columns \['picture'\]"),
         ("m.txt", "path\na.png\n", "is no manifest"),
@@ -62,6 +62,6 @@ def test_manifest_errors(tmp_path: Path, name: str, text: str, message: str) -> 
 def test_manifest_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(AnnotError, match="cannot be read"):
         manifest_source(tmp_path / "absent.csv")
-    (tmp_path / "latin.csv").write_bytes(b"path\n\xff.png\n")
-    with pytest.raises(AnnotError, match="save it as UTF-8"):
-        manifest_source(tmp_path / "latin.csv")
+    (tmp_path / "cut.csv").write_bytes("path\n€.png\n".encode("utf-16")[:-3])
+    with pytest.raises(AnnotError, match="save it anew as UTF-8"):
+        manifest_source(tmp_path / "cut.csv")

@@ -102,7 +102,7 @@ def test_a_bad_file_is_an_error(path):
     with pytest.raises(AnnotError, match="outside the classes"):
         bound(path, Task(["a", "b"], ["cat"], seed=0, output_dir=""))
     path.write_text(ANSWERS + "a,eve,dog,1,3\n")
-    with pytest.raises(AnnotError, match="same worker answered above"):
+    with pytest.raises(AnnotError, match="same worker answered in another way above"):
         bound(path)
 
 

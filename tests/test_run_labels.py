@@ -97,7 +97,7 @@ def test_classes_are_balanced(power: float) -> None:
     [
         ("task,label\n", "has no rows"),
         ("task\n1\n", "without \\['label'\\]"),
-        ("task,label\n1,x\n1,y\n", "label a task that has a label above"),
+        ("task,label\n1,x\n1,y\n", "label a task that has another label above"),
         ("task,label\n1,x\n2,\n", "line 3.*fill them"),
         ("task,label\n1,x\n2,x\n", "at least 2"),
         ("task,label,confidence\n1,x,0.5\n2,y,7\n", "line 3: '7'.*correct"),

@@ -20,13 +20,13 @@ from lightning_annot.annotations.desk_tables import INVITE, LEASE, OWNER, PAUSE,
 from lightning_annot.annotations.lending import COUNTS, FIRST, WAITING, answered, lend, seen_by_experts, take
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import ANSWER, IMPORT_ROUND, IN_LIST, QUESTION
+from lightning_annot.annotations.worker_names import warn_of_case, worker_name
 from lightning_annot.types import AnnotError, Answer
 
 if TYPE_CHECKING:
     import numpy as np  # a run alone needs it: the page starts sooner without
 
 EVERYBODY = ""
-LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,6 @@ class Person:
     set_aside: str
 
 
-def check_name(worker: str) -> None:
-    """AnnotError unless ``worker`` may be the name of somebody who is invited."""
-    if not worker or worker != worker.strip() or not worker.isprintable() or len(worker) > LONGEST_NAME:
-        raise AnnotError(
-            f"{worker[:LONGEST_NAME]!r} is no name for a worker; give 1 to {LONGEST_NAME} printable characters, without "
-            "spaces around them."
-        )
-
-
 @dataclass(frozen=True)
 class Loan:
     """``questions`` lent to a worker who has given ``done`` answers; ``paused``: why none are, "" if they are."""
@@ -87,8 +78,12 @@ class Desk:
             self.run = create_desk(connection)
 
     def invite(self, worker: str) -> str:
-        """A new secret for ``worker``, of 128 bits; only its hash is kept, and an older one is worth nothing from now on."""
-        check_name(worker)
+        """A new secret for ``worker``, of 128 bits; only its hash is kept, and an older one is worth nothing from now on.
+
+        White space around the name does not count. AnnotError where it can be no worker's.
+        """
+        worker = worker_name(worker)
+        warn_of_case([worker, *(person.worker for person in self.people())], [worker])
         token = secrets.token_urlsafe(16)
         with self._log.writing() as connection:
             older = INVITE.c.worker == worker

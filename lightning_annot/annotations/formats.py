@@ -3,42 +3,63 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lightning_annot.annotations.addresses import find_items, report_found
+from lightning_annot.annotations.columns import (
+    check_members,
+    check_names,
+    check_none,
+    check_workers,
+    distinct,
+    matched,
+    parse_seconds,
+    parse_slots,
+    settled,
+)
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import IMPORT_ROUND
+from lightning_annot.annotations.sheets import COMMA, SEPARATORS, Sheet, split_sheet
 from lightning_annot.files import replacing
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError, Answer, Question
 
 EXPERT_LABEL = "expert_label"  # the column that an expert fills
 _OLD_NAMES = {"performer": "worker"}  # crowd-kit before 1.0
-_SHOWN = 5
 
 
 def read_answers(path: str | Path, classes: Sequence[str] | None = None, items: Sequence[str] | None = None) -> pd.DataFrame:
-    """Recorded answers in crowd-kit form, in the order of the file.
+    """Read recorded answers in crowd-kit form, in the order of the file.
 
-    Columns task, worker, label (text) and, where the file has them, seconds (float64, NaN: unknown) and slot (int64).
-    ``performer`` counts as worker; other columns are left out. Missing columns, cut rows, empty cells, a worker who
-    answers a task twice, labels outside ``classes`` and tasks outside ``items`` are errors that name the first lines.
+    White space around names does not count. Labels find their class whatever their case, and tasks their item in either form
+    of Unicode, or by its address, see ``find_items``. A worker's repeat of an answer is left out.
+
+    Returns:
+        Columns task, worker, label (text) and, where the file has them, seconds (float64, NaN: unknown) and slot (int64).
+        ``performer`` counts as worker; other columns are left out.
+
+    Raises:
+        AnnotError: Missing columns, cut rows, empty cells, names that nobody can have, a worker who answers a task in two
+            ways, labels outside ``classes`` or tasks outside ``items``; with the first lines.
     """
     path = Path(path)
-    table = read_table(path, ("task", "worker", "label"), ("seconds", "slot"), _OLD_NAMES)
-    for column in ("task", "worker", "label"):
-        _check_filled(path, table[column])
+    table = read_table(path, ("task", "worker", "label"), ("seconds", "slot"), _OLD_NAMES, numbers=("seconds",))
+    for column in ("task", "label"):
+        check_names(path, table[column])
+    check_workers(path, table["worker"])
+    table["label"] = matched(table["label"], classes, ignore_case=True)
+    table["task"] = matched_tasks(path, table["task"], items)
     check_members(path, table["label"], classes, "classes")
     check_members(path, table["task"], items, "items")
-    twice = table.loc[table.duplicated(["task", "worker"]), "task"]
-    check_none(path, twice, "answer a task that the same worker answered above", "keep one answer of each worker")
+    table = settled(path, table)
     if "seconds" in table:
         table["seconds"] = parse_seconds(path, table["seconds"])
     if "slot" in table:
-        table["slot"] = _parse_slots(path, table["slot"])
+        table["slot"] = parse_slots(path, table["slot"])
     return table.reset_index(drop=True)
 
 
@@ -47,37 +68,68 @@ def read_labels(path: str | Path, classes: Sequence[str] | None = None) -> pd.Da
     path = Path(path)
     table = read_table(path, ("task", "label"))
     for column in ("task", "label"):
-        _check_filled(path, table[column])
+        check_names(path, table[column])
+    table["label"] = matched(table["label"], classes, ignore_case=True)
     check_members(path, table["label"], classes, "classes")
-    twice = table.loc[table.duplicated("task"), "task"]
-    check_none(path, twice, "label a task that has a label above", "keep one row of each task")
-    return table.reset_index(drop=True)
+    problem = "label a task that has another label above"
+    return distinct(path, table, ("task",), "label", problem, "keep one row of each task").reset_index(drop=True)
+
+
+def matched_tasks(path: Path, tasks: pd.Series, items: Collection[str] | None) -> pd.Series:
+    """The item that each task stands for; those found by their addresses are reported in one line."""
+    if items is None:
+        return tasks
+    known = {*items}
+    tasks = matched(tasks, known)
+    found = find_items(tasks.unique(), known)
+    report_found(path, found)
+    return tasks.replace(found) if found else tasks
 
 
 def read_table(
-    path: Path, required: Sequence[str], optional: Sequence[str] = (), old_names: Mapping[str, str] | None = None
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    old_names: Mapping[str, str] | None = None,
+    numbers: Collection[str] = (),
 ) -> pd.DataFrame:
-    """The named columns of a CSV as text, as written; the index is the line each row ends on.
+    """The named columns of a CSV as text without white space around it; the index is the line each row ends on.
 
-    Raises AnnotError for a file that cannot be read, a missing or repeated column, and rows that do not fit the header.
+    Where semicolons or tabs separate the columns, a decimal comma in the columns ``numbers`` becomes a point.
+
+    Raises:
+        AnnotError: The file cannot be read, a column is missing or there twice, or rows do not fit the header.
     """
-    header, rows, lines = read_rows(path)
+    sheet = read_sheet(path)
+    header = sheet.header
     names = [(old_names or {}).get(name, name) if name not in required else name for name in header]
     missing = [name for name in required if name not in names]
     if missing:
         raise AnnotError(f"{path} has columns {header}, without {missing}; its first line must name {list(required)}")
-    wanted = [name for name in (*required, *optional) if name in names]
+    wanted = [name for name in dict.fromkeys((*required, *optional)) if name in names]
     repeated = [name for name in wanted if names.count(name) > 1]
     if repeated:
         raise AnnotError(f"{path} has more than one column {repeated} in {header}; keep one of each")
-    cells = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-    columns = {name: pd.Series(cells[names.index(name)], dtype=object) for name in wanted}
-    return pd.DataFrame(columns).set_axis(pd.Index(lines, dtype="int64", name="line"))
+    cells = list(zip(*sheet.rows, strict=True)) if sheet.rows else [()] * len(names)
+    columns = {name: pd.Series(map(clean, cells[names.index(name)]), dtype=object) for name in wanted}
+    if sheet.separator != COMMA:
+        for name in {*numbers} & {*wanted}:
+            columns[name] = columns[name].str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
+    return pd.DataFrame(columns).set_axis(pd.Index(sheet.lines, dtype="int64", name="line"))
+
+
+def read_sheet(path: Path) -> Sheet:
+    """All cells of a CSV as written, see ``split_sheet``; AnnotError for rows that do not fit the header."""
+    sheet = split_sheet(path)
+    problem = f"do not have the {len(sheet.header)} cells of the header"
+    remedy = "the file may be cut: complete or remove these rows"
+    check_none(path, pd.Series(sheet.broken, dtype=object), problem, remedy)
+    return sheet
 
 
 def write_table(path: str | Path, frame: pd.DataFrame) -> None:
     """Write a CSV so that any reader, and any crash, sees the old file or the new one, whole."""
-    quoting = csv.QUOTE_NONNUMERIC if _has_carriage_return(frame) else csv.QUOTE_MINIMAL
+    quoting = csv.QUOTE_NONNUMERIC if _has_carriage_return(frame) or _may_be_split(frame) else csv.QUOTE_MINIMAL
     with replacing(Path(path)) as draft:
         frame.to_csv(draft, index=False, lineterminator="\n", quoting=quoting, encoding="utf-8")
 
@@ -87,6 +139,11 @@ def _has_carriage_return(frame: pd.DataFrame) -> bool:
     columns = frame.select_dtypes(exclude=["number", "bool"]).items()
     texts = [frame.columns.astype(str), *(column.dropna().astype(str) for _, column in columns)]
     return any("\r" in value for text in texts for value in text)
+
+
+def _may_be_split(frame: pd.DataFrame) -> bool:
+    """Whether the name of a column has a mark that might be taken for what separates the columns."""
+    return any(mark in str(name) for name in frame.columns for mark in SEPARATORS if mark != COMMA)
 
 
 def write_answers(log: AnnotationLog, path: str | Path) -> None:
@@ -101,8 +158,13 @@ def import_answers(
     """Put recorded answers into the log, as known before round 0; returns how many were new.
 
     One transaction, and an item's answer by a worker counts once: importing the same file again changes nothing.
+
+    Raises:
+        AnnotError: The file is refused by ``read_answers``, or holds no answer.
     """
     table = read_answers(path, classes, items)
+    if table.empty:
+        raise AnnotError(f"no answer found in {path}, which has no row below its header; export after labelling")
     seconds = table["seconds"].tolist() if "seconds" in table else [np.nan] * len(table)
     rows = zip(table["task"], table["worker"], table["label"], seconds, strict=True)
     return log.record(
@@ -114,79 +176,3 @@ def import_answers(
             for task, worker, label, taken in rows
         ]
     )
-
-
-def check_none(path: Path, bad: pd.Series, problem: str, remedy: str) -> None:
-    """Raise AnnotError that names the first few of the ``bad`` values by line, unless there are none.
-
-    Where the index has a name, that is the word for a line.
-    """
-    if len(bad):
-        word = bad.index.name or "line"
-        shown = ", ".join(f"{word} {line}: {value!r}" for line, value in bad.head(_SHOWN).items())
-        more = ", ..." if len(bad) > _SHOWN else ""
-        raise AnnotError(f"{path}: {len(bad)} rows {problem} ({shown}{more}); {remedy}")
-
-
-def check_members(path: Path, values: pd.Series, allowed: Collection[str] | None, name: str) -> None:
-    """Raise AnnotError unless all values are among ``allowed`` (None: anything goes); ``name`` says what these are."""
-    if allowed is not None:
-        first = ", ".join(map(repr, list(allowed)[: 2 * _SHOWN])) + (", ..." if len(allowed) > 2 * _SHOWN else "")
-        outside = values[~values.isin(list(allowed))]
-        problem = f"have a {values.name} outside the {name}"
-        check_none(path, outside, problem, f"the {len(allowed)} {name} are {first}; correct or remove these rows")
-
-
-def parse_seconds(path: Path, values: pd.Series) -> pd.Series:
-    """Times as float64, NaN where blank; AnnotError for what is no time."""
-    blank = values.str.strip() == ""
-    seconds = pd.to_numeric(values.mask(blank), errors="coerce").astype("float64")
-    possible = blank | ((seconds >= 0) & (seconds < np.inf))
-    check_none(path, values[~possible], "have impossible seconds", "give a number from 0 on, or leave it blank")
-    return seconds
-
-
-def _parse_slots(path: Path, values: pd.Series) -> pd.Series:
-    whole = values.str.fullmatch(r"\d{1,18}").astype(bool)
-    check_none(path, values[~whole], "have a slot that is no whole number", "slots count an item's answers: 1, 2, ...")
-    return values.astype("int64")
-
-
-def _check_filled(path: Path, values: pd.Series) -> None:
-    empty = values[values.str.strip() == ""]
-    check_none(path, empty, f"have no {values.name}", "fill them or remove them")
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """AnnotError where a file that is read within cannot be read, or is not UTF-8."""
-    try:
-        yield
-    except OSError as error:
-        raise AnnotError(f"{path} cannot be read: {error}; check the path and the permissions") from error
-    except UnicodeDecodeError as error:
-        raise AnnotError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
-
-
-def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Header, rows as wide as the header, and the line each row ends on; blank lines are left out."""
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    broken: dict[int, str] = {}
-    try:
-        with readable(path), open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if len(header) == 1 and (odd := [mark for mark in ";\t" if mark in header[0]]):
-                raise AnnotError(f"{path} has columns {header}, with {odd[0]!r} between them; save it with commas, as UTF-8")
-            for cells in reader:
-                if len(cells) == len(header):
-                    rows.append(cells)
-                    lines.append(reader.line_num)
-                elif cells:
-                    broken[reader.line_num] = ",".join(cells)
-    except csv.Error as error:
-        raise AnnotError(f"{path}, line {reader.line_num}: {error}; a quote may be open, or the file cut") from error
-    problem = f"do not have the {len(header)} cells of the header"
-    check_none(path, pd.Series(broken, dtype=object), problem, "the file may be cut: complete or remove these rows")
-    return header, rows, lines

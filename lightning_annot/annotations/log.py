@@ -28,6 +28,7 @@ from lightning_annot.annotations.schema import (
     lock_writers,
     open_engine,
 )
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError, Answer, Kind, Question
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ class AnnotationLog:
         with self.writing() as connection:
             query = select(QUESTION.c.item, ANSWER.c.worker, ANSWER.c.label).join_from(ANSWER, QUESTION)
             rows = connection.execute(query.where(QUESTION.c.kind == "annotation"))
-            known: dict[Hashable, str | None] = {(item, worker): label for item, worker, label in rows}
+            known: dict[Hashable, str | None] = {}
+            for item, worker, label in rows:
+                known.setdefault((item, clean(worker)), label)
             keys = [(question.item, answer.worker) for question, answer in pairs]
             new = new_positions(keys, [answer.label for answer in answers], known)
             asked = add_questions(connection, [questions[i] for i in new])
@@ -240,10 +243,13 @@ def _filtered(query: Select[Any], before_round: int | None, round: int | None, k
     return query
 
 
-def _series(values: tuple[object, ...], column: ColumnElement[Any]) -> pd.Series:
+def _series(values: tuple[Any, ...], column: ColumnElement[Any]) -> pd.Series:
     """One column: int64, float64 with NaN for unknown, or text as objects with None (pandas would guess otherwise)."""
     import pandas as pd
 
     if isinstance(column.type, Integer):
         return pd.Series(values, dtype="int64")
+    if column.name == QUESTION.c.worker.name:  # logs of old have `anna ` beside `anna`
+        names = {name: None if name is None else clean(name) for name in {*values}}
+        values = tuple(names[name] for name in values)
     return pd.Series(values, dtype="float64" if isinstance(column.type, Float) else object)

@@ -17,6 +17,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from lightning_annot.annotations.columns import matched
 from lightning_annot.annotations.formats import read_labels, read_table
 from lightning_annot.backbones.classifier_batches import Batches, FeatureInputs, ImageInputs, InOrder, Inputs, Shuffled, Step
 from lightning_annot.data.classes import read_classes
@@ -212,8 +213,9 @@ class ClassifierDataModule(LightningDataModule):
     def test_dataloader(self) -> Loader:
         """The items of ``labels`` with their true classes."""
         assert self._truth is not None
-        names, label = self.classes or [], self._truth["label"]
-        code = pd.Index(names).get_indexer(label.map(KnownNames(names, ignore_case=True).find))
+        names = self.classes or []
+        label = matched(self._truth["label"], names, ignore_case=True)
+        code = pd.Index(names).get_indexer(label)
         if (code < 0).any():
             foreign = sorted(label[code < 0].unique())
             raise AnnotError(f"{self.labels} has labels outside the classes: {foreign[:5]}; the classes are {names[:20]}.")

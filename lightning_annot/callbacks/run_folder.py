@@ -15,7 +15,9 @@ from pytorch_lightning import Trainer
 from rich.console import Console
 from torch import Tensor
 
-from lightning_annot.annotations.formats import check_none, read_table, write_table
+from lightning_annot.annotations.columns import check_none, check_workers, distinct, numbers
+from lightning_annot.annotations.formats import read_table, write_table
+from lightning_annot.annotations.sheets import COMMA, split_sheet
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.crowd.risk import check_cost
@@ -40,7 +42,7 @@ from lightning_annot.report.terminal import print_summary
 from lightning_annot.report.thumbnails import EDGE
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
-from lightning_annot.stored import read_arrays, reading
+from lightning_annot.stored import read_arrays
 from lightning_annot.types import AnnotError
 
 
@@ -188,33 +190,39 @@ def progress(trainer: Trainer) -> RoundProgress | None:
 
 def load_cost(path: str, n_classes: int) -> Tensor:
     """A cost matrix from a CSV without header, row = true class, column = decided class."""
+    sheet = split_sheet(Path(path), has_header=False)
+    cells = [[cell.replace(",", ".") if sheet.separator != COMMA else cell for cell in row] for row in sheet.rows]
     try:
-        values = pd.read_csv(path, header=None).to_numpy(dtype="float64")
-    except (OSError, ValueError, TypeError) as error:
+        if sheet.broken:
+            raise ValueError(f"line {min(sheet.broken)} has another number of cells than the first")
+        if not cells:
+            raise ValueError("it is empty")
+        cost = torch.tensor([[float(cell) for cell in row] for row in cells], dtype=torch.float64).reshape(len(cells), -1)
+    except ValueError as error:
         raise AnnotError(f"cost matrix {path} could not be read ({error}); it needs {n_classes} rows of numbers.") from error
-    cost = torch.from_numpy(values)
     check_cost(cost, n_classes)
     return cost
 
 
 def load_prices(path: str) -> dict[str, float]:
     """Price of an answer by worker, from a CSV ``worker,price``."""
-    table = read_table(Path(path), ("worker", "price"))
-    price = pd.to_numeric(table["price"], errors="coerce")
+    table = read_table(Path(path), ("worker", "price"), numbers=("price",))
+    check_workers(Path(path), table["worker"])
+    price = numbers(table["price"])
     check_none(Path(path), table["price"][~((price >= 0) & (price < np.inf))], "have no price", "give a number from 0 on")
-    twice = table["worker"][table["worker"].duplicated()]
-    check_none(Path(path), twice, "name a worker who is named above", "keep one price of each worker")
-    return dict(zip(table["worker"], price.astype(float), strict=True))
+    problem = "give a worker another price than a line above"
+    table = distinct(Path(path), table.assign(price=price), ("worker",), "price", problem, "keep one price of each worker")
+    return dict(zip(table["worker"], table["price"], strict=True))
 
 
 def load_oracle(path: Path, workers: Sequence[str], classes: Sequence[str]) -> Tensor:
     """True confusions (W, K, K) of ``workers`` in that order, from an .npz with ``workers``, ``classes``, ``confusions``."""
-    cure = "crowd.oracle needs workers, classes and confusions, as simulated workers export them to simulated_workers.npz"
-    who, about, confusions = read_arrays(path, ("workers", "classes", "confusions"), cure)
-    names, known = who.tolist(), about.tolist()
-    with reading(path, cure):
-        if confusions.shape != (len(names), len(known), len(known)) or not np.isfinite(confusions.astype(float)).all():
-            raise ValueError(f"confusions of shape {confusions.shape} for {len(names)} workers and {len(known)} classes")
+    remedy = "crowd.oracle needs workers, classes and confusions, as simulated workers export them to simulated_workers.npz."
+    people, words, confusions = read_arrays(path, ("workers", "classes", "confusions"), remedy)
+    shape = (*people.shape, *words.shape, *words.shape)
+    if people.ndim != 1 or words.ndim != 1 or confusions.shape != shape or confusions.dtype.kind != "f":
+        raise AnnotError(f"{path} has confusions {confusions.dtype} of shape {confusions.shape}; {remedy}")
+    names, known = people.tolist(), words.tolist()
     if known != list(classes):
         raise AnnotError(f"crowd.oracle {path} is about the classes {known[:5]}; this run's are {list(classes)[:5]}.")
     row = {name: j for j, name in enumerate(names)}

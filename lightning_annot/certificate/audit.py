@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_members, check_none, read_labels, read_table, write_table
+from lightning_annot.annotations.columns import check_members, check_none, distinct, matched
+from lightning_annot.annotations.formats import read_labels, read_table, write_table
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.types import AnnotError, Answer, Question
 
@@ -54,15 +55,16 @@ def read_audit(log: AnnotationLog, path: Path, classes: Sequence[str]) -> dict[s
     """
     known = known_answers(log)
     table = read_table(path, ("task", "label"))
-    table["label"] = table["label"].str.strip()
     table = table[table["label"] != ""]
     skipped = table["label"].str.casefold().isin(set(SKIPS) - {name.casefold() for name in classes})
-    check_members(path, table["task"], list(log.questions(kind="audit")["item"]), "items that were drawn")
+    drawn = list(log.questions(kind="audit")["item"])
+    table["task"] = matched(table["task"], drawn)
+    table["label"] = matched(table["label"], classes, ignore_case=True)
+    check_members(path, table["task"], drawn, "items that were drawn")
     check_members(path, table["label"][~skipped], classes, "classes")
     said = table["label"].astype(object).mask(skipped, "")
-    first = table["task"].map(dict(zip(table["task"][::-1], said[::-1], strict=True)))
-    twice = table["task"][first != said]
-    check_none(path, twice, "answer a task in another way than a line above", "keep one answer of each task")
+    problem = "answer a task that was answered in another way above"
+    distinct(path, table.assign(label=said), ("task",), "label", problem, "keep one answer of each task")
     before = table["task"].map({task: label or "" for task, label in known.items()})
     changed = table["task"][before.notna() & (before != said)]
     check_none(path, changed, "contradict the answer that the log has", "the first answer counts: take these lines back")
@@ -72,6 +74,7 @@ def read_audit(log: AnnotationLog, path: Path, classes: Sequence[str]) -> dict[s
 def simulated_answers(path: Path, tasks: Sequence[str], classes: Sequence[str]) -> dict[str, str | None]:
     """An expert who knows a CSV ``task,label``. Raises AnnotError where it lacks a drawn task or has another class for it."""
     table = read_labels(path)
+    table["task"], table["label"] = matched(table["task"], tasks), matched(table["label"], classes, ignore_case=True)
     if missing := sorted(set(tasks) - set(table["task"])):
         raise AnnotError(
             f"{path} has no label for {len(missing)} of the {len(tasks)} tasks drawn, such as {missing[:3]}; add them."

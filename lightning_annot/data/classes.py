@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_none, read_table
-from lightning_annot.names import KnownNames
+from lightning_annot.annotations.columns import check_names, distinct, matched
+from lightning_annot.annotations.formats import read_table
+from lightning_annot.names import clean, is_allowed
 from lightning_annot.types import OTHER, AnnotError
 
 
@@ -23,9 +24,13 @@ class ClassList:
 
 
 def read_classes(classes: Sequence[str] | str) -> ClassList:
-    """Ids as they are given, or the lines of a CSV ``class[,name]``."""
+    """Ids as they are given, less white space around them, or the lines of a CSV ``class[,name]``."""
     if not isinstance(classes, str):
-        ids = tuple(str(name) for name in classes)
+        ids = tuple(clean(str(name)) for name in classes)
+        if odd := [str(name) for name in classes if not is_allowed(clean(str(name)))]:
+            raise AnnotError(
+                f"data.classes has {odd[:5]}; a class needs a name without line ends and other control characters."
+            )
         if len(set(ids)) < len(ids):
             raise AnnotError(f"data.classes names a class twice: {list(ids)}.")
         return ClassList(ids, ids)
@@ -36,11 +41,11 @@ def read_classes(classes: Sequence[str] | str) -> ClassList:
             "a CSV with the columns class,name or class alone."
         )
     table = read_table(path, ("class",), ("name",))
-    check_none(path, table["class"][table["class"].str.strip() == ""], "have no class", "fill them or remove them")
-    twice = table["class"][table["class"].duplicated()]
-    check_none(path, twice, "name a class that is named above", "keep one line of each class")
+    check_names(path, table["class"])
+    shown = table["name"] if "name" in table else table["class"]
+    table = distinct(path, table.assign(name=shown), ("class",), "name", "give a class another name than a line above")
     ids = table["class"]
-    names = table["name"].str.strip().where(lambda name: name != "", ids) if "name" in table else ids
+    names = table["name"].where(lambda name: name != "", ids)
     return ClassList(tuple(ids), tuple(names))
 
 
@@ -73,8 +78,7 @@ class Subset:
                 f"data.distractors needs the true label of every item, and {len(bare)} of {len(ids)} have none, such as "
                 f"{bare[:3]}. Give data.labels or a root of one folder a class, or leave out data.distractors."
             )
-        spelled = KnownNames(self.named, ignore_case=True).find_all({*labels.values()})
-        label = pd.Series([spelled[labels[name]] for name in ids], dtype=object)
+        label = matched(pd.Series([labels[name] for name in ids], dtype=object), self.named, ignore_case=True)
         present = label.unique()
         absent = sorted(set(self.named).difference(present))
         if absent:

@@ -203,7 +203,7 @@ def load_features(path: str | os.PathLike[str]) -> NDArray[np.floating[Any]]:
     """
     try:
         features = open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the parser of the header raises whatever the bytes make Python's tokenizer raise
         raise AnnotError(
             f"{path} cannot be read as .npy ({error}); save it with numpy.save, without pickled objects"
         ) from error

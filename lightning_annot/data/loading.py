@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lightning_annot.data.bank_digest import Origin
 from lightning_annot.data.ranks import ALONE, Ranks
-from lightning_annot.names import clean
+from lightning_annot.names import KnownNames
 from lightning_annot.types import AnnotError
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ class Loaded:
     def has_features(self) -> bool:
         """Whether there are features yet."""
         return bool(self.features.shape[1] > 0)
+
+    def with_classes(self, classes: Sequence[str] | None) -> Loaded:
+        """The same items, whose labels are spelt as the ``classes`` are, whatever their case."""
+        if self.labels is None or classes is None:
+            return self
+        known = KnownNames(classes, ignore_case=True).find_all({*self.labels.values()})
+        return replace(self, labels={name: known[label] for name, label in self.labels.items()})
 
     @property
     def n_listed(self) -> int:
@@ -274,24 +281,18 @@ def _labels(path: str | None) -> dict[str, str] | None:
     from lightning_annot.annotations.formats import read_labels
 
     frame = read_labels(path)
-    found = dict(zip(map(clean, frame["task"]), map(clean, frame["label"]), strict=True))
-    if len(found) < len(frame):
-        twice = frame["task"][frame["task"].map(clean).duplicated()].tolist()
-        raise AnnotError(
-            f"data.labels {path} names {len(twice)} tasks twice, but for white space: {twice[:3]}; keep one row of each."
-        )
-    return found
+    return dict(zip(frame["task"], frame["label"], strict=True))
 
 
 def _item_ids(path: str | None) -> list[str] | None:
     if path is None:
         return None
-    import pandas as pd
+    from pathlib import Path
 
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise AnnotError(f"data.items {path} could not be read ({error}); it needs a CSV with the column task.") from error
-    if "task" not in frame:
-        raise AnnotError(f"data.items {path} has the columns {list(frame)}; it needs the column task.")
-    return [clean(name) for name in frame["task"]]
+    from lightning_annot.annotations.columns import check_names
+    from lightning_annot.annotations.formats import read_table
+
+    task = read_table(Path(path), ("task",))["task"]
+    check_names(Path(path), task)
+    ids: list[str] = task.tolist()
+    return ids

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_annot.annotations.json_text import read_json_lines
+from lightning_annot.annotations.sheets import split_sheet
 from lightning_annot.data.files import FileStore
 from lightning_annot.data.images import Images, first_few
 from lightning_annot.data.listing import about_splits, clean_path
@@ -90,53 +89,32 @@ def _read(path: Path) -> list[_Row]:
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in readers:
         raise AnnotError(f"{path} is no manifest; allowed are files that end in {', '.join(MANIFEST_SUFFIXES)}")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows, broken = readers[path.suffix.lower()](file)
-    except OSError as error:
-        raise AnnotError(f"the manifest {path} cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise AnnotError(f"the manifest {path} is not UTF-8 ({error}); save it as UTF-8") from error
+    rows, broken = readers[path.suffix.lower()](path)
     if broken:
         raise AnnotError(f"{path} has {len(broken)} broken or cut rows ({first_few(broken)}); write the file again")
     return rows
 
 
-def _read_csv(file: Iterable[str]) -> tuple[list[_Row], list[str]]:
+def _read_csv(path: Path) -> tuple[list[_Row], list[str]]:
     """Rows, and what is wrong with the rows that do not fit the header."""
-    reader = csv.reader(file, strict=True)
-    rows: list[_Row] = []
-    broken: list[str] = []
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        for cells in reader:
-            if len(cells) == len(header):
-                rows.append(_Row(reader.line_num, dict(zip(header, cells, strict=True))))
-            elif cells:  # the csv module gives an empty list for a blank line
-                broken.append(f"line {reader.line_num}: {len(cells)} cells, the header has {len(header)}")
-    except csv.Error as error:
-        broken.append(f"line {reader.line_num}: {error}")
-    return rows, broken
+    sheet = split_sheet(path)
+    rows = [
+        _Row(line, dict(zip(sheet.header, map(clean, cells), strict=True)))
+        for line, cells in zip(sheet.lines, sheet.rows, strict=True)
+    ]
+    return rows, [
+        f"line {line}: {cells!r} has not the header's {len(sheet.header)} cells" for line, cells in sheet.broken.items()
+    ]
 
 
-def _read_jsonl(file: Iterable[str]) -> tuple[list[_Row], list[str]]:
+def _read_jsonl(path: Path) -> tuple[list[_Row], list[str]]:
     """Rows, and what is wrong with the lines that are no flat JSON object; null counts as empty."""
     rows: list[_Row] = []
     broken: list[str] = []
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            broken.append(f"line {number}: {error.msg}")
-            continue
-        if not isinstance(record, dict):
-            broken.append(f"line {number}: no JSON object")
-            continue
+    for number, record in read_json_lines(path):
         odd = [name for name in _USED_COLUMNS if not isinstance(record.get(name), str | int | None)]
         if odd:
             broken.append(f"line {number}: {odd[0]!r} is no text")
             continue
-        rows.append(_Row(number, {name: "" if value is None else str(value) for name, value in record.items()}))
+        rows.append(_Row(number, {name: "" if value is None else clean(str(value)) for name, value in record.items()}))
     return rows, broken

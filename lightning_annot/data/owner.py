@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lightning_annot.annotations.formats import read_labels
+from lightning_annot.annotations.worker_names import warn_of_case
 from lightning_annot.data.classes import Subset, read_classes
 from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.loading import Loaded
@@ -63,10 +64,12 @@ class Owner:
         """The items ``loaded``, with their prototypes; unless ``truth_is_whole``, labels of some items are the prototypes."""
         truth, prototypes = loaded.labels, self.given()
         if prototypes is not None:
+            known = KnownNames(classes.ids or (truth or {}).values(), ignore_case=True)
+            prototypes = {task: known.find(label) for task, label in prototypes.items()}
             prototypes = self._kept(prototypes, loaded, set(classes.ids or ()))
         elif truth is not None and not truth_is_whole and len(truth) < len(loaded.ids):
             truth, prototypes = None, truth
-        return build_items(
+        table = build_items(
             loaded.ids,
             None if classes.ids is None else list(classes.ids),
             truth,
@@ -77,6 +80,9 @@ class Owner:
             holdout=self.holdout,
             readable=dict(classes.readable),
         )
+        if classes.ids is None:  # else both are meant
+            warn_of_case(table.classes, what="classes")
+        return table
 
     def knows_some(self, loaded: Loaded) -> bool:
         """Whether there will be prototypes."""

@@ -51,9 +51,10 @@ class Sources:
     def list(self, classes: TaskClasses | None) -> Loaded:
         """Items and images, unreadable ones among them; no features but ready-made ones. None: all, of whatever class."""
         subset = None if classes is None else classes.subset
-        return list_items(
+        found = list_items(
             self.root, self.features, self.labels, self.items, self.id_pattern, self.backbone, subset, self.allow_outside
         )
+        return found if classes is None else found.with_classes(classes.ids)
 
     def list_extra(self) -> Loaded | None:
         """What ``unlabelled_extra`` names; None where it names nothing."""

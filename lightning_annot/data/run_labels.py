@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_annot.annotations.formats import check_members, check_none, read_table
+from lightning_annot.annotations.columns import check_members, check_names, check_none, distinct, matched, numbers
+from lightning_annot.annotations.formats import read_table
 from lightning_annot.stored import SUMMARY, check_end, damaged, items_of_run, read_arrays, read_object, reading
 from lightning_annot.types import AnnotError
 
@@ -43,9 +44,14 @@ def read_run_labels(path: str | Path, classes: Sequence[str] | None = None) -> R
     the file has none, and all others share the rest. ``classes`` in order: by default the run's, or those of the file, sorted.
     """
     table_path, posterior_path = _files(Path(path).expanduser())
-    table = read_table(table_path, ("task", "label"), ("confidence", "status"))
+    table = read_table(table_path, ("task", "label"), ("confidence", "status"), numbers=("confidence",))
     if Path(path).expanduser().is_dir():
         _check_whole(table_path, table)
+    table["label"] = matched(table["label"], classes, ignore_case=True)
+    for column in ("task", "label"):
+        check_names(table_path, table[column])
+    problem = "label a task that has another label above"
+    table = distinct(table_path, table, ("task",), "label", problem, "keep one row of each task")
     posterior = None if posterior_path is None else _read_posterior(posterior_path, len(table))
     known = classes or (posterior[0] if posterior is not None else sorted(table["label"].unique()))
     names = tuple(map(str, known))
@@ -134,10 +140,6 @@ def _check_whole(path: Path, table: pd.DataFrame) -> None:
 def _check(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
     if table.empty:
         raise AnnotError(f"{path} has no rows; a classifier needs labels to learn from.")
-    for column in ("task", "label"):
-        check_none(path, table[column][table[column].str.strip() == ""], f"have no {column}", "fill them or remove them")
-    twice = table.loc[table.duplicated("task"), "task"]
-    check_none(path, twice, "label a task that has a label above", "keep one row of each task")
     if len(set(classes)) < len(classes):
         raise AnnotError(f"data.classes names a class twice: {list(classes)}.")
     if len(classes) < 2:
@@ -149,6 +151,6 @@ def _confidence(path: Path, table: pd.DataFrame) -> Tensor:
     """(N,) float32, 1 where the file has no such column."""
     if "confidence" not in table:
         return torch.ones(len(table))
-    value = pd.to_numeric(table["confidence"], errors="coerce")
+    value = numbers(table["confidence"])
     check_none(path, table["confidence"][~((value > 0) & (value <= 1))], "have no confidence in (0, 1]", "correct them")
     return torch.from_numpy(value.to_numpy(dtype=np.float32))

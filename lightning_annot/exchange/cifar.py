@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_none, parse_seconds, read_rows, read_table
+from lightning_annot.annotations.columns import check_none, numbers, parse_seconds
+from lightning_annot.annotations.formats import read_sheet, read_table
 from lightning_annot.exchange.numbers import named
 from lightning_annot.exchange.records import Reading, Records, check_numbers, records
+from lightning_annot.stored import check_unpacked
 from lightning_annot.types import AnnotError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -21,6 +23,7 @@ SIDE = "side_info_cifar10N.csv"
 INDEX = ("cifar10_test_test_idx", "cifar10_test_set_idx")
 CHECK = -99999  # index of an attention check of CIFAR-10H
 UNKNOWN = -1  # a clean_label that nobody knows
+_MOST_ROWS = 10**9
 
 
 def read_cifar10n(path: Path, how: Reading) -> Records:
@@ -57,12 +60,12 @@ def read_cifar10h(path: Path, how: Reading) -> Records:
     Attention checks are gold. Those whose index is -99999 are each a task of their own, ``attention-CATEGORY-TRIAL``. Tasks are
     row numbers of the test set. ``true_category`` is the truth, and empty where it is not known.
     """
-    header, _, _ = read_rows(path)
+    header = read_sheet(path).header
     index = next((name for name in INDEX if name in header), INDEX[0])
     needed = ("annotator_id", "trial_index", "is_attn_check", "true_category", "chosen_category", index)
-    table = read_table(path, needed, ("reaction_time",))
-    number = pd.to_numeric(table[index], errors="coerce")
-    good = (number == CHECK) | ((number >= 0) & (number % 1 == 0))
+    table = read_table(path, needed, ("reaction_time",), numbers=("reaction_time",))
+    number = numbers(table[index])
+    good = (number == CHECK) | ((number >= 0) & (number < _MOST_ROWS) & (number % 1 == 0))
     check_none(path, table[index][~good], f"have an impossible {index}", f"it is a row of the test set, or {CHECK}")
     gold = (number == CHECK) | ~table["is_attn_check"].isin(["0", "0.0", "False"])
     check = "attention-" + table["true_category"] + "-" + table["trial_index"]
@@ -87,6 +90,7 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
     array = np.empty(0).__reduce__()[0]
     names = [(array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     try:
+        check_unpacked(path)
         with torch.serialization.safe_globals([*kinds, *names]):  # type: ignore[list-item]
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes make its parsers raise
@@ -105,10 +109,10 @@ def _load(path: Path) -> Mapping[str, np.ndarray]:
 def _batches(path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Worker of each image and slot, and an even share of the HIT's seconds, both (n, 3); batches follow each other."""
     names = [(f"Worker{slot}-id", f"Work-time-in-seconds-{slot}") for slot in range(1, SLOTS + 1)]
-    table = read_table(path, ["Image-batch", *(name for pair in names for name in pair)])
+    table = read_table(path, ["Image-batch", *(name for pair in names for name in pair)], numbers=[time for _, time in names])
     if len(table) * BATCH < n:
         raise AnnotError(f"{path} has {len(table)} batches of {BATCH} images for {n} labels; give the whole file (--side)")
-    first = pd.to_numeric(table["Image-batch"].str.extract(r"^\s*(\d+)", expand=False), errors="coerce")
+    first = numbers(table["Image-batch"].str.extract(r"^(\d+)", expand=False))
     odd = table["Image-batch"][first.to_numpy() != BATCH * np.arange(len(table))]
     check_none(path, odd, "are out of order", f"batch i holds the images {BATCH} i to {BATCH} i + {BATCH - 1}")
     worker = table[[who for who, _ in names]].to_numpy(dtype=object)

@@ -38,16 +38,17 @@ def import_command(args: list[str]) -> int:
     """Take answers in; returns 0, or raises AnnotError."""
     given = import_parser().parse_args(args)
     read, how = find(given.format, given.file, "read"), _reading(given)
+    from lightning_annot.annotations.addresses import file_name
     from lightning_annot.annotations.formats import write_table
     from lightning_annot.exchange import incoming
 
     words = None if given.labels is None else incoming.read_words(given.labels)
-    task = incoming.file_name if given.basename else incoming.without(given.prefix) if given.prefix else None
+    task = file_name if given.basename else incoming.without(given.prefix) if given.prefix else None
     found = incoming.rename(given.file, read(given.file, how), words, task)
     if given.url is None and not (given.dir / "annotations.db").is_file():
         _convert(found, given)
     else:
-        _take_in(found, given)
+        found = _take_in(found, given)
     if given.truth is not None:
         import pandas as pd
 
@@ -115,15 +116,14 @@ def _parser(name: str, about: str, direction: str) -> argparse.ArgumentParser:
 
 
 def _reading(given: argparse.Namespace) -> Reading:
+    from lightning_annot.annotations.worker_names import worker_name
     from lightning_annot.exchange.records import Reading
 
     columns = dict(word.split("=", 1) for word in given.map if "=" in word)
     if len(columns) < len(given.map) or not set(columns) <= set(FIELDS) or not all(columns.values()):
         raise AnnotError(f"--map {' --map '.join(given.map)} given; each must be one of {', '.join(FIELDS)}, =, and a name")
     worker = given.worker if given.expert is None else given.expert
-    if worker is not None and not worker.strip():
-        raise AnnotError("an empty name given for who answered; give a name")
-    return Reading(columns, worker, given.side)
+    return Reading(columns, None if worker is None else worker_name(worker), given.side)
 
 
 def _convert(found: Records, given: argparse.Namespace) -> None:
@@ -138,16 +138,21 @@ def _convert(found: Records, given: argparse.Namespace) -> None:
     print(f"{given.dir} has no run yet. {path}: {new} new answers; begin the run with --annotation.import_answers {path}")
 
 
-def _take_in(found: Records, given: argparse.Namespace) -> None:
+def _take_in(found: Records, given: argparse.Namespace) -> Records:
+    """Put answers into the log of a run; returns them with the names that the run has for tasks and classes."""
     from lightning_annot.annotations.schema import EXPERT
     from lightning_annot.exchange import incoming
     from lightning_annot.report.run_files import check_items, read_run
 
     run = read_run(given.dir)
+    found = incoming.fitted(given.file, found, run.labels["task"], run.classes)
     if given.ignore_unknown:
-        found = incoming.known_only(found, run.labels["task"])
+        n_given, found = len(found.answers), incoming.known_only(found, run.labels["task"])
+        if found.answers.empty:
+            raise AnnotError(f"no answer found in {given.file}: none of {n_given} is about an item of {given.dir}")
     source = incoming.SOURCE if given.expert is None else EXPERT
     with open_log(given.dir, given.url) as log:
         check_items(run, log)
         new = incoming.into_log(given.file, log, found, run.labels, run.classes, source)
     print(f"{given.file}: {new} new answers of {len(found.answers)}; fit goes on with them")
+    return found

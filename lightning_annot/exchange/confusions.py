@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_annot.exchange.records import Reading, Records, member, read_json, records
+from lightning_annot.annotations.json_text import name_of, read_json
+from lightning_annot.exchange.records import Reading, Records, member, records
 from lightning_annot.files import write_text
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
 
+MOST_COUNTS = 10_000_000
 IDS, NAMES, GROUPS, TOTAL = "imagenet100", "imagenet100_name", "group_workers", "total_cm"  # the keys of the study
 
 
@@ -59,13 +62,10 @@ def read_group_workers(path: Path, how: Reading) -> Records:
 
     Workers are called ``GROUP-PERSON``, or as ``workers`` in our own files names them.
     """
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise AnnotError(f"{path} has no JSON object at its top; it must have {IDS} and {GROUPS}")
-    classes = [str(name) for name in member(path, "the file", data, IDS)]
-    people = member(path, "the file", data, GROUPS)
-    tables = {group: _counts(path, group, counts, len(classes)) for group, counts in sorted(people.items())}
+    data, classes, tables = _read(path)
     called = _called(path, data.get("workers", {}), tables)
+    if (total := sum(int(counts.sum()) for counts in tables.values())) > MOST_COUNTS:
+        raise AnnotError(f"{path} counts {total} answers; at most {MOST_COUNTS} can be taken in one by one")
     cells = [
         (called[group][person], y, z, n)
         for group, counts in tables.items()
@@ -83,12 +83,40 @@ def read_group_workers(path: Path, how: Reading) -> Records:
     return records(path, task.astype(object), rows["worker"].astype(object), label, gold=gold, truth=truth, classes=classes)
 
 
+def read_counts(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Classes (K) of the study, and counts (people, K, K; row = true class, column = answer) by group, sorted.
+
+    Raises:
+        AnnotError: The file is no such study.
+    """
+    _, classes, tables = _read(path)
+    return classes, tables
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[str], dict[str, np.ndarray]]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise AnnotError(f"{path} has no JSON object at its top; it must have {IDS} and {GROUPS}")
+    given = member(path, "the file", data, IDS)
+    if not isinstance(given, list):
+        raise AnnotError(f"{path} has {str(given)[:60]!r} as {IDS}, where a list of classes belongs; export it anew")
+    classes = [clean(name_of(path, IDS, name)) for name in given]
+    if twice := sorted({name for name in classes if classes.count(name) > 1}):
+        raise AnnotError(f"{path} has {twice[:5]} more than once in {IDS}; name each class once")
+    people = member(path, "the file", data, GROUPS)
+    if not isinstance(people, dict):
+        raise AnnotError(f"{path} has {str(people)[:60]!r} as {GROUPS}, where {{group: counts}} belongs; export it anew")
+    tables = {group: _counts(path, group, counts, len(classes)) for group, counts in sorted(people.items())}
+    return data, classes, tables
+
+
 def _called(path: Path, names: Any, tables: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """What the people of each group are called; by number where ``names`` does not have all, each another one."""
     numbered = {group: [f"{group}-{person}" for person in range(len(counts))] for group, counts in tables.items()}
     if not names:
         return numbered
-    found = {group: [str(name) for name in names.get(group, ())] for group in tables} if isinstance(names, dict) else {}
+    lists = {group: names.get(group) for group in tables} if isinstance(names, dict) else {}
+    found = {group: [name_of(path, "workers", name) for name in who] for group, who in lists.items() if isinstance(who, list)}
     whole = [name for group in found.values() for name in group]
     if {group: len(who) for group, who in found.items()} != {group: len(who) for group, who in numbered.items()}:
         raise AnnotError(f"{path} has other numbers of people in workers than in {GROUPS}; correct or remove workers")
@@ -99,8 +127,9 @@ def _counts(path: Path, group: str, counts: object, k: int) -> np.ndarray:
     """Whole counts (people, K, K)."""
     try:
         table = np.asarray(counts, dtype=float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AnnotError(f"{path}, group {group!r}: {error}; counts must be (people, {k}, {k})") from error
-    if table.ndim != 3 or table.shape[1:] != (k, k) or (table < 0).any() or (table % 1 > 0).any():
+    counted = (table >= 0) & (table <= MOST_COUNTS) & (np.floor(table) == table)
+    if table.ndim != 3 or table.shape[1:] != (k, k) or not counted.all():
         raise AnnotError(f"{path}, group {group!r} has shape {table.shape}; counts must be whole numbers, (people, {k}, {k})")
     return table.astype(np.int64)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from lightning_annot.annotations.formats import read_table, write_table
+from lightning_annot.annotations.json_text import name_of, read_json_lines
 from lightning_annot.data.files import folder_source
 from lightning_annot.data.places import Finder
 from lightning_annot.exchange.records import Reading, Records, column, member, records
@@ -39,10 +40,10 @@ def read_metadata(path: Path, how: Reading) -> Records:
     if path.suffix.lower() == ".csv":
         table = read_table(path, (task, label))
     else:
-        rows = _json_lines(path)
-        entries = [(member(path, f"line {line}", row, task), member(path, f"line {line}", row, label)) for line, row in rows]
-        table = pd.DataFrame({task: [str(a) for a, _ in entries], label: [str(b) for _, b in entries]}, dtype=object)
-        table.index = pd.Index([line for line, _ in rows], name="line")
+        rows = read_json_lines(path)
+        places = [(f"line {line}", row) for line, row in rows]
+        cells = {key: [name_of(path, at, member(path, at, row, key)) for at, row in places] for key in (task, label)}
+        table = pd.DataFrame(cells, index=pd.Index([line for line, _ in rows], name="line"), dtype=object)
     who = pd.Series(how.worker or FOLDER, index=table.index, dtype=object)
     return records(path, table[task], who, table[label])
 
@@ -109,23 +110,3 @@ def _metadata_of(path: Path) -> Path:
     if len(found) != 1:
         raise AnnotError(f"{path} has {len(found)} of metadata.jsonl and metadata.csv; give the file itself")
     return found[0]
-
-
-def _json_lines(path: Path) -> list[tuple[int, dict[str, object]]]:
-    """Number and content of each line that is not blank."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotError(f"{path} cannot be read: {error}; give a file of JSON lines, as UTF-8") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise AnnotError(f"{path}, line {number}: {error.msg}; the file may be cut") from error
-        if not isinstance(row, dict):
-            raise AnnotError(f"{path}, line {number}: {line[:60]!r} is no JSON object; one a line is needed")
-        rows.append((number, row))
-    return rows

@@ -43,12 +43,12 @@ def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: st
 
     The desk lends them to nobody else, and marks the answers as an expert's. The run does not wait for them.
     """
-    from lightning_annot.annotations.desk import check_name
     from lightning_annot.annotations.schema import EXPERT, IMPORT_ROUND
+    from lightning_annot.annotations.worker_names import worker_name
     from lightning_annot.data.page_task import TASK_FILE
     from lightning_annot.types import Question
 
-    check_name(expert)
+    expert = worker_name(expert)
     if not (directory / TASK_FILE).is_file():
         raise AnnotError(
             f"{directory} has no {TASK_FILE}, and so no page; run fit again, which writes it, or let a file be filled."

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_members, check_none, read_answers, read_table, write_table
+from lightning_annot.annotations.addresses import find_items
+from lightning_annot.annotations.appending import new_positions
+from lightning_annot.annotations.columns import check_members, check_names, distinct, matched, settled
+from lightning_annot.annotations.formats import matched_tasks, read_answers, read_table, write_table
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import IMPORT_ROUND
+from lightning_annot.annotations.worker_names import warn_of_case
 from lightning_annot.exchange.records import Records
+from lightning_annot.names import KnownNames, clean
 from lightning_annot.types import AnnotError, Answer, Question
 
 CONVERTED = "answers_import.csv"  # beside nothing yet: what annotation.import_answers takes
@@ -25,25 +29,33 @@ def rename(
 ) -> Records:
     """``given`` with other words for labels and tasks; labels that ``labels`` does not name stay.
 
-    AnnotError where two tasks that a worker answered become one.
+    AnnotError where two tasks that a worker answered in two ways become one, or a task loses its name.
     """
     answers, words = given.answers.copy(), labels or {}
     answers["label"] = answers["label"].map(lambda label: words.get(label, label), na_action="ignore")
     truth = {name: words.get(label, label) for name, label in given.truth.items()}
     if task is not None:
-        names = {name: task(name) for name in {*answers["task"].unique(), *truth}}
+        names = {name: clean(task(name)) for name in {*answers["task"].unique(), *truth}}
         answers["task"] = answers["task"].map(names)
+        check_names(path, answers["task"])
         truth = {names[name]: label for name, label in truth.items()}
-        twice = answers.loc[answers.duplicated(["task", "worker"]), "task"]
-        check_none(path, twice, "answer a task that the same worker answered before", "keep the folders in the names of tasks")
+        answers = settled(path, answers)
     return replace(given, answers=answers, truth=truth)
 
 
-def file_name(address: str) -> str:
-    """The last part of a path or URL, or, of one to Label Studio's local files, of its ``?d=``; without escapes."""
-    parts = urlsplit(address)
-    inner = [value for key, _, value in (item.partition("=") for item in parts.query.split("&")) if key == "d"]
-    return PurePosixPath(unquote(inner[0] if inner else parts.path if parts.scheme else address)).name
+def fitted(path: Path, given: Records, items: pd.Series, classes: Sequence[str]) -> Records:
+    """``given`` with the names that the run has for its ``items`` and ``classes``.
+
+    Labels are compared without regard to case, tasks in both forms of Unicode and by their addresses, see ``find_items``.
+    """
+    answers = given.answers.copy()
+    answers["task"] = matched_tasks(path, answers["task"], items)
+    labels = answers["label"].notna()
+    answers.loc[labels, "label"] = matched(answers.loc[labels, "label"], classes, ignore_case=True)
+    names, words = KnownNames(items).find_all({*given.truth}), KnownNames(classes, ignore_case=True)
+    found = find_items(names.values(), items)
+    truth = {found.get(names[name], names[name]): words.find(label) for name, label in given.truth.items()}
+    return replace(given, answers=settled(path, answers), truth=truth)
 
 
 def without(prefix: str) -> Callable[[str], str]:
@@ -54,8 +66,9 @@ def without(prefix: str) -> Callable[[str], str]:
 def read_words(path: Path) -> dict[str, str]:
     """What labels are called here, from a CSV ``from,to``."""
     table = read_table(path, ("from", "to"))
-    twice = table.loc[table.duplicated("from"), "from"]
-    check_none(path, twice, "rename a label that is renamed above", "keep one row of each")
+    for name in ("from", "to"):
+        check_names(path, table[name])
+    table = distinct(path, table, ("from",), "to", "rename a label that is renamed in another way above")
     return dict(zip(table["from"], table["to"], strict=True))
 
 
@@ -65,10 +78,13 @@ def known_only(given: Records, items: pd.Series) -> Records:
 
 
 def into_log(path: Path, log: AnnotationLog, given: Records, labels: pd.DataFrame, classes: list[str], source: str) -> int:
-    """Put answers into the log as known before round 0, all or none; returns how many were new. Again changes nothing.
+    """Put answers, ``fitted`` before, into the log as known before round 0, all or none; again changes nothing.
 
     ``labels``: the run's ``labels.csv``. A gold answer about a prototype is a gold answer here; about another item it is an
     ordinary one, as nothing here knows that item's class.
+
+    Returns:
+        How many were new.
     """
     answers = given.answers
     check_members(path, answers["task"], labels["task"], "items")
@@ -76,6 +92,7 @@ def into_log(path: Path, log: AnnotationLog, given: Records, labels: pd.DataFram
     prototypes = labels.loc[labels["status"] == "prototype", "task"]
     gold = (answers["kind"] == "gold") & answers["task"].isin(prototypes)
     before, pair = log.answers(), pd.MultiIndex.from_frame(answers[["task", "worker"]])
+    warn_of_case([*answers["worker"].unique(), *before["worker"].unique()], answers["worker"])
     known = pd.MultiIndex.from_frame(before[["item", "worker"]])
     # What is left is told apart by the log itself, which knows of ordinary answers alone.
     fresh = ~(pair.isin(known[before["kind"] == "gold"]) | (gold.to_numpy() & pair.isin(known)))
@@ -99,9 +116,13 @@ def into_file(given: Records, folder: Path) -> tuple[Path, int]:
     """
     path = folder / CONVERTED
     found = given.labels()[["task", "worker", "label", "seconds"]]
+    if found.empty:
+        raise AnnotError(f"no label found in {given.answers.index.size} answers; skips have no place before there is a run")
     old = read_answers(path) if path.is_file() else found[:0]
-    whole = pd.concat([part for part in (old, found) if len(part)] or [found], ignore_index=True)
-    whole = whole.drop_duplicates(["task", "worker"])
+    warn_of_case([*old["worker"].unique(), *found["worker"].unique()], found["worker"])
+    known: dict[Hashable, str | None] = dict(zip(zip(old["task"], old["worker"], strict=True), old["label"], strict=True))
+    new = new_positions(list(zip(found["task"], found["worker"], strict=True)), found["label"].tolist(), known)
+    whole = pd.concat([part for part in (old, found.iloc[new]) if len(part)], ignore_index=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_annot.exchange.records import Reading, Records, column, member, objects, read_json, records, text_of
+from lightning_annot.annotations.columns import numbers
+from lightning_annot.annotations.json_text import name_of, read_json
+from lightning_annot.exchange.records import Reading, Records, column, member, objects, records
 from lightning_annot.files import write_text
 from lightning_annot.types import AnnotError
 
@@ -28,8 +30,9 @@ def read_peerannot(path: Path, how: Reading) -> Records:
     rows, where = [], []
     for task, votes in answers.items():
         for worker, label in _mapping(path, votes, f"{{worker: label}} of task {task!r}").items():
-            rows.append((task, worker, text_of(label)))
-            where.append(f"{task!r} by {worker!r}")
+            place = f"{task!r} by {worker!r}"
+            rows.append((task, worker, name_of(path, f"task {place}", label)))
+            where.append(place)
     columns = [column(values, where, "task") for values in zip(*rows, strict=True)] or [column([], [], "task")] * 3
     named = [_named(path, values, names.get(key)) for values, key in zip(columns, NAMES, strict=True)]
     return records(path, named[0], named[1], named[2], classes=names.get("classes", ()))
@@ -61,13 +64,17 @@ def read_lean(path: Path, how: Reading) -> Records:
     for number, entry in objects(path, member(path, "the file", data, "annos"), "annos"):
         task, worker, anno = (member(path, f"anno {number}", entry, key) for key in ("image_id", "worker_id", "anno"))
         label = member(path, f"anno {number}, anno", _mapping(path, anno, f"{{label}} of anno {number}"), "label")
-        rows.append((text_of(task), text_of(worker), text_of(label)))
+        rows.append(tuple(name_of(path, f"anno {number}", value) for value in (task, worker, label)))
         where.append(number)
     columns = [column(values, where, "anno") for values in zip(*rows, strict=True)] or [column([], [], "anno")] * 3
-    truth = {}
+    truth: dict[str, str] = {}
     for number, entry in objects(path, data.get("gt_labels", []), "gt_labels"):
         task, label = (member(path, f"gt_label {number}", entry, key) for key in ("image_id", "label"))
-        truth[text_of(task)] = text_of(member(path, f"gt_label {number}", label, "label") if isinstance(label, dict) else label)
+        label = member(path, f"gt_label {number}", label, "label") if isinstance(label, dict) else label
+        at = f"gt_label {number}"
+        name, known = name_of(path, at, task), name_of(path, at, label)
+        if truth.setdefault(name, known) != known:
+            raise AnnotError(f"{path}, {at}: {name!r} is {known!r}, and {truth[name]!r} above; keep one label of each image")
     return records(path, columns[0], columns[1], columns[2], truth=truth)
 
 
@@ -94,14 +101,15 @@ def _mapping(path: Path, value: object, what: str) -> Mapping[str, Any]:
 def _names(path: Path) -> dict[str, list[str]]:
     """What numbers stand for, where the file says so."""
     about = _mapping(path, read_json(path), "{name, n_classes, n_workers}") if path.is_file() else {}
-    return {key: [str(name) for name in about[key]] for key in NAMES if isinstance(about.get(key), list)}
+    lists = {key: about[key] for key in NAMES if isinstance(about.get(key), list)}
+    return {key: [name_of(path, key, name) for name in names] for key, names in lists.items()}
 
 
 def _named(path: Path, values: pd.Series, names: Sequence[str] | None) -> pd.Series:
     """``values`` as they are, or, where there are ``names``, those that these numbers stand for."""
     if names is None:
         return values
-    number = pd.to_numeric(values, errors="coerce")
+    number = numbers(values)
     if not (good := (number >= 0) & (number < len(names)) & (number % 1 == 0)).all():
         raise AnnotError(
             f"{path}, task {values[~good].index[0]}: {values[~good].iloc[0]!r} is outside the {len(names)} names of {METADATA} "

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import parse_seconds, read_rows, read_table, write_table
+from lightning_annot.annotations.columns import parse_seconds
+from lightning_annot.annotations.formats import read_sheet, read_table, write_table
+from lightning_annot.annotations.json_text import name_of, read_json
 from lightning_annot.exchange.records import (
     Reading,
     Records,
@@ -19,9 +21,7 @@ from lightning_annot.exchange.records import (
     column,
     member,
     objects,
-    read_json,
     records,
-    text_of,
     texts,
 )
 from lightning_annot.files import write_text
@@ -58,22 +58,29 @@ def read_label_studio(path: Path, how: Reading) -> Records:
     """The JSON export: ``data.image`` is the task, each annotation an answer of ``completed_by``.
 
     ``was_cancelled``, or no choice at all, is a skip; ``ground_truth`` is gold; ``lead_time`` gives the seconds. ``columns``
-    may say which key of ``data`` is the task, and which ``from_name`` has the choice, where there are several.
+    may say which key of ``data`` is the task, and which ``from_name`` has the choice, where there are several. Exports from
+    before 1.0 call annotations ``completions``.
     """
-    rows, where, truth = [], [], {}
+    rows, where, truth, n_tasks = [], [], {}, 0
     for number, entry in objects(path, read_json(path), "tasks"):
-        task = text_of(member(path, f"task {number}, data", _data(path, number, entry), how.column("task", IMAGE)))
-        for place, annotation in objects(path, entry.get("annotations", []), f"annotations of task {number}"):
+        address = member(path, f"task {number}, data", _data(path, number, entry), how.column("task", IMAGE))
+        task = name_of(path, f"task {number}, data", address)
+        n_tasks, before_1 = number, "annotations" not in entry
+        given_here = entry.get("completions", []) if before_1 else entry["annotations"]
+        for place, annotation in objects(path, given_here, f"annotations of task {number}"):
             at = f"{number}, annotation {place}"
-            given = said(path, at, annotation, how.columns.get("label"))
+            given = said(path, at, _renamed(annotation) if before_1 else annotation, how.columns.get("label"))
             worker = how.worker if how.worker is not None else _who(path, at, annotation)
             skip = given.label is None
-            rows.append((task, worker, given.label or "", _text(given.lead_time), given.ground_truth, skip))
+            rows.append((task, worker, given.label or "", _seconds(path, at, given.lead_time), given.ground_truth, skip))
             where.append(at)
             if given.ground_truth:
                 truth[task] = str(given.label)
-    columns = [column(values, where, "task") for values in zip(*rows, strict=True)] or [column([], [], "task")] * 6
-    task_, worker_, label_, seconds, gold_, skip_ = columns
+    if not rows:
+        raise AnnotError(
+            f"no answer found in {path}: 0 of {n_tasks} tasks have annotations; export after labelling, with annotations in it"
+        )
+    task_, worker_, label_, seconds, gold_, skip_ = (column(values, where, "task") for values in zip(*rows, strict=True))
     return records(
         path, task_, worker_, label_, seconds=parse_seconds(path, seconds), gold=gold_.astype(bool), skip=skip_.astype(bool),
         truth=truth,
@@ -84,21 +91,22 @@ def read_label_studio_csv(path: Path, how: Reading) -> Records:
     """The CSV export: ``image`` is the task, ``annotator`` the worker, and the one column of its own the control with the
     label.
     """
-    header, _, _ = read_rows(path)
+    header = read_sheet(path).header
     task, worker = how.column("task", IMAGE), how.column("worker", "annotator")
     own = [name for name in header if name not in (*CSV_COLUMNS, task, worker)]
     if "label" not in how.columns and len(own) != 1:
         raise AnnotError(f"{path} has the columns {own} beside Label Studio's; say which holds the label by --map label=COLUMN")
     label = how.columns.get("label") or own[0]
-    table = read_table(path, [task, label] if how.worker is not None else [task, worker, label], ("lead_time",))
+    needed = [task, label] if how.worker is not None else [task, worker, label]
+    table = read_table(path, needed, ("lead_time",), numbers=("lead_time",))
     answer = table[label]
-    if len(many := answer[answer.str.lstrip().str.startswith("{")]):
+    if len(many := answer[answer.str.startswith("{")]):
         raise AnnotError(
             f"{path}, line {many.index[0]}: {many.iloc[0][:60]!r} is more than one choice; one label a task is needed"
         )
     who = pd.Series(how.worker, index=table.index, dtype=object) if how.worker is not None else table[worker]
     seconds = parse_seconds(path, table["lead_time"]) if "lead_time" in table else None
-    return records(path, table[task], who, answer, seconds=seconds, skip=answer.str.strip() == "")
+    return records(path, table[task], who, answer, seconds=seconds, skip=answer == "")
 
 
 def write_label_studio_csv(path: Path, given: Records, address: Callable[[str], str] = str) -> None:
@@ -186,7 +194,7 @@ def _data(path: Path, number: int, entry: Mapping[str, Any]) -> Mapping[str, Any
 
 def _choice(path: Path | str, at: str, annotation: Mapping[str, Any], control: str | None) -> str | None:
     """The one choice of an annotation, None where nothing was chosen."""
-    chosen = [text_of(choice) for choice in _choices(path, at, annotation, control)]
+    chosen = [name_of(path, f"task {at}", choice) for choice in _choices(path, at, annotation, control)]
     if len(chosen) > 1:
         raise AnnotError(
             f"{path}, task {at} has {len(chosen)} choices {chosen[:5]}; one is needed: use a control of single choice, or say "
@@ -206,6 +214,12 @@ def _choices(path: Path | str, at: str, annotation: Mapping[str, Any], control: 
         yield from choices
 
 
+def _renamed(completion: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A completion of Label Studio before 1.0 as an annotation."""
+    words = (("skipped", "was_cancelled"), ("honeypot", "ground_truth"))
+    return {new: completion[old] for old, new in words if old in completion} | dict(completion)
+
+
 def _who(path: Path, at: str, annotation: Mapping[str, Any]) -> str:
     """Name of who completed an annotation: the number of the user, or what the object about the user says."""
     who = annotation.get("completed_by")
@@ -216,5 +230,5 @@ def _who(path: Path, at: str, annotation: Mapping[str, Any]) -> str:
     return str(who)
 
 
-def _text(value: object) -> str:
-    return "" if value is None else text_of(value)
+def _seconds(path: Path, at: str, value: object) -> str:
+    return "" if value is None else name_of(path, f"task {at}, lead_time", value)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_none, read_table, write_table
+from lightning_annot.annotations.columns import check_none
+from lightning_annot.annotations.formats import read_table, write_table
 from lightning_annot.types import AnnotError
 
 COLUMNS = ("column", "number", "name")

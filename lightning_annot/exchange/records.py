@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import check_none, parse_seconds, read_table, readable
+from lightning_annot.annotations.columns import (
+    check_names,
+    check_none,
+    check_workers,
+    cleaned,
+    numbers,
+    parse_seconds,
+    settled,
+)
+from lightning_annot.annotations.formats import read_table
+from lightning_annot.annotations.json_text import text_of
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
 
 COLUMNS = ("task", "worker", "label", "seconds", "kind", "skip")
@@ -69,13 +79,22 @@ def records(
 ) -> Records:
     """Check and join columns of equal index, which says where each row stands in the file (the index' name: line, entry).
 
-    ``label`` is text; where ``skip`` (bool) it does not count. Empty tasks, workers and labels are AnnotErrors, and so is a
-    worker who labels a task twice; a skip beside a label of the same worker is left out.
+    ``label`` is text; where ``skip`` (bool) it does not count. White space around names does not either. A worker's repeat of
+    an answer is left out, and so is a skip beside a label of the same worker.
+
+    Raises:
+        AnnotError: There is no answer; a task, worker or label is empty or can be no name; a worker gave a task two labels.
     """
+    if not len(task):
+        raise AnnotError(f"no answer found in {path}; export after labelling, and check that --format is right")
     skipped = pd.Series(False, index=label.index) if skip is None else skip.astype(bool)
-    for values in (task.rename("task"), worker.rename("worker"), label[~skipped].rename("label")):
-        empty = values[values.str.strip() == ""]
-        check_none(path, empty, f"have no {values.name}", "fill them or remove them")
+    task, worker = cleaned(task).rename("task"), cleaned(worker).rename("worker")
+    label = cleaned(label).rename("label")
+    check_names(path, task)
+    check_workers(path, worker)
+    check_names(path, label[~skipped])
+    known = {clean(name): clean(of) for name, of in (truth or {}).items()}
+    check_names(path, column([*known, *known.values()], [*known, *known], "truth of", name="truth"))
     frame = pd.DataFrame(
         {
             "task": task,
@@ -86,44 +105,22 @@ def records(
             "skip": skipped,
         }
     )
-    labels_first = np.argsort(skipped.to_numpy(), kind="stable")
-    again = np.empty(len(frame), dtype=bool)
-    again[labels_first] = frame.iloc[labels_first].duplicated(["task", "worker"]).to_numpy()
-    twice = frame.loc[again & ~frame["skip"].to_numpy(), "task"]
-    check_none(path, twice, "answer a task that the same worker answered before", "keep one answer of each worker")
-    frame = frame[~again]
-    return Records(frame, truth or {}, tuple(classes))
+    return Records(settled(path, frame), known, tuple(map(clean, classes)))
 
 
 def from_table(path: Path, how: Reading, worker: str = "worker", old_names: Mapping[str, str] | None = None) -> Records:
     """Answers of a CSV with one a line; its columns are task, ``worker``, label and, where it has them, seconds."""
     names = {"task": how.column("task"), "worker": how.column("worker", worker), "label": how.column("label")}
     needed = [name for key, name in names.items() if key != "worker" or how.worker is None]
-    table = read_table(path, needed, [how.column("seconds")], old_names)
+    table = read_table(path, needed, [how.column("seconds")], old_names, numbers=[how.column("seconds")])
     who = pd.Series(how.worker, index=table.index, dtype=object) if how.worker is not None else table[names["worker"]]
     seconds = parse_seconds(path, table[how.column("seconds")]) if how.column("seconds") in table else None
     return records(path, table[names["task"]], who, table[names["label"]], seconds=seconds)
 
 
-def text_of(value: object) -> str:
-    """A JSON value as text: whole numbers without a point, other kinds as they are written."""
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def texts(values: pd.Series) -> list[str]:
     """Numbers as text, whole ones without a point, empty where unknown."""
     return ["" if np.isnan(value) else text_of(value) for value in values.tolist()]
-
-
-def read_json(path: Path) -> Any:
-    """What the file holds; AnnotError where it cannot be read or is no JSON."""
-    try:
-        with readable(path):
-            return json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise AnnotError(f"{path}, line {error.lineno}: {error.msg}; the file may be cut") from error
 
 
 def objects(path: Path | str, value: object, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -139,18 +136,18 @@ def objects(path: Path | str, value: object, what: str) -> Iterator[tuple[int, d
 def member(path: Path, where: str, entry: Mapping[str, Any], key: str) -> Any:
     """``entry[key]``, or AnnotError that says where it is missing."""
     if key not in entry:
-        raise AnnotError(f"{path}, {where} has no {key!r}, only {sorted(entry)}; export it anew or correct it")
+        raise AnnotError(f"{path}, {where} has no {key!r}, only {sorted(entry)[:10]}; export it anew or correct it")
     return entry[key]
 
 
-def column(values: Sequence[Any], where: Sequence[Any], name: str = "entry", dtype: Any = object) -> pd.Series:
-    """A column from Python values that stand at ``where`` in the file."""
-    return pd.Series(list(values), index=pd.Index(list(where), name=name), dtype=dtype)
+def column(values: Sequence[Any], where: Sequence[Any], word: str = "entry", name: str | None = None) -> pd.Series:
+    """A column from Python values that stand at ``where`` in the file; ``word``: what such a place is called."""
+    return pd.Series(list(values), index=pd.Index(list(where), name=word), dtype=object, name=name)
 
 
 def check_numbers(path: Path, values: pd.Series, size: int, what: str) -> pd.Series:
     """``values`` as int64 in [0, ``size``); AnnotError for others."""
-    number = pd.to_numeric(values, errors="coerce")
+    number = numbers(values)
     good = (number >= 0) & (number < size) & (number % 1 == 0)
     check_none(path, values[~good], f"have no {what}", f"allowed are whole numbers from 0 to {size - 1}")
     return number.astype("int64")

@@ -47,6 +47,7 @@ def study_parser() -> argparse.ArgumentParser:
 def study_command(args: list[str]) -> int:
     """Prepare a study; returns 0, or raises AnnotError."""
     given = study_parser().parse_args(args)
+    from lightning_annot.annotations.columns import matched
     from lightning_annot.annotations.formats import read_labels, write_table
     from lightning_annot.annotations.log import AnnotationLog
     from lightning_annot.annotations.schema import STUDY
@@ -57,6 +58,7 @@ def study_command(args: list[str]) -> int:
     known = read_labels(given.prototypes)
     words = given.classes or sorted(known["label"].unique())
     table = read_classes(words[0] if len(words) == 1 and words[0].endswith(".csv") else words)
+    known["label"] = matched(known["label"], table.ids, ignore_case=True)
     examples, study = draw(known, table.ids, given.each, given.examples, given.seed)
     items = str((given.dir / PROTOTYPES).absolute())
     images = ImageSettings(whole_path(given.root), items=items, id_pattern=given.id_pattern, allow_outside=given.allow_outside)

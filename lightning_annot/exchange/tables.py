@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lightning_annot.annotations.formats import EXPERT_LABEL, check_none, parse_seconds, read_rows, read_table, write_table
+from lightning_annot.annotations.columns import distinct, parse_seconds
+from lightning_annot.annotations.formats import EXPERT_LABEL, read_sheet, read_table, write_table
 from lightning_annot.exchange.numbers import named, write_numbered
 from lightning_annot.exchange.records import (
     Reading,
@@ -19,6 +20,7 @@ from lightning_annot.exchange.records import (
     records,
     texts,
 )
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
 
 PERFORMER = {"performer": "worker"}  # crowd-kit before 1.0
@@ -32,7 +34,7 @@ def read_crowd_kit(path: Path, how: Reading) -> Records:
     In the table of ``unfinished`` the label is what the expert filled in; ``skip`` and ``unsure`` are skips, an empty cell
     is not answered yet. The labels of a run are nobody's answers.
     """
-    header = read_rows(path)[0]
+    header = read_sheet(path).header
     if "label" not in how.columns and EXPERT_LABEL in header:
         return _read_handover(path, how)
     if "label" not in how.columns and {"label", "confidence", "risk"} <= {*header}:
@@ -52,8 +54,8 @@ def _read_handover(path: Path, how: Reading) -> Records:
     if how.worker is None:
         raise AnnotError(f"{path} does not say who filled {EXPERT_LABEL} in; give --expert NAME, or --worker NAME")
     table = read_table(path, ("task", EXPERT_LABEL))
-    table = table[table[EXPERT_LABEL].str.strip() != ""]
-    label, who = table[EXPERT_LABEL].str.strip(), pd.Series(how.worker, index=table.index, dtype=object)
+    table = table[table[EXPERT_LABEL] != ""]
+    label, who = table[EXPERT_LABEL], pd.Series(how.worker, index=table.index, dtype=object)
     return records(path, table["task"], who, label, skip=label.str.casefold().isin(SKIPS))
 
 
@@ -72,10 +74,12 @@ def read_cleanlab_wide(path: Path, how: Reading) -> Records:
 
     A matrix of numbers with gaps has labels such as ``3.0``; if all look like that, they are read as ``3``.
     """
-    header, rows, lines = read_rows(path)
+    sheet = read_sheet(path)
+    header, rows, lines = sheet.header, sheet.rows, sheet.lines
     if len(header) < 2 or len(set(header[1:])) < len(header) - 1 or "" in header[1:]:
         raise AnnotError(f"{path} has columns {header}; the first names the tasks, and each other one its own worker")
     cells = np.array(rows, dtype=object).reshape(-1, len(header))
+    cells = np.vectorize(clean, otypes=[object])(cells) if cells.size else cells
     given = ~np.isin(cells[:, 1:].astype(str), BLANK)
     row, worker = given.nonzero()
     index = pd.Index(np.asarray(lines, dtype=np.int64)[row], name="line")
@@ -101,19 +105,19 @@ def read_mturk(path: Path, how: Reading) -> Records:
 
     Where there are more of these, ``columns`` says which. Rejected assignments are left out; an empty answer is a skip.
     """
-    header, _, _ = read_rows(path)
+    header = read_sheet(path).header
     task = how.columns.get("task") or _only(path, header, "Input.", "task")
     label = how.columns.get("label") or _only(path, header, "Answer.", "label")
     optional = ("WorkTimeInSeconds", "AssignmentStatus", "Reject")
-    table = read_table(path, (task, how.column("worker", "WorkerId"), label), optional)
+    table = read_table(path, (task, how.column("worker", "WorkerId"), label), optional, numbers=optional[:1])
     rejected = pd.Series(False, index=table.index)
     if "AssignmentStatus" in table:
         rejected |= table["AssignmentStatus"] == "Rejected"
     if "Reject" in table:
-        rejected |= table["Reject"].str.strip() != ""
+        rejected |= table["Reject"] != ""
     table = table[~rejected]
     seconds = parse_seconds(path, table["WorkTimeInSeconds"]) if "WorkTimeInSeconds" in table else None
-    worker, answer = table[how.column("worker", "WorkerId")], table[label].str.strip()
+    worker, answer = table[how.column("worker", "WorkerId")], table[label]
     return records(path, table[task], worker, answer, seconds=seconds, skip=answer == "")
 
 
@@ -185,9 +189,8 @@ def write_netease(path: Path, given: Records) -> None:
 
 def _truth(path: Path, task: pd.Series, truth: pd.Series) -> dict[str, str]:
     """Class by task, of which all rows of a task must say the same."""
-    known = pd.DataFrame({"task": task, "truth": truth})[truth.str.strip() != ""].drop_duplicates()
-    odd = known.loc[known.duplicated("task"), "truth"]
-    check_none(path, odd, "have a truth that an earlier row of the task contradicts", "correct them")
+    known = pd.DataFrame({"task": task, "truth": truth})[truth != ""]
+    known = distinct(path, known, ("task",), "truth", "have a truth that an earlier row contradicts", "correct them")
     return dict(zip(known["task"], known["truth"], strict=True))
 
 

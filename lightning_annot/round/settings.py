@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lightning_annot.crowd.skill import PRIORS, PriorKind
+from lightning_annot.names import clean
 from lightning_annot.sampling.assignment import ASSIGNMENTS, Assignment
 from lightning_annot.sampling.items import ITEM_RULES, ItemRule
 from lightning_annot.types import AnnotError
@@ -43,6 +44,7 @@ class CrowdSettings:
     experts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "experts", tuple(clean(name) for name in self.experts))
         if self.prior not in PRIORS:
             raise AnnotError(f"crowd.prior {self.prior!r} given; allowed are {', '.join(PRIORS)}.")
         if self.estimate not in ("fixed", "em", "gold"):

@@ -133,10 +133,12 @@ def _listen(host: str, port: int) -> socket.socket:
 def _invite(desk: object, names: list[str], renewed: list[str], base: str) -> None:
     """Print a link for each name; one who has a link keeps it, unless it is to be renewed."""
     from lightning_annot.annotations.desk import Desk
+    from lightning_annot.annotations.worker_names import worker_name
 
     assert isinstance(desk, Desk)
-    there = {person.worker for person in desk.people() if not person.revoked} - set(renewed)
-    for name in dict.fromkeys([*names, *renewed]):
+    people, invited = desk.people(), [worker_name(name) for name in [*names, *renewed]]
+    there = {person.worker for person in people if not person.revoked} - {*invited[len(names) :]}
+    for name in dict.fromkeys(invited):
         if name in there:
             print(f"{name}: has a link already (--renew {name} makes a new one)", flush=True)
         else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_annot.annotations.columns import numbers
 from lightning_annot.annotations.formats import read_table
 from lightning_annot.data.page_task import PageTask
 from lightning_annot.report.reading import CONFIG, CONFUSIONS, LABELS, MACHINES, ROUNDS, WORKERS
@@ -240,7 +241,7 @@ class Overview:
 def _listed(path: Path) -> dict[str, float]:
     """Prices by worker; none where the file, which the run has checked, has moved since."""
     try:
-        table = read_table(path, ("worker", "price"))
-        return dict(zip(table["worker"], table["price"].astype(float), strict=True))
-    except ValueError:
+        table = read_table(path, ("worker", "price"), numbers=("price",))
+    except AnnotError:
         return {}
+    return dict(zip(table["worker"], numbers(table["price"]), strict=True))

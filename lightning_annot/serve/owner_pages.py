@@ -14,9 +14,10 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from lightning_annot.annotations.desk import EVERYBODY, LONGEST_NAME, Desk, check_name
+from lightning_annot.annotations.desk import EVERYBODY, Desk
 from lightning_annot.annotations.failures import DatabaseError
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.worker_names import LONGEST_NAME, worker_name
 from lightning_annot.names import is_allowed
 from lightning_annot.report.run_files import Headline, percent
 from lightning_annot.serve.doors import Doors
@@ -162,10 +163,10 @@ class OwnerPages:
     def _do(self, act: Act) -> str:
         if act.action == "invite":
             try:
-                check_name(act.worker)
+                worker = worker_name(act.worker)
             except AnnotError as error:
                 raise HTTPException(422, str(error)) from error
-            return f"/w/{self._desk.invite(act.worker)}"
+            return f"/w/{self._desk.invite(worker)}"
         if any(text and not is_allowed(text) for text in (act.worker, act.reason)):
             raise HTTPException(422, "a name or a reason holds a character that cannot be stored")
         if act.action == "pause":

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_annot.stored import read_object, read_text, reading
+from lightning_annot.annotations.text import read_text
+from lightning_annot.exchange.confusions import read_counts
 from lightning_annot.types import OTHER, AnnotError
 from lightning_annot.workers.simulated import Matrix, SimulatedWorkers, spread_evenly
 
@@ -72,21 +73,17 @@ class AMTWorkers(SimulatedWorkers):
                     f"{path} does not exist. It comes with the released code of the paper (AMT confusion study); give its path "
                     "as annotation.workers.init_args.workers_file or groups_file."
                 )
-        study, cure = Path(self.workers_file), "give the file of a confusion study, as lightning-annot confusions writes it"
-        data = read_object(study, cure)
-        with reading(study, cure):
-            ids = [str(name) for name in data["imagenet100"]]
-            people = [np.asarray(counts, dtype=float) for _, counts in sorted(data["group_workers"].items())]
-            if not people or any(counts.shape[1:] != (len(ids), len(ids)) or not len(counts) for counts in people):
-                raise ValueError(f"counts of shape {[counts.shape for counts in people][:3]} for {len(ids)} classes")
-            if not all(bool((counts >= 0).all()) for counts in people):
-                raise ValueError("counts below 0")
+        ids, groups = read_counts(Path(self.workers_file))
+        people = [counts.astype(float) for counts in groups.values()]
+        if not ids or not people or not all(len(counts) for counts in people):
+            raise AnnotError(f"{self.workers_file} has {len(ids)} classes and {len(people)} groups; each needs people.")
         unseen = np.flatnonzero(sum(counts.sum((0, 2)) for counts in people) == 0)
         if len(unseen):
             raise AnnotError(f"{self.workers_file} has no answer about {[ids[i] for i in unseen[:5]]}; each class needs some.")
         if self.groups_file is None:
             return ids, people, [ids]
-        blocks = [block.split() for block in read_text(Path(self.groups_file), cure).strip().split("\n\n")]
+        text = read_text(Path(self.groups_file))[0].replace("\r\n", "\n")
+        blocks = [block.split() for block in text.strip().split("\n\n")]
         if len(blocks) != len(GROUP_NAMES):
             raise AnnotError(f"{self.groups_file} has {len(blocks)} blocks of ids; {len(GROUP_NAMES)} are expected.")
         return ids, people, blocks

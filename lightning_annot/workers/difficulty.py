@@ -102,9 +102,11 @@ class DifficultyWorkers(SimulatedWorkers):
 
 def _read_probabilities(path: Path, items: Sequence[str], classes: Sequence[str]) -> Matrix:
     """The rows of ``items`` (N, K) in order, each summing to 1."""
-    cure = "probabilities needs items, classes and probabilities in one .npz, as scripts/make_difficulty.py writes them"
-    known, classes_there, table = read_arrays(path, ("items", "classes", "probabilities"), cure)
-    names = classes_there.tolist()
+    remedy = "probabilities needs items, classes and probabilities in one .npz, as scripts/make_difficulty.py writes them."
+    known, words, table = read_arrays(path, ("items", "classes", "probabilities"), remedy)
+    if known.ndim != 1 or words.ndim != 1 or table.dtype.kind != "f":
+        raise AnnotError(f"{path} has {table.dtype} probabilities of {known.shape} items and {words.shape} classes; {remedy}")
+    names = words.tolist()
     if names != list(classes):
         raise AnnotError(
             f"probabilities {path} has the classes {names[:5]}; this task's are {list(classes)[:5]}, in this order."

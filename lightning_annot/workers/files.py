@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from lightning_annot.annotations.formats import check_members, parse_seconds, read_table, write_table
+from lightning_annot.annotations.columns import check_members, check_workers, matched, parse_seconds, settled
+from lightning_annot.annotations.formats import read_table, write_table
+from lightning_annot.annotations.worker_names import worker_names
 from lightning_annot.files import check_writable
 from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.capacity import most_answers
-from lightning_annot.workers.waiting import checked_names
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ class FileWorkers(Workers):
 
     ``questions.csv`` (task, worker, path) always holds the open questions; a blank worker means anyone. People, or a
     tool of theirs, append lines to ``answers.csv`` with the columns task, worker, label and, if they like, seconds. The
-    label is a class, or ``skip`` or ``unsure``; a line with a blank label is not answered yet. Answered lines may stay:
-    the first line of a worker about a task counts, once. A blank worker is the one who was asked, else "anonymous".
+    label is a class, or ``skip`` or ``unsure``; a line with a blank label is not answered yet. Answered lines may stay, and
+    may be there twice; two labels of one worker for one task are an error. A blank worker is the one who was asked, else
+    "anonymous".
 
     Args:
         directory: folder of both files, made if absent (default: the output folder of the run).
@@ -50,7 +52,7 @@ class FileWorkers(Workers):
 
     def __init__(self, directory: str | None = None, workers: Sequence[str] | None = None) -> None:
         self._directory = directory
-        self._workers = checked_names(workers)
+        self._workers = worker_names(workers or ())
         self._open: dict[int, Question] = {}
         self._returned: set[int] = set()
         self._written: set[int] | None = None  # questions in the file, None before this process wrote it
@@ -146,21 +148,19 @@ class FileWorkers(Workers):
 
     def _read(self, path: Path) -> pd.DataFrame:
         """The answered lines, checked: task, worker ("" where nobody signed), label (None for a skip), seconds."""
-        table = read_table(path, ("task", "worker", "label"), ("seconds",))
-        table["label"] = table["label"].str.strip()
+        table = read_table(path, ("task", "worker", "label"), ("seconds",), numbers=("seconds",))
         table = table[table["label"] != ""]
         skipped = table["label"].str.casefold().isin(self._skips)
-        check_members(path, table["task"], self._task.items, "items")
-        check_members(path, table["label"][~skipped], self._task.classes, "classes")
-        worker = table["worker"].str.strip()
-        return pd.DataFrame(
-            {
-                "task": table["task"],
-                "worker": worker.mask(worker == ANONYMOUS, ""),
-                "label": table["label"].astype(object).mask(skipped, None),
-                "seconds": parse_seconds(path, table["seconds"]) if "seconds" in table else np.nan,
-            }
-        )
+        task = matched(table["task"], self._task.items)
+        label = matched(table["label"], self._task.classes, ignore_case=True)
+        check_members(path, task, self._task.items, "items")
+        check_members(path, label[~skipped], self._task.classes, "classes")
+        worker = table["worker"].mask(table["worker"] == ANONYMOUS, "")
+        check_workers(path, worker[worker != ""])
+        seconds = parse_seconds(path, table["seconds"]) if "seconds" in table else np.nan
+        read = pd.DataFrame({"task": task, "worker": worker, "label": label.mask(skipped, None), "seconds": seconds})
+        signed = settled(path, read[worker != ""])
+        return read[(worker == "") | read.index.isin(signed.index)]
 
     def _match(self, item: str, asked: list[Question], rows: list[_Row]) -> list[Answer]:
         """Fresh rows of one item to its open questions: first to those of the same worker, then to what is left."""

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import EXPERT
+from lightning_annot.annotations.worker_names import worker_names
 from lightning_annot.exchange.label_studio import prediction, said
 from lightning_annot.stored import reading
 from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.capacity import most_answers
 from lightning_annot.workers.label_studio_project import Control, Pictures, label_config
-from lightning_annot.workers.waiting import AwayError, Waiting, checked_names
+from lightning_annot.workers.waiting import AwayError, Waiting
 
 if TYPE_CHECKING:
     from lightning_annot.workers.label_studio_client import LabelStudio
@@ -66,7 +67,7 @@ class LabelStudioWorkers(Workers):
         if project is not None and not 3 <= len(project) <= 50:
             raise AnnotError(f"workers.project {project!r} given; Label Studio takes titles of 3 to 50 characters.")
         self._url, self._title, self._images, self._predictions = url, project, images, predictions
-        self._workers = checked_names(workers)
+        self._workers = worker_names(workers or ())
         self._waiting = Waiting(until, minutes, poll_seconds)
         self._open: dict[int, Question] = {}
         self._asked: dict[str, tuple[int, str]] = {}  # question and item by the key of its task

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
 from lightning_annot.workers.waiting import AwayError
 
@@ -77,7 +78,7 @@ class LabelStudio:
     def emails(self) -> dict[int, str]:
         """What to call each user: the e-mail address, else the name, else the number."""
         users = self._call("GET", "/api/users/")
-        return {user["id"]: user["email"] or user["username"] or str(user["id"]) for user in users}
+        return {user["id"]: clean(user["email"] or user["username"]) or str(user["id"]) for user in users}
 
     def count(self) -> int:
         """Tasks of the project."""

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.worker_names import worker_names
 from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 from lightning_annot.workers.base import Workers
-from lightning_annot.workers.waiting import Waiting, checked_names
+from lightning_annot.workers.waiting import Waiting
 
 
 class LiveWorkers(Workers):
@@ -40,7 +41,7 @@ class LiveWorkers(Workers):
         workers: Sequence[str] | None = None,
     ) -> None:
         self._waiting = Waiting(until, minutes, poll_seconds)
-        self._workers = checked_names(workers)
+        self._workers = worker_names(workers or ())
 
     def check(self, task: Task) -> Finding:
         """See whether the page can be served from here."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from lightning_annot.types import AnnotError
 
 
@@ -44,15 +42,6 @@ class Waiting:
         full = arrived >= self._share * asked and (arrived > 0 or not asked)
         over = self._minutes is not None and arrived > 0 and seconds - self._paused_for >= 60 * self._minutes
         return 0.0 if full or over else self._poll
-
-
-def checked_names(workers: Sequence[str] | None) -> list[str]:
-    """The names to address questions to; AnnotError for empty, padded and repeated ones."""
-    names = list(workers or ())
-    odd = [name for name in names if not name or name != name.strip()]
-    if odd or len(set(names)) < len(names):
-        raise AnnotError(f"workers are {names}; give names that differ, without spaces around them")
-    return names
 
 
 def _number(value: str | float) -> float:
