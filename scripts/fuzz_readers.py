@@ -35,7 +35,7 @@ from lightning_annot.callbacks.run_folder import load_cost, load_oracle, load_pr
 from lightning_annot.certificate.audit import commit, read_audit, simulated_answers
 from lightning_annot.data.classes import read_classes
 from lightning_annot.data.features import load_features
-from lightning_annot.data.loading import BackboneSettings, load_items
+from lightning_annot.data.loading import BackboneSettings, list_items
 from lightning_annot.data.manifest import manifest_source
 from lightning_annot.data.run_labels import read_run_labels
 from lightning_annot.exchange import cifar, confusions, folders, incoming, json_files, label_studio, tables
@@ -272,7 +272,7 @@ def _next_to(use: Callable[[Path, Target], object], name: str) -> Callable[[Path
 
 def _items(path: Path, target: Target) -> object:
     features = str(path.with_name("features.npy"))
-    return load_items(None, features, None, str(path), None, BackboneSettings())
+    return list_items(None, features, None, str(path), None, BackboneSettings())
 
 
 def _run_labels(path: Path, target: Target) -> object:

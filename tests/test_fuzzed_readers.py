@@ -16,7 +16,7 @@ import pytest
 import torch
 from exchange_records import PLAIN, saved
 
-from lightning_annot.annotations import arrays
+from lightning_annot import stored
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.annotations.json_text import read_json
 from lightning_annot.data.classes import read_classes
@@ -201,7 +201,7 @@ def zip_bomb(size: int) -> bytes:
 
 
 def test_files_of_arrays_that_would_unpack_without_end_or_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(stored, "MOST_BYTES", 1 << 20)
     path = tmp_path / "a.npz"
     path.write_bytes(zip_bomb(1 << 24))
     with pytest.raises(AnnotError, match=r"would unpack to 16,777,216 bytes.*mend it"):
@@ -211,7 +211,7 @@ def test_files_of_arrays_that_would_unpack_without_end_or_run_code(tmp_path: Pat
     np.savez(path, x=np.array([{}], dtype=object))
     with pytest.raises(AnnotError, match=r"allow_pickle=False.*mend it"):
         read_arrays(path, ["x"], "mend it")
-    with pytest.raises(AnnotError, match=r"cannot be read .*mend it"):
+    with pytest.raises(AnnotError, match=r"is damaged .*mend it"):
         read_arrays(path, ["y"], "mend it")
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object))
     with pytest.raises(AnnotError, match=r"cannot be read as .npy"):

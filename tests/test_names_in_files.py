@@ -22,7 +22,7 @@ from lightning_annot.annotations.sheets import split_sheet
 from lightning_annot.callbacks.run_folder import load_cost, load_prices
 from lightning_annot.certificate.audit import read_audit
 from lightning_annot.data.classes import read_classes
-from lightning_annot.data.loading import BackboneSettings, Loaded, load_items
+from lightning_annot.data.loading import BackboneSettings, Loaded, list_items
 from lightning_annot.data.manifest import manifest_source
 from lightning_annot.data.owner import Owner, TaskClasses
 from lightning_annot.data.run_labels import read_run_labels
@@ -224,7 +224,7 @@ def test_cost_items_and_json_in_other_encodings(tmp_path: Path) -> None:
         load_cost(str(saved(tmp_path, "0,1\n2\n")), 2)
     (tmp_path / "i.csv").write_bytes("task;note\n é;x\n".encode("utf-16"))
     np.save(tmp_path / "f.npy", np.ones((1, 2), np.float32))
-    found = load_items(None, str(tmp_path / "f.npy"), None, str(tmp_path / "i.csv"), None, BackboneSettings())
+    found = list_items(None, str(tmp_path / "f.npy"), None, str(tmp_path / "i.csv"), None, BackboneSettings())
     assert found.ids == ("é",)
     for encoding in ("utf-8-sig", "utf-16", "utf-32-le"):
         (tmp_path / "a.json").write_bytes('{"é": 1}'.encode(encoding))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.data.bank_digest import bank_digest
-from lightning_annot.data.loading import BackboneSettings, load_items
+from lightning_annot.data.loading import BackboneSettings, add_features, list_items
 
 KEPT = ("annotations.db", "rounds.csv", "checkpoints")
 
@@ -149,7 +149,8 @@ def test_extracted_features_count_by_image_and_backbone(tmp_path: Path) -> None:
         for i, colour in enumerate(images):
             Image.new("RGB", (40, 40), colour).save(root / f"{i}.png")
         settings = {"name": "test_resnet.r160_in1k", "weights": "random", "device": "cpu", "cache_dir": str(tmp_path / cache)}
-        loaded = load_items(str(root), None, None, None, None, BackboneSettings(**{**settings, **more}), seed=3)
+        backbone = BackboneSettings(**{**settings, **more})
+        loaded = add_features(list_items(str(root), None, None, None, None, backbone), backbone, seed=3)
         assert isinstance(loaded.origin, str)
         return bank_digest([loaded.origin])
 

@@ -12,7 +12,7 @@ from made_up_images import fill, pack, png, shade
 from lightning_annot.__main__ import main
 from lightning_annot.backbones.classifier_data import ClassifierDataModule
 from lightning_annot.data.archives import zip_source
-from lightning_annot.data.loading import BackboneSettings, load_items
+from lightning_annot.data.loading import BackboneSettings, add_features, list_items
 from lightning_annot.data.manifest import manifest_source
 from lightning_annot.data.page_task import ImageSettings
 from lightning_annot.data.soft_labels import SoftLabels
@@ -69,7 +69,9 @@ def test_every_part_that_opens_images_obeys(tmp_path: Path) -> None:
     refused = [
         lambda allow: ImageSettings(str(out), allow_outside=allow).open(),
         lambda allow: ClassifierDataModule(root=str(out), allow_outside=allow).setup("predict"),
-        lambda allow: load_items(str(out), None, None, None, None, random(tmp_path), allow_outside=allow),
+        lambda allow: add_features(
+            list_items(str(out), None, None, None, None, random(tmp_path), allow_outside=allow), random(tmp_path), 0
+        ),
     ]
     for opening in refused:
         with pytest.raises(AnnotError, match=r"data\.allow_outside"):
