@@ -99,6 +99,8 @@ def test_the_script_counts_what_it_finds(tmp_path: Path, capsys: pytest.CaptureF
         ('{"a": -Infinity}', "-Infinity is no number"),
         ('{"a": 1, "a": 2}', "key 'a' twice, with two values"),
         ('{"a": 1\n"b": 2}', "line 2: Expecting ',' delimiter"),
+        ('{"a": "\\ud83d\\ude00",\n"b": ["\\ud83d"]}', r"'\\ud83d' is half of a character"),
+        ('{"a": {"\\ude00": 1}}', "from line 1 on: .* half of a character"),
         ("", "line 1: Expecting value"),
         ("\x00\x00\x00", "line 1"),
     ],
@@ -130,7 +132,7 @@ def annotated(**changes: Any) -> list[Any]:
             label_studio.read_label_studio,
             "a.json",
             annotated(completed_by="\ud800"),
-            "control character in the worker .*task 1",
+            r"line 1 on: '\\ud800' is half of a character",
         ),
         (
             label_studio.read_label_studio,
@@ -179,6 +181,10 @@ def test_what_no_name_or_number_can_be_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(AnnotError, match=words):
         read(saved(tmp_path, content, name), PLAIN)
+
+
+def test_both_halves_of_a_character_are_one(tmp_path: Path) -> None:
+    assert read_json(saved(tmp_path, '{"a": "\\ud83d\\ude00"}', "a.json")) == {"a": "\N{GRINNING FACE}"}
 
 
 def test_class_names_with_control_characters(tmp_path: Path) -> None:

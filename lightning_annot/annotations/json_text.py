@@ -12,6 +12,7 @@ from typing import Any
 from lightning_annot.annotations.text import UTF_8, read_text, tell
 from lightning_annot.types import AnnotError
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape of one half of a character
 _LONG = re.compile(r"\d{1000,}")
 
 
@@ -45,10 +46,13 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
 
     Raises:
         AnnotError: Bad syntax, brackets nested beyond all reason, numbers that are not finite or have thousands of digits, an
-            object that gives one key two values.
+            object that gives one key two values, text with a lone surrogate, which no file or database can hold.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_contradictions)
+        found = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_contradictions)
+        if escape := _SURROGATE.search(text):
+            _check_pairs(found, path, line + text.count("\n", 0, escape.start()))
+        return found
     except json.JSONDecodeError as error:
         raise AnnotError(f"{path}, line {line + error.lineno - 1}: {error.msg}; the file may be cut") from error
     except RecursionError as error:
@@ -85,6 +89,15 @@ def _text(path: Path) -> str:
     if encoding != UTF_8:
         tell(f"{path}: read as {encoding}")
     return text
+
+
+def _check_pairs(found: Any, path: Path, line: int) -> None:
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise AnnotError(
+            f"{path}, from line {line} on: {error.object[error.start]!a} is half of a character; export the file anew"
+        ) from error
 
 
 def _refuse(word: str) -> None:
