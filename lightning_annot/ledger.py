@@ -41,6 +41,7 @@ class Ledger:
         self._columns = np.empty((6, 0), dtype=np.int64)
         self._experts: set[str] = set()
         self._seconds = np.empty(0)  # of the same answers, 0 where unknown
+        self._repeats, self._n_contradictions = np.empty(0, dtype=np.int64), 0  # rows of the columns
         answered = self._read()
         replies = answered[(answered["round"] != IMPORT_ROUND) & (answered["source"] != EXPERT)]
         workers.remember(zip(answered["item"], answered["worker"], strict=True), {*replies["worker"]})
@@ -54,6 +55,8 @@ class Ledger:
         """Answers to, and open questions of, rounds before ``before_round``."""
         self._read()
         item, worker, label, _, kind, _ = self._columns
+        label = label.copy()
+        label[self._repeats] = -1
         round_ = self._comes_in()
         now = round_ < before_round
         use, gold = now & (kind == KINDS.index("annotation")), now & (kind == KINDS.index("gold"))
@@ -170,22 +173,26 @@ class Ledger:
             new = np.stack([item, worker, label, round_, kind, question])
             columns = np.concatenate([self._columns, new], axis=1)
             seconds = np.append(self._seconds, rows["seconds"].fillna(0.0).to_numpy(np.float64))
-            first = self._first_of_each(columns)
-            order = first[np.lexsort((columns[1, first], columns[5, first]))]
+            order = np.lexsort((columns[1], columns[5]))
             self._columns, self._seconds = columns[:, order], seconds[order]
+            self._mark_repeats()
         return rows[rows["kind"] != "audit"]
 
-    def _first_of_each(self, columns: np.ndarray) -> np.ndarray:
-        """Positions of the first answer of each worker about each item and of each kind, of ``columns`` in order of arrival.
+    def _mark_repeats(self) -> None:
+        """Find the labels of a worker who has answered an item before, by an earlier question of the same kind.
 
-        A log of an older version may have others: it took ``anna `` and ``anna`` for two people, which its readers do not.
+        They are paid and fill their round like any answer, and no estimate counts them. A log of an older version has some: it
+        took ``anna `` and ``anna`` for two people, which its readers do not.
         """
-        item, worker, label, _, kind, _ = columns
-        key = (item * len(KINDS) + kind) * (len(self._names) + 1) + worker + 1
+        item, worker, label, _, kind, _ = self._columns
+        given = np.flatnonzero(label >= 0)
+        key = (item[given] * len(KINDS) + kind[given]) * (len(self._names) + 1) + worker[given] + 1
         _, first, which = np.unique(key, return_index=True, return_inverse=True)
-        if count := int((label != label[first][which]).sum()):
-            logger.warning("%d answers contradict earlier ones of the same workers, the first counts", count)
-        return first
+        self._repeats = np.delete(given, first)
+        n_contradictions = int((label[given] != label[given][first][which]).sum())
+        if n_contradictions > self._n_contradictions:
+            logger.warning("%d answers contradict earlier ones of the same workers, the first counts", n_contradictions)
+        self._n_contradictions = n_contradictions
 
     def _number(self, name: str) -> int:
         if name not in self._known:

@@ -14,6 +14,7 @@ from lightning_annot.files import unwritable
 from lightning_annot.types import AnnotError
 
 PATIENCE = 3.0  # seconds of silence
+GRACE = 10.0  # seconds: processes that a killed run has started may hold its lock a little longer
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +31,14 @@ def told_if_slow(what: Path | str) -> Iterator[None]:
         timer.cancel()
 
 
-def alone_in(folder: Path, command: str, cure: str, seconds: float = 10.0) -> BaseFileLock:
+def alone_in(folder: Path, command: str, cure: str, seconds: float | None = None) -> BaseFileLock:
     """Be the only ``command`` that writes to ``folder``, until the lock is released or the process ends.
 
     Args:
         folder: An existing folder.
         command: The word for what may run there once, such as ``fit``.
         cure: What a user can do instead of waiting.
-        seconds: The longest wait: processes that a killed run has started may hold its lock a little longer.
+        seconds: The longest wait, ``GRACE`` by default.
 
     Raises:
         AnnotError: Another process holds the lock, or the folder is read-only.
@@ -45,7 +46,7 @@ def alone_in(folder: Path, command: str, cure: str, seconds: float = 10.0) -> Ba
     lock = FileLock(folder / ".lock")
     try:
         with told_if_slow(folder):
-            lock.acquire(timeout=seconds)
+            lock.acquire(timeout=GRACE if seconds is None else seconds)
     except Timeout as error:
         raise AnnotError(f"another {command} is running in {folder}; {cure}.") from error
     except OSError as error:

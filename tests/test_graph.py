@@ -77,7 +77,7 @@ def test_projection_appends_the_weighted_mean(chosen: dict[str, int]) -> None:
     fitted = fit_projection(features, options, seed=1)
     got = fitted.apply(features, chunk=16)
     assert got.shape[1] == fitted.n_outputs == options.width(*features.shape) == 2 * plain.shape[1]
-    torch.testing.assert_close(got[:, : plain.shape[1]], plain)
+    torch.testing.assert_close(got[:, : plain.shape[1]], plain, atol=5e-5, rtol=1e-4)  # chunks are rounded in other ways
     torch.testing.assert_close(got[:, plain.shape[1] :], 0.5 * NeighbourMean(plain, 3)(plain), atol=2e-3, rtol=2e-3)
     restored = Projection(**fitted.state())  # type: ignore[arg-type]
     assert torch.equal(restored.apply(features), fitted.apply(features))

@@ -99,7 +99,12 @@ def test_imagenet_distractors(imagenet: Path, sandbox: dict[str, Any], tmp_path:
     for folder in (imagenet / "train").iterdir():
         if folder.name != BROKEN:
             (tmp_path / "readable" / folder.name).symlink_to(folder)
-    changed = {"data.root": tmp_path / "readable", "data.classes": tmp_path / "four.csv", "data.distractors": 0.5}
+    changed = {
+        "data.root": tmp_path / "readable",
+        "data.classes": tmp_path / "four.csv",
+        "data.distractors": 0.5,
+        "data.allow_outside": True,
+    }
     run = fit({**sandbox, **changed}, tmp_path / "run", CONFIG)
     labels = pd.read_csv(run / "labels.csv")
     folders = Counter(labels["task"].str.split("/").str[0])

@@ -20,9 +20,9 @@ from cli_runs import Bank, answers, assert_equal_runs, call, fit, questions, rou
 from test_kill import counts
 from waiting import meanwhile, wait_for
 
+from lightning_annot import locks
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.callbacks import opening
 from lightning_annot.data.page_task import TASK_FILE, PageTask
 from lightning_annot.types import AnnotError, Answer, Question, Task
 from lightning_annot.workers.live import LiveWorkers
@@ -202,7 +202,7 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(
 def test_two_runs_never_share_a_folder(
     live: dict[str, Any], tmp_path: Path, truth: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_GRACE", 0.1)
+    monkeypatch.setattr(locks, "GRACE", 0.1)
     run = tmp_path / "run"
     settings = {**live, "annotation.output_dir": run, "trainer.max_epochs": 2}
     process = start("fit", settings)

@@ -133,8 +133,8 @@ def test_an_old_log_with_spaces_around_names_has_one_worker(tmp_path: Path, capl
         ledger = Ledger(log, Task(["1", "2", "3"], ["cat", "dog"], 0, str(tmp_path)), FileWorkers(str(tmp_path)))
         facts = ledger.facts(1)
         assert ledger.workers == ("anna",)
-        assert facts.item.tolist() == [0, 1]
-        assert facts.label.tolist() == [0, 1]  # the first answer about item 1 counts
+        assert facts.item.tolist() == [0, 0, 1]  # all are paid
+        assert facts.label.tolist() == [0, -1, 1]  # the first answer about item 1 counts
         assert "1 answers contradict earlier ones of the same workers, the first counts" in caplog.text
         assert log.record([(Question("2", "anna"), Answer(0, "anna", "dog"))]) == 0
         saved(tmp_path, "task,worker,label\n3,anna,cat\n", "answers.csv")

@@ -224,7 +224,11 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
     for item in ("../secret.txt", "/etc/passwd", "x.jpg", ""):
         assert owner.get("/owner/image", params={"item": item}).status_code == 404
     assert owner.get("/owner/answers.csv").text.splitlines()[1].startswith(f"b.jpg,ann,{MARKUP},1.0,gold,0,")
-    for odd in ({"action": "invite", "worker": ""}, {"action": "invite", "worker": " x"}, {"action": "drop", "worker": "ann"}):
+    for odd in (
+        {"action": "invite", "worker": ""},
+        {"action": "invite", "worker": "x\ny"},
+        {"action": "drop", "worker": "ann"},
+    ):
         assert owner.post("/owner/act", json=odd).status_code == 422
 
 
@@ -279,7 +283,7 @@ def test_keys(names: list[str], keys: list[str]) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 2}', '{"format": 1, "classes": []}'])
 def test_a_broken_task_file(tmp_path: Path, text: str) -> None:
     (tmp_path / TASK_FILE).write_text(text)
-    with pytest.raises(AnnotError, match="no description of a run"):
+    with pytest.raises(AnnotError, match="is damaged"):
         PageTask.read(tmp_path / TASK_FILE)
 
 

@@ -108,7 +108,7 @@ def test_a_run_with_gold_resumes(bank: Bank, tmp_path: Path) -> None:
             ("--annotation.sampling.worker_cap", "5", "--annotation.sampling.hit_size", "40"),
             "worker_cap 5 given, with HITs of 40",
         ),
-        (("--annotation.crowd.oracle", "nothing.npz"), "crowd.oracle .*nothing.npz cannot be read"),
+        (("--annotation.crowd.oracle", "nothing.npz"), "crowd.oracle .*nothing.npz', and there is no such file"),
         (("--data.holdout", "classes"), "holdout"),
         (("--data.folds", "1"), "data.folds 1 given"),
     ],

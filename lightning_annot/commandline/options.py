@@ -57,8 +57,12 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 def most_similar(word: str, known: Collection[str]) -> str | None:
     """The known word that is most like ``word``; of dotted words, the last parts have to be alike."""
     last = _last(word)
-    near = [name for name in known if difflib.SequenceMatcher(None, last, _last(name)).ratio() >= 0.6]
-    return max(near, key=lambda name: difflib.SequenceMatcher(None, word, name).ratio(), default=None)
+    near = [name for name in known if _likeness(last, _last(name)) >= 0.6]
+    return max(near, key=lambda name: (_likeness(last, _last(name)), _likeness(word, name)), default=None)
+
+
+def _likeness(word: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, word, other).ratio()
 
 
 def _last(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ def unfinished_command(args: list[str]) -> int:
     if given.most is not None and given.most < 1:
         raise AnnotError(f"--most {given.most} given; it must be 1 or more items.")
     from lightning_annot.annotations.formats import write_table
+    from lightning_annot.annotations.worker_names import worker_name
 
     with open_log(given.dir, given.url) as log:
         left = _left(given.dir, log)
@@ -32,8 +34,10 @@ def unfinished_command(args: list[str]) -> int:
             write_table(given.file, some)
             print(f"{given.file}: {len(some)} items")
         if given.ask is not None:
-            asked = ask_expert(given.dir, log, left["task"].tolist(), given.ask, given.most)
-            print(f"{given.ask}: {asked} new questions; lightning-annot serve {given.dir} --invite {given.ask}")
+            expert = worker_name(given.ask)
+            asked = ask_expert(given.dir, log, left["task"].tolist(), expert, given.most)
+            command = shlex.join(["lightning-annot", "serve", str(given.dir), "--invite", expert])
+            print(f"{expert}: {asked} new questions; {command}")
     return 0
 
 
@@ -44,11 +48,9 @@ def ask_expert(directory: Path, log: AnnotationLog, tasks: list[str], expert: st
     The desk lends them to nobody else, and marks the answers as an expert's. The run does not wait for them.
     """
     from lightning_annot.annotations.schema import EXPERT, IMPORT_ROUND
-    from lightning_annot.annotations.worker_names import worker_name
     from lightning_annot.data.page_task import TASK_FILE
     from lightning_annot.types import Question
 
-    expert = worker_name(expert)
     if not (directory / TASK_FILE).is_file():
         raise AnnotError(
             f"{directory} has no {TASK_FILE}, and so no page; run fit again, which writes it, or let a file be filled."

@@ -18,9 +18,9 @@ def _no_rows() -> Tensor:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip), ``round``; open questions
-    (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,): ``gold_item``,
-    ``gold_worker``, ``gold_label`` (-1 for a skip); open gold questions: ``open_gold_item``, ``open_gold_worker``.
+    """What the log says, as indices. Answers (A,): ``item``, ``worker``, ``label`` (-1 for a skip or a repeat), ``round``; open
+    questions (Q,): ``open_item``, ``open_worker`` (-1 for anyone). Answers to gold questions, about prototypes (G,):
+    ``gold_item``, ``gold_worker``, ``gold_label`` (-1 likewise); open gold questions: ``open_gold_item``, ``open_gold_worker``.
     ``extra_paid`` counts gold and audit answers, ``replies`` questions of rounds that have an answer, gold too: none imported.
 
     ``experts``: names of workers who are hardly ever wrong. Of all kinds together: who gave the paid answers
