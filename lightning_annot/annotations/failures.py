@@ -42,7 +42,7 @@ def explained(engine: Engine, what: str) -> Iterator[None]:
         yield
     # The driver's own errors come from raw cursors; no database stores a lone surrogate or a number of more than 64 bits.
     except (StatementError, TimeoutError, driver, UnicodeEncodeError, OverflowError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip()  # without the statement and its parameters
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())  # without the statement and its parameters
         name = engine.url.render_as_string(hide_password=True)
         raise DatabaseError(f"{name} {what}: {reason}; {_remedy(reason)}") from error
 

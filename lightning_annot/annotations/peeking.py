@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, create_engine, inspect, select
-from sqlalchemy.exc import SQLAlchemyError
 
+from lightning_annot.annotations.failures import explained
 from lightning_annot.annotations.schema import FORMAT_KEY, IDENTITY, open_engine
 from lightning_annot.types import AnnotError
 
@@ -54,16 +54,10 @@ def _read_only(path: Path) -> Engine:
 
 def _read(engine: Engine, name: str) -> dict[str, str]:
     try:
-        with engine.connect() as connection:
+        with explained(engine, "cannot be read as an annotation log"), engine.connect() as connection:
             if not inspect(connection).has_table(IDENTITY.name):
                 return {}
             query = select(IDENTITY.c.key, IDENTITY.c.value).where(IDENTITY.c.key != FORMAT_KEY)
             return dict(connection.execute(query).tuples().all())
-    except SQLAlchemyError as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise AnnotError(
-            f"{name} cannot be read as an annotation log: {reason}; check the disk, or the database server, or choose another "
-            "output_dir"
-        ) from error
     finally:
         engine.dispose()
