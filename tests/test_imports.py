@@ -142,6 +142,15 @@ print(sorted({"pandas", "sklearn", "torch"} & set(sys.modules)))
     assert done.stdout.split() == ["[]", "[]"]
 
 
+def test_commands_that_need_no_model_load_no_torch() -> None:
+    code = """
+import sys, lightning_annot.report.page, lightning_annot.exchange.outputs, lightning_annot.exchange.incoming
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_public_names() -> None:
     for name in lightning_annot.__all__:
         assert getattr(lightning_annot, name) is not None
