@@ -21,7 +21,7 @@ from lightning_annot.annotations import schema
 from lightning_annot.annotations.desk import Desk
 from lightning_annot.annotations.failures import DatabaseError
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.callbacks.opening import refuse_study
+from lightning_annot.callbacks.preflight import refuse_study
 from lightning_annot.data.items import build_items
 from lightning_annot.data.page_task import TASK_FILE, ImageSettings, PageTask
 from lightning_annot.types import AnnotError, Answer, Question
