@@ -18,7 +18,7 @@ FLOOR = {"types", "files", "names", "locks", "stored"}  # everybody may import t
 # What each part may import, besides itself and the floor. ``data`` and ``backbones`` meet where images become features.
 ALLOWED = {
     "types": set[str](),
-    "names": set[str](),
+    "names": {"types"},
     "files": {"types"},
     "checkpoints": {"types", "files"},
     "locks": {"types", "files"},

@@ -26,7 +26,7 @@ _REMEDIES = {
 
 
 class DatabaseError(AnnotError):
-    """The log's database did not do what was asked of it; most reasons pass, and nothing of the transaction was stored."""
+    """A statement failed and its transaction was rolled back; most causes are temporary."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def explained(engine: Engine, what: str) -> Iterator[None]:
 
     Args:
         engine: The engine of the log.
-        what: What did not work, such as ``cannot be read``.
+        what: The failed action, such as ``cannot be read``.
     """
     driver = engine.dialect.loaded_dbapi.Error
     try:

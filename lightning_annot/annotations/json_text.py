@@ -1,4 +1,4 @@
-"""JSON from files, whatever is in them: every fault is an AnnotError with its place."""
+"""Read JSON files of other tools; every fault is an AnnotError with its place. A run's own files are read by ``stored.py``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
     """Parse JSON that begins on ``line`` of a file.
 
     Raises:
-        AnnotError: Bad syntax, brackets nested beyond all reason, numbers that are not finite or have thousands of digits, an
+        AnnotError: Bad syntax, brackets nested too deeply, numbers that are not finite or have thousands of digits, an
             object that gives one key two values.
     """
     try:

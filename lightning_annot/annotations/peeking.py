@@ -1,4 +1,4 @@
-"""Whose log is there already, found without changing anything."""
+"""Read the identity of an existing log without writing to its folder, as ``AnnotationLog`` would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = "5"  # to reach a server
 
 
 def peek_identity(address: str | Path) -> tuple[str, dict[str, str]]:
-    """Name of the log at ``address``, and what ``AnnotationLog.claim`` has stored in it; empty if there is no log yet."""
+    """Return the name of the log at ``address`` and its stored identity, which is empty if there is no log yet."""
     path: str | Path | None = address
     if isinstance(address, str) and "://" in address:
         engine = open_engine(address)
@@ -45,7 +45,7 @@ def another_run(name: str, stored: Mapping[str, str], identity: Mapping[str, str
 
 
 def _read_only(path: Path) -> Engine:
-    """Opens a SQLite file and leaves its folder as it is: without a journal nobody is writing, and no other file is needed."""
+    """Open a SQLite file read-only. Without a write-ahead log no process is writing, and SQLite need not make any file."""
     query = {"mode": "ro", "uri": "true"}
     if not path.with_name(path.name + "-wal").exists():
         query["immutable"] = "1"

@@ -1,4 +1,4 @@
-"""What a round's own settings and files must be like, looked at before anything takes long; nothing is changed."""
+"""Check a run's folder, log and worker files before features are extracted; nothing is written."""
 
 from __future__ import annotations
 

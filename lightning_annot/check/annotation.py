@@ -1,4 +1,4 @@
-"""What ``check`` says of an annotation run."""
+"""Check the inputs of an annotation run."""
 
 from __future__ import annotations
 

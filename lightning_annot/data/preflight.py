@@ -1,4 +1,4 @@
-"""What can be said of a run's items and features before anything is downloaded, adapted or extracted."""
+"""Check items and sources of features before anything is downloaded, adapted or extracted."""
 
 from __future__ import annotations
 
