@@ -6,7 +6,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from lightning_annot.types import AnnotError
+
 _SPACES = "\ufeff\u200b"  # a byte order mark and a zero-width space, which `str.strip` leaves
+_SHOWN = 3  # names in a message
 _FORBIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators
 
 
@@ -21,6 +24,17 @@ def is_allowed(name: str) -> bool:
     No-break spaces, joiners and other invisible characters are legal: file names have them.
     """
     return bool(name) and (name.isprintable() or not any(unicodedata.category(mark) in _FORBIDDEN for mark in name))
+
+
+def refuse_unusable(what: str, names: Iterable[str]) -> None:
+    """Raise AnnotError for names that a database, a CSV or the page cannot hold; ``what`` says in the plural what they name."""
+    odd = sorted({ascii(name) for name in {*names} if not (isinstance(name, str) and is_allowed(name))})
+    if odd:
+        more = ", ..." if len(odd) > _SHOWN else ""
+        raise AnnotError(
+            f"{len(odd)} {what} are empty or hold a control character, a line end or a lone surrogate "
+            f"({', '.join(odd[:_SHOWN])}{more}); rename them"
+        )
 
 
 class KnownNames:

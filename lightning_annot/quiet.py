@@ -1,4 +1,4 @@
-"""Lines of libraries that a user can neither cause nor mend: each is named here, and not shown."""
+"""Suppress messages of libraries that users can neither cause nor fix."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _Without(logging.Filter):
 
 
 def hush() -> None:
-    """Show none of these lines from now on; again changes nothing."""
+    """Suppress these messages from now on; idempotent."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):

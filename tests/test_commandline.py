@@ -202,3 +202,9 @@ def test_what_is_most_similar() -> None:
     assert most_similar("--b.treshold", known) == "--b.threshold"
     assert most_similar("--a.xyz", known) is None
     assert most_similar("x", []) is None
+
+
+def test_classes_are_listed_without_the_packages_of_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "lightning_annot.workers.label_studio_client", raising=False)
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    assert LIVE in subclasses(Workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -257,6 +258,16 @@ def test_addresses_find_their_item_where_it_is_unique(address: str, item: str | 
     if item is not None:
         assert find_items([address, item], items) == {}
         assert find_items([address, f"http://other/{item}"], items) == {}
+
+
+def test_an_index_holds_nothing_that_is_not_asked_for() -> None:
+    items = [f"n{i % 100}/{i}.jpg" for i in range(20_000)]
+    tracemalloc.start()
+    found = find_items(["http://host/n7/107.jpg", "/data/upload/3/ab12cd34-9.jpg", "nowhere.jpg"], items)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {"http://host/n7/107.jpg": "n7/107.jpg", "/data/upload/3/ab12cd34-9.jpg": "n9/9.jpg"}
+    assert peak < 4_000_000  # a set of the items alone takes half of it
 
 
 def test_uploads_to_label_studio_come_in_without_being_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

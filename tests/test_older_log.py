@@ -97,6 +97,9 @@ def test_rounds_that_know_of_more_are_refused_and_nothing_is_made(bank: Bank, ru
     (run / "newer.db").rename(run / "annotations.db")
     put_older_log(run, 39)
     check_refused(settings, "annotations.db holds 39 answers")
+    result = call("check", settings)
+    assert result.status == 2
+    assert "annotations.db holds 39 answers" in result.out
 
 
 def test_the_whole_log_goes_on_whatever_became_of_the_tables(bank: Bank, run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,8 +16,8 @@ from rich.console import Console
 from run_folder import CLASSES, make_run, picture
 
 from lightning_annot.report import plots
-from lightning_annot.report.metrics import Reliability
 from lightning_annot.report.page import SAMPLE, finished_sample, riskiest_items, write_report
+from lightning_annot.report.reliability import Reliability
 from lightning_annot.report.run_files import read_run
 from lightning_annot.report.terminal import print_summary
 from lightning_annot.report.thumbnails import FILE, decode, encode, load_thumbnails

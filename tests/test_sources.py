@@ -57,7 +57,7 @@ def test_folder_follows_links_to_folders(tmp_path: Path) -> None:
 
 
 def test_control_characters_in_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AnnotError, match="rename the files"):
+    with pytest.raises(AnnotError, match="names of images are empty or hold a control"):
         folder_source(fill(tmp_path, ["a\nb.png"]))
 
 

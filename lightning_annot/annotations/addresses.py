@@ -42,8 +42,11 @@ def find_items(tasks: Iterable[str], items: Collection[str]) -> dict[str, str]:
     known = {*items}
     given = {*tasks}
     foreign = given - known
-    index = _Index(known) if foreign else None
-    found = {task: item for task in foreign if index is not None and (item := index.find(path_of(task))) is not None}
+    if not foreign:
+        return {}
+    paths = {task: path_of(task) for task in foreign}
+    index = _Index(known, paths.values())
+    found = {task: item for task, path in paths.items() if (item := index.find(path)) is not None}
     count = Counter(found.values())
     return {task: item for task, item in found.items() if count[item] == 1 and item not in given}
 
@@ -56,14 +59,18 @@ def report_found(path: object, found: dict[str, str]) -> None:
 
 
 class _Index:
-    def __init__(self, items: Collection[str]) -> None:
+    """Items by the ends of their paths; ends that no task of ``paths`` asks for are left out, so it stays small."""
+
+    def __init__(self, items: Collection[str], paths: Iterable[str]) -> None:
         self._items = items
+        wanted, uploads = _asked(paths)
         self._by_end: dict[str, set[str]] = {}
         self._by_upload: dict[str, set[str]] = {}
         for item in items:
-            for end in _ends(item):
+            for end in wanted.intersection(_ends(item)):
                 self._by_end.setdefault(end, set()).add(item)
-            self._by_upload.setdefault(_stored(PurePosixPath(item).name), set()).add(item)
+            if uploads and (stored := _stored(item.rstrip("/").rpartition("/")[2])) in uploads:
+                self._by_upload.setdefault(stored, set()).add(item)
 
     def find(self, path: str) -> str | None:
         """The one item at ``path``, if there is one."""
@@ -79,6 +86,19 @@ class _Index:
     def _at(self, path: str) -> str | None:
         path = path.strip("/")
         return _only({end for end in _ends(path) if end in self._items} | self._by_end.get(path, set()))
+
+
+def _asked(paths: Iterable[str]) -> tuple[set[str], set[str]]:
+    """The ends of items that ``_Index.find`` looks up for ``paths``, and the names as Label Studio's storage has them."""
+    wanted: set[str] = set()
+    uploads: set[str] = set()
+    for path in paths:
+        folders, _, name = path.strip("/").rpartition("/")
+        wanted.add(path.strip("/"))
+        if uploaded := _UPLOADED.fullmatch(name):
+            wanted |= {uploaded[1], f"{folders}/{uploaded[1]}".strip("/")}
+            uploads.add(_stored(uploaded[1]))
+    return wanted, uploads
 
 
 def _ends(path: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from lightning_annot.names import is_allowed
+from lightning_annot.names import refuse_unusable
 from lightning_annot.types import KINDS, AnnotError, Answer, Question
 
 _SHOWN = 5
@@ -22,7 +22,7 @@ def check_questions(questions: Sequence[Question]) -> None:
     check_kinds(question.kind for question in questions)
     if odd := [q for q in questions if not q.item or q.worker == ""]:
         raise AnnotError(f"{len(odd)} questions name no item or an empty worker ({few(odd)}); None means anyone")
-    _check_names("items or workers", [name for q in questions for name in (q.item, q.worker) if name is not None])
+    refuse_unusable("items or workers", [name for q in questions for name in (q.item, q.worker) if name is not None])
     if asked := [q.id for q in questions if q.id]:
         raise AnnotError(f"{len(asked)} questions are in a log already (ids {few(asked)}); ask only new ones")
 
@@ -31,18 +31,9 @@ def check_answers(answers: Sequence[Answer]) -> None:
     """Raises AnnotError for answers that no worker can have given."""
     if odd := [a for a in answers if not a.worker or a.label == ""]:
         raise AnnotError(f"{len(odd)} answers have no worker or an empty label ({few(odd)}); a skip has label None")
-    _check_names("workers or labels", [name for a in answers for name in (a.worker, a.label) if name is not None])
+    refuse_unusable("workers or labels", [name for a in answers for name in (a.worker, a.label) if name is not None])
     if odd := [a for a in answers if a.seconds is not None and not 0 <= a.seconds < math.inf]:
         raise AnnotError(f"{len(odd)} answers took an impossible time ({few(odd)}); seconds are 0 or more, or None")
-
-
-def _check_names(what: str, names: Iterable[str]) -> None:
-    """Raises AnnotError for names that some database, CSV or page cannot hold."""
-    if odd := sorted({ascii(name) for name in {*names} if not (isinstance(name, str) and is_allowed(name))}):
-        raise AnnotError(
-            f"{len(odd)} names of {what} are no text, or hold a control character, a line end or a lone surrogate "
-            f"({few(odd)}); rename them"
-        )
 
 
 def few(values: Sequence[object]) -> str:

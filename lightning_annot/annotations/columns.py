@@ -1,4 +1,4 @@
-"""Columns of a file: what is wrong with them is named by line, and what says the same twice counts once."""
+"""Check the columns of a file: report faults by line, and drop repeated rows."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def settled(path: Path, answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def parse_seconds(path: Path, values: pd.Series) -> pd.Series:
-    """Times as float64, NaN where blank; AnnotError for what is no time."""
+    """Parse times as float64, NaN where blank; AnnotError for invalid ones."""
     blank = values.str.strip() == ""
     seconds = numbers(values.mask(blank))
     possible = blank | ((seconds >= 0) & (seconds < np.inf))
@@ -104,12 +104,12 @@ def parse_seconds(path: Path, values: pd.Series) -> pd.Series:
 
 
 def numbers(values: pd.Series) -> pd.Series:
-    """Text as float64, NaN for what is no number."""
+    """Parse text as float64; NaN where it is not a number."""
     return pd.to_numeric(values, errors="coerce").astype("float64")
 
 
 def parse_slots(path: Path, values: pd.Series) -> pd.Series:
-    """Slots as int64; AnnotError for what is no whole number."""
+    """Parse slots as int64; AnnotError where one is not a whole number."""
     whole = values.str.fullmatch(r"\d{1,18}").astype(bool)
     check_none(path, values[~whole], "have a slot that is no whole number", "slots count an item's answers: 1, 2, ...")
     return values.astype("int64")

@@ -26,7 +26,7 @@ _REMEDIES = {
 
 
 class DatabaseError(AnnotError):
-    """The log's database did not do what was asked of it; most reasons pass, and nothing of the transaction was stored."""
+    """A statement failed and its transaction was rolled back; most causes are temporary."""
 
 
 @contextmanager
@@ -35,14 +35,14 @@ def explained(engine: Engine, what: str) -> Iterator[None]:
 
     Args:
         engine: The engine of the log.
-        what: What did not work, such as ``cannot be read``.
+        what: The failed action, such as ``cannot be read``.
     """
     driver = engine.dialect.loaded_dbapi.Error
     try:
         yield
     # The driver's own errors come from raw cursors; no database stores a lone surrogate or a number of more than 64 bits.
     except (StatementError, TimeoutError, driver, UnicodeEncodeError, OverflowError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip()  # without the statement and its parameters
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())  # without the statement and its parameters
         name = engine.url.render_as_string(hide_password=True)
         raise DatabaseError(f"{name} {what}: {reason}; {_remedy(reason)}") from error
 

@@ -1,4 +1,4 @@
-"""JSON from files, whatever is in them: every fault is an AnnotError with its place."""
+"""Read JSON files of other tools; every fault is an AnnotError with its place. A run's own files are read by ``stored.py``."""
 
 from __future__ import annotations
 
@@ -45,14 +45,11 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
     """Parse JSON that begins on ``line`` of a file.
 
     Raises:
-        AnnotError: Bad syntax, brackets nested beyond all reason, numbers that are not finite or have thousands of digits, an
+        AnnotError: Bad syntax, brackets nested too deeply, numbers that are not finite or have thousands of digits, an
             object that gives one key two values, text with a lone surrogate, which no file or database can hold.
     """
     try:
         found = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_contradictions)
-        if escape := _SURROGATE.search(text):
-            _check_pairs(found, path, line + text.count("\n", 0, escape.start()))
-        return found
     except json.JSONDecodeError as error:
         raise AnnotError(f"{path}, line {line + error.lineno - 1}: {error.msg}; the file may be cut") from error
     except RecursionError as error:
@@ -64,6 +61,9 @@ def parse_json(text: str, path: Path, line: int = 1) -> Any:
         else:
             place, reason = line, str(error)
         raise AnnotError(f"{path}, from line {place} on: {reason}; correct it or export the file anew") from error
+    if escape := _SURROGATE.search(text):
+        _check_pairs(found, path, line + text.count("\n", 0, escape.start()))
+    return found
 
 
 def name_of(path: Path | str, where: str, value: object) -> str:

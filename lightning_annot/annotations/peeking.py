@@ -1,4 +1,4 @@
-"""Whose log is there already, found without changing anything."""
+"""Read the identity of an existing log without writing to its folder, as ``AnnotationLog`` would."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, create_engine, inspect, select
-from sqlalchemy.exc import SQLAlchemyError
 
+from lightning_annot.annotations.failures import explained
 from lightning_annot.annotations.schema import FORMAT_KEY, IDENTITY, open_engine
 from lightning_annot.types import AnnotError
 
@@ -16,7 +16,7 @@ _SECONDS = "5"  # to reach a server
 
 
 def peek_identity(address: str | Path) -> tuple[str, dict[str, str]]:
-    """Name of the log at ``address``, and what ``AnnotationLog.claim`` has stored in it; empty if there is no log yet."""
+    """Return the name of the log at ``address`` and its stored identity, which is empty if there is no log yet."""
     path: str | Path | None = address
     if isinstance(address, str) and "://" in address:
         engine = open_engine(address)
@@ -45,7 +45,7 @@ def another_run(name: str, stored: Mapping[str, str], identity: Mapping[str, str
 
 
 def _read_only(path: Path) -> Engine:
-    """Opens a SQLite file and leaves its folder as it is: without a journal nobody is writing, and no other file is needed."""
+    """Open a SQLite file read-only. Without a write-ahead log no process is writing, and SQLite need not make any file."""
     query = {"mode": "ro", "uri": "true"}
     if not path.with_name(path.name + "-wal").exists():
         query["immutable"] = "1"
@@ -54,16 +54,10 @@ def _read_only(path: Path) -> Engine:
 
 def _read(engine: Engine, name: str) -> dict[str, str]:
     try:
-        with engine.connect() as connection:
+        with explained(engine, "cannot be read as an annotation log"), engine.connect() as connection:
             if not inspect(connection).has_table(IDENTITY.name):
                 return {}
             query = select(IDENTITY.c.key, IDENTITY.c.value).where(IDENTITY.c.key != FORMAT_KEY)
             return dict(connection.execute(query).tuples().all())
-    except SQLAlchemyError as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise AnnotError(
-            f"{name} cannot be read as an annotation log: {reason}; check the disk, or the database server, or choose another "
-            "output_dir"
-        ) from error
     finally:
         engine.dispose()

@@ -1,4 +1,4 @@
-"""Text as people save it: UTF-8, what Excel calls Unicode, or the encoding of Western Windows."""
+"""Read text files in UTF-8, UTF-16, UTF-32 or cp1252."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_text(path: Path) -> tuple[str, str]:
 
 @cache
 def tell(line: str) -> None:
-    """Report once how a file was read."""
+    """Log a line about how a file was read, once per process."""
     logger.warning("%s", line)
 
 

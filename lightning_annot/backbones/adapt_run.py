@@ -28,6 +28,7 @@ from lightning_annot.stored import read_object
 from lightning_annot.types import AnnotError, ImageSource
 
 MADE_BY = "made_by.json"
+_WEIGHTS = ("state_dict",)  # parts of the adapted backbone's file
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def adapt(
     done, last = folder / ADAPTED, folder / "last.ckpt"
     if done.is_file() or last.is_file():
         _compare(folder, made_by)
-    if _is_whole(done, ("state_dict",), "it is made anew"):
+    if _is_whole(done, _WEIGHTS, "it is made anew"):
         return done
     if settings.patience is not None and label is None:
         raise AnnotError("adapt.patience given, which goes by the prototypes, and there are none; leave it out.")
@@ -80,9 +81,14 @@ def required(folder: Path) -> Path:
     """The file of the adapted backbone below ``folder``, whatever images it was made from."""
     if not (folder / ADAPTED).is_file():
         raise AnnotError(f"{folder / ADAPTED} does not exist; run fit first, or name the run's annotation.output_dir.")
-    if reason := fault(folder / ADAPTED, ("state_dict",)):
+    if reason := adapted_fault(folder / ADAPTED):
         raise AnnotError(f"{folder / ADAPTED} is damaged: {reason}. Run fit, which makes it anew.")
     return folder / ADAPTED
+
+
+def adapted_fault(path: Path) -> str | None:
+    """Say why an adapted backbone cannot be used, or None if it can be."""
+    return fault(path, _WEIGHTS)
 
 
 def _is_whole(path: Path, parts: Sequence[str], consequence: str) -> bool:

@@ -1,4 +1,4 @@
-"""How long an extraction will take, by a few real images, and how much of it is done."""
+"""Estimate the time of an extraction from a few images, and how much of it is done."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """What the extraction will take."""
+        """Seconds that the extraction will take."""
         return self.missing / self.images_per_second if self.missing else 0.0
 
 

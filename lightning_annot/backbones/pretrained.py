@@ -1,4 +1,4 @@
-"""Pretrained weights of timm and open_clip: which file on the hub they are, whether it is here, whether it can be had."""
+"""Locate the pretrained weights of timm and open_clip in the local caches or on the hub."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def not_downloaded(model: str, error: BaseException) -> AnnotError:
 
 
 def _reach_hub() -> BaseException | None:
-    """Why the hub cannot be reached; None if it answers, whatever it says."""
+    """Return why the hub cannot be reached; None if it answers at all."""
     found: list[BaseException | None] = [TimeoutError(f"{constants.ENDPOINT} did not answer in {_SECONDS:g} s")]
 
     def ask() -> None:

@@ -19,7 +19,8 @@ from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
 from lightning_annot.callbacks.leftover import leftover, tell_how_to_go_on
-from lightning_annot.callbacks.opening import open_ledger, refuse_older, refuse_older_than_rounds
+from lightning_annot.callbacks.older_log import refuse_older
+from lightning_annot.callbacks.opening import open_ledger
 from lightning_annot.callbacks.preflight import Opening
 from lightning_annot.callbacks.run_folder import (
     RunFolder,
@@ -152,7 +153,6 @@ class AnnotationRound(Callback):
             if stage == "fit":
                 cure = "wait for its end or stop it, or choose another annotation.output_dir"
                 self._lock = alone_in(self.folder.path, "fit", cure)
-                refuse_older_than_rounds(self.log_address, self.folder.path)
             self._annotation_log = AnnotationLog(self.log_address)
             self._ledger = open_ledger(
                 self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,

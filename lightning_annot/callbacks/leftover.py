@@ -1,4 +1,4 @@
-"""What a run says about the items that it leaves unfinished, where the log alone cannot tell, and how it goes on."""
+"""Describe the items that a run leaves unfinished, and how to resume it."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def leftover(
 
 
 def tell_how_to_go_on(workers: Workers) -> None:
-    """Print where people answer, if they do, and the command that goes on with their answers."""
+    """Print where people answer, if they do, and the command that resumes the run."""
     print_lines(Console(), [*workers.directions(), f"Then repeat:     {typed(sys.argv)}"])

@@ -1,4 +1,4 @@
-"""What a round's own settings and files must be like, looked at before anything takes long; nothing is changed."""
+"""Check a run's folder, log and worker files before features are extracted; nothing is written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning_annot.annotations.formats import read_answers
 from lightning_annot.annotations.peeking import another_run, peek_identity
 from lightning_annot.annotations.schema import STUDY
+from lightning_annot.callbacks.older_log import refuse_older_than_rounds
 from lightning_annot.callbacks.opening import SIMULATED_FILE, check_gold, run_task
 from lightning_annot.callbacks.run_folder import load_cost
 from lightning_annot.data.items import ItemTable
@@ -72,9 +73,10 @@ class Opening:
     def _folder(self, table: ItemTable, seed: int, may_shrink: bool) -> Finding:
         name, stored = peek_identity(self.log)
         identity = table.identity(seed)
-        keys = {"seed"} if may_shrink else {*identity}
-        if stored and (error := another_run(name, stored, identity, keys)) is not None:
+        keys = {"seed"} if may_shrink else {*identity}  # features come later, see ``open_ledger``
+        if (error := another_run(name, stored, identity, keys & {*stored})) is not None:
             raise error
+        refuse_older_than_rounds(self.log, self.folder)
         return Finding(f"the run in {self.folder} goes on" if stored else f"a new run in {self.folder}")
 
     def _answers(self, table: ItemTable) -> Finding | None:

@@ -1,1 +1,1 @@
-"""``lightning-annot check``: what can be said of a run before it begins."""
+"""``lightning-annot check``: check the inputs of ``fit`` without running it."""

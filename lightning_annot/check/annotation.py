@@ -1,4 +1,4 @@
-"""What ``check`` says of an annotation run."""
+"""Check the inputs of an annotation run."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def _extraction(
     for key, settings, source, rows in _to_extract(lines, data, listed, sample):
         own = key == "data.backbone"
         adaptation = None
-        if own and data.adapt is not None and data.sources.adapted is not None:
-            adaptation = Adaptation(not data.sources.adapted.is_file(), data.adapt.epochs)
+        if own and data.adapt is not None:
+            adaptation = Adaptation(not data.sources.is_adapted, data.adapt.epochs)
         settings = replace(settings, cache_dir=settings.cache_dir or cache)
         found = look_at_backbone(lines, key, settings, source, rows, data.seed, adaptation)
         folder = Path(settings.cache_dir)
@@ -141,7 +141,7 @@ def _to_extract(
     if listed.source is not None:
         for key, settings in data.sources.backbones(listed).items():
             yield key, settings, listed.source, sample
-    extra = lines.attempt("data.unlabelled_extra", data.sources.list_extra)
+    extra = lines.attempt("data.unlabelled_extra", lambda: data.sources.extra)
     if extra is not None and extra.source is not None and data.sources.start.name is not None:
         yield "data.unlabelled_extra", data.sources.start, extra.source, draw(len(extra.ids), data.seed)
 

@@ -1,4 +1,4 @@
-"""The lines that ``check`` prints, and what they amount to."""
+"""Print the findings of ``check``, one per line, and record whether any is a problem."""
 
 from __future__ import annotations
 

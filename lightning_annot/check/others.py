@@ -1,4 +1,4 @@
-"""What ``check`` says of adaptation alone, and of a classifier."""
+"""Check the inputs of an adaptation, and of a classifier."""
 
 from __future__ import annotations
 

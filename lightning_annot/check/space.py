@@ -1,4 +1,4 @@
-"""Whether the disks and the memory will hold what a run makes."""
+"""Check that disks and memory suffice for a run."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +85,8 @@ def subclasses(base: type) -> dict[str, type]:
     for place in PLACES:
         package = import_module(f"lightning_annot.{place}")
         for module in iter_modules(package.__path__, f"{package.__name__}."):
-            import_module(module.name)
+            with suppress(ImportError):  # a module of an extra that is not installed
+                import_module(module.name)
     return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in _below(base)}
 
 

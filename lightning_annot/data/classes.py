@@ -11,7 +11,7 @@ import pandas as pd
 
 from lightning_annot.annotations.columns import check_names, distinct, matched
 from lightning_annot.annotations.formats import read_table
-from lightning_annot.names import clean, is_allowed
+from lightning_annot.names import clean, refuse_unusable
 from lightning_annot.types import OTHER, AnnotError
 
 
@@ -27,10 +27,7 @@ def read_classes(classes: Sequence[str] | str) -> ClassList:
     """Ids as they are given, less white space around them, or the lines of a CSV ``class[,name]``."""
     if not isinstance(classes, str):
         ids = tuple(clean(str(name)) for name in classes)
-        if odd := [str(name) for name in classes if not is_allowed(clean(str(name)))]:
-            raise AnnotError(
-                f"data.classes has {odd[:5]}; a class needs a name without line ends and other control characters."
-            )
+        refuse_unusable("names of data.classes", ids)
         if len(set(ids)) < len(ids):
             raise AnnotError(f"data.classes names a class twice: {list(ids)}.")
         return ClassList(ids, ids)

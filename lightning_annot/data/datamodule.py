@@ -18,18 +18,18 @@ from lightning_annot.data.bank_digest import Origin, bank_digest
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.images import Images
-from lightning_annot.data.items import ItemTable
-from lightning_annot.data.loading import BackboneSettings, Loaded, add_features, fetch_weights, tell
+from lightning_annot.data.listed_items import ListedItems
+from lightning_annot.data.loading import BackboneSettings, Loaded, add_features
 from lightning_annot.data.owner import Owner
 from lightning_annot.data.pools import Pools, first_pools
-from lightning_annot.data.preflight import ChecksItems, Sources
+from lightning_annot.data.preflight import Sources
 from lightning_annot.data.projection import Projection, ProjectionSettings
 from lightning_annot.data.ranks import trainer_ranks
 from lightning_annot.data.view import FeatureView
 from lightning_annot.types import AnnotError
 
 
-class AnnotationDataModule(LightningDataModule):
+class AnnotationDataModule(ListedItems, LightningDataModule):
     """Items, features and the labelled, pseudo-labelled and unlabelled pools.
 
     Args:
@@ -81,7 +81,6 @@ class AnnotationDataModule(LightningDataModule):
         output_dir: str = "checkpoints/run",
         allow_outside: bool = False,
     ) -> None:
-        super().__init__()
         if adapt is not None and (features is not None or backbone.name is None):
             raise AnnotError(
                 "data.adapt given, which needs images and a backbone; leave data.features out, and name a backbone, such as "
@@ -93,23 +92,22 @@ class AnnotationDataModule(LightningDataModule):
             raise AnnotError("data.banks given with data.unlabelled_extra, whose items have no such features; leave one out.")
         for bank in banks or ():
             bank.check()
-        self.adapt, self.output_dir, self.bank_settings = adapt, output_dir, tuple(banks or ())
+        owner = Owner(classes, distractors, prototypes, prototypes_per_class, folds, holdout, seed)
+        adapted = None if adapt is None else Path(output_dir) / "adapted" / ADAPTED
+        super().__init__(
+            Sources(
+                root, features, labels, items, id_pattern, backbone, owner, tuple(banks or ()), unlabelled_extra, seed, adapted,
+                allow_outside,
+            )
+        )  # fmt: skip
+        self.adapt, self.output_dir, self.owner = adapt, output_dir, owner
         self.root, self.features, self.labels, self.items = root, features, labels, items
         self.id_pattern, self.n_folds, self.holdout, self.allow_outside = id_pattern, folds, holdout, allow_outside
-        self.owner = Owner(classes, distractors, prototypes, prototypes_per_class, folds, holdout, seed)
-        self.sources = Sources(
-            root, features, labels, items, id_pattern, backbone, self.owner, self.bank_settings, unlabelled_extra, seed,
-            None if adapt is None else Path(output_dir) / "adapted" / ADAPTED, allow_outside,
-        )  # fmt: skip
-        self.classes: list[str] | None = None
         self.unlabelled_extra, self.backbone = unlabelled_extra, backbone
         self.projection_settings, self.batches, self.seed = projection, batches, seed
         self.loaded: Loaded | None = None
-        self._listed: Loaded | None = None
-        self._checked = False
         self._extra: np.ndarray | None = None
         self._extra_origin: Origin = ""
-        self._table: ItemTable | None = None
         self.further = Banks()
         self._fitted: list[Projection] = []
         self._view: FeatureView | None = None
@@ -117,60 +115,13 @@ class AnnotationDataModule(LightningDataModule):
         self._pools: Pools | None = None
         self._round_batches: RoundBatches | None = None
 
-    def keep_no_digests(self) -> None:
-        """Keep nothing of what is learned of the files, so that looking at them writes nothing."""
-        self.sources = replace(self.sources, backbone=replace(self.sources.backbone, cache_dir=""))
-
-    def list_items(self, stage: str) -> Loaded:
-        """List items and images; no features yet."""
-        if self._listed is None:
-            classes = self.owner.task_classes() if stage == "predict" else self.sources.classes()
-            self.classes = None if classes.ids is None else list(classes.ids)
-            self._listed = self.sources.list(None if stage == "predict" else classes)
-        return self._listed
-
-    def look(self, stage: str) -> None:
-        """List the items, and check classes and prototypes against them (``predict`` needs neither); no features yet."""
-        listed = self.list_items(stage)
-        if self._table is None and stage != "predict":
-            self._table = self.sources.table(listed, self.sources.classes())
-
-    @property
-    def listed(self) -> Loaded:
-        """Items and images, unreadable ones among them; after ``look``."""
-        if self._listed is None:
-            raise AnnotError("the data module has no items yet; call look('fit') first.")
-        return self._listed
-
-    @property
-    def may_shrink(self) -> bool:
-        """Whether unreadable images, which nobody knows before the extraction, will be left out of ``listed``."""
-        return self.backbone.on_error == "skip" and not self.listed.has_features
-
-    def _check(self, stage: str) -> None:
-        """Refuse what is wrong before anything is downloaded, adapted or extracted."""
-        if self._checked:
-            return
-        if self.adapt is not None and stage != "fit":
-            self._adapted(make=False)
-        if (source := self.list_items(stage).source) is not None and trainer_ranks(self.trainer).rank == 0:
-            tell(source.notes)
-        self.look(stage)
-        trainer = self.trainer
-        for part in () if trainer is None else (*trainer.callbacks, trainer.lightning_module):  # type: ignore[attr-defined]
-            if isinstance(part, ChecksItems):
-                part.check_items(self, stage)
-        self.sources.check_features(self.listed, self._table)
-        backbones = list(self.sources.backbones(self.listed).values())
-        if len(backbones) > 1 or self.adapt is not None:  # else the extraction downloads the weights first
-            fetch_weights(backbones, self.seed)
-        self._checked = True
-
     def setup(self, stage: str) -> None:
         """Load ids and raw features, and check prototypes and classes (``predict`` needs neither)."""
         if self.loaded is not None:
             return
-        self._check(stage)
+        if self.adapt is not None and stage != "fit":
+            self._adapted(make=False)
+        self.check_all(stage)
         ranks = trainer_ranks(self.trainer)
         if self.adapt is not None:
             self.backbone = replace(self.backbone, weights=str(self._adapted(stage == "fit")))
@@ -178,7 +129,7 @@ class AnnotationDataModule(LightningDataModule):
         if self.trainer is not None and self.loaded.extraction is not None:
             for logger in self.trainer.loggers:  # which write in the first process alone
                 logger.log_hyperparams({"extraction": dict(self.loaded.extraction)})
-        if (extra := self.sources.list_extra()) is not None:
+        if (extra := self.sources.extra) is not None:
             extra = add_features(extra, self.backbone, self.seed, ranks)
             self._extra, self._extra_origin = extra.features, extra.origin
             if self._extra.shape[1] != self.loaded.features.shape[1]:
@@ -189,12 +140,12 @@ class AnnotationDataModule(LightningDataModule):
         if stage != "predict" and self.loaded.unreadable:
             self._table = self.sources.table(self.loaded, self.sources.classes())
         names = None if self._table is None else self._table.names
-        self.further = load_banks(self.bank_settings, self.loaded, names, self.seed, ranks)
+        self.further = load_banks(self.sources.banks, self.loaded, names, self.seed, ranks)
 
     def prepare_data(self) -> None:
         """Adapt the backbone, in one process, before any other needs it."""
         if self.adapt is not None and self.trainer is not None and self.trainer.state.fn == "fit":
-            self._check("fit")
+            self.check_all("fit")
             self._adapted(make=True)
 
     def images(self) -> tuple[Images, Tensor | None]:
@@ -220,13 +171,6 @@ class AnnotationDataModule(LightningDataModule):
             *self.images(), start, self.adapt, folder,
             seed=self.seed, device=backbone.device, skip=backbone.on_error == "skip", outer=self.trainer,
         )  # fmt: skip
-
-    @property
-    def table(self) -> ItemTable:
-        """The items; after ``setup`` of any stage but predict."""
-        if self._table is None:
-            raise AnnotError("the data module has no items yet; call setup('fit') first.")
-        return self._table
 
     def identity(self) -> dict[str, str]:
         """What makes two runs the same run, as short strings: the items with their prototypes, classes and seed, and all

@@ -11,7 +11,7 @@ from typing import Protocol
 from PIL import Image, UnidentifiedImageError
 
 from lightning_annot.data.decode import HEIF_EXTENSIONS, HEIF_EXTRA, Room, decode
-from lightning_annot.names import clean, is_allowed
+from lightning_annot.names import clean, refuse_unusable
 from lightning_annot.types import AnnotError
 
 
@@ -111,12 +111,7 @@ def _check_ids(ids: Sequence[str], written: Sequence[str]) -> None:
         forms = dict.fromkeys(written[row] for row, name in enumerate(ids) if name == twice[0])
         alike = f"{', '.join(map(repr, forms))} are one" if len(forms) > 1 else first_few(twice)
         raise AnnotError(f"{len(twice)} image ids occur more than once ({alike}); ids must be unique")
-    odd = [repr(name) for name in ids if not is_allowed(name)]
-    if odd:
-        raise AnnotError(
-            f"{len(odd)} image ids are empty or hold characters that no file can carry ({first_few(odd)}); "
-            "rename the files in UTF-8, without control characters"
-        )
+    refuse_unusable("names of images", ids)
 
 
 def _reason(path: str, error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_annot.names import KnownNames, is_allowed
+from lightning_annot.names import KnownNames, refuse_unusable
 from lightning_annot.types import AnnotError
 
 
@@ -73,8 +73,8 @@ def build_items(
     """
     _check_unique(ids)
     names = _classes(classes, truth, prototypes)
-    _check_allowed("item ids", ids)
-    _check_allowed("classes", names)
+    refuse_unusable("item ids", ids)
+    refuse_unusable("classes", names)
     code = {name: k for k, name in enumerate(names)}
     truth_codes = None if truth is None else _codes(ids, truth, code, "data.labels", complete=True)
     generator = torch.Generator().manual_seed(seed)
@@ -121,15 +121,6 @@ def _check_unique(ids: Sequence[str]) -> None:
         seen: set[str] = set()
         twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
         raise AnnotError(f"{len(twice)} duplicate item ids, such as {twice[:3]}. Ids must be unique.")
-
-
-def _check_allowed(what: str, names: Sequence[str]) -> None:
-    """The log, CSV files and the page hold no such names."""
-    if odd := [name for name in names if not is_allowed(name)]:
-        raise AnnotError(
-            f"{len(odd)} {what} are empty or hold a control character, a line end or a lone surrogate, such as "
-            f"{odd[:3]!a}; rename them."
-        )
 
 
 def _classes(

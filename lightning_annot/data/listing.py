@@ -13,6 +13,7 @@ from posixpath import commonprefix, splitext
 from PIL import Image
 
 from lightning_annot.data.decode import HEIF_EXTENSIONS, HEIF_EXTRA, image_kinds
+from lightning_annot.data.images import first_few
 from lightning_annot.names import clean
 from lightning_annot.types import AnnotError
 
@@ -99,7 +100,7 @@ def _check_distinct(images: Sequence[tuple[str, str]], where: str) -> None:
     twice = [f"{one!r} and {other!r}" for (item, one), (same, other) in pairwise(images) if item == same]
     if twice:
         raise AnnotError(
-            f"{where} has {len(twice)} pairs of images whose names differ in white space or slashes alone ({_few(twice)}); "
+            f"{where} has {len(twice)} pairs of images whose names differ only in white space or slashes ({first_few(twice)}); "
             "rename one of each"
         )
 
@@ -119,8 +120,8 @@ def class_labels(names: Sequence[str], where: str) -> dict[str, str] | None:
     if loose:
         folders = sorted({parts[0] for parts in tails.values() if len(parts) > 1})
         raise AnnotError(
-            f"{where} mixes {len(loose)} images at the top ({_few(loose)}) with {len(folders)} class folders "
-            f"({_few(folders)}); use class folders or a flat folder: move the images or list them in a manifest"
+            f"{where} mixes {len(loose)} images at the top ({first_few(loose)}) with {len(folders)} class folders "
+            f"({first_few(folders)}); use class folders or a flat folder: move the images or list them in a manifest"
         )
     first: dict[str, str] = {}
     return {name: first.setdefault(unicodedata.normalize("NFC", parts[0]), parts[0]) for name, parts in tails.items()}
@@ -156,7 +157,7 @@ def _without_images(ids: Sequence[str], folders: Iterable[str]) -> list[str]:
 def _about_passed_over(where: str, counts: Mapping[str, int], empty: Sequence[str]) -> tuple[str, ...]:
     if not counts:
         return ()
-    names = f" ({_few(empty)})" if empty else ""
+    names = f" ({first_few(empty)})" if empty else ""
     return (f"{where}: passed over {_counted(counts)}{names}",)
 
 
@@ -173,7 +174,3 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part not in ("", "."))
-
-
-def _few(values: Sequence[str]) -> str:
-    return ", ".join(values[:3]) + (", ..." if len(values) > 3 else "")

@@ -1,9 +1,10 @@
-"""What can be said of a run's items and features before anything is downloaded, adapted or extracted."""
+"""Check items and sources of features before anything is downloaded, adapted or extracted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,8 +57,9 @@ class Sources:
         )
         return found if classes is None else found.with_classes(classes.ids)
 
-    def list_extra(self) -> Loaded | None:
-        """What ``unlabelled_extra`` names; None where it names nothing."""
+    @cached_property
+    def extra(self) -> Loaded | None:
+        """What ``unlabelled_extra`` names, listed once; None where it names nothing."""
         if self.unlabelled_extra is None:
             return None
         bank = self.unlabelled_extra.endswith(".npy")
@@ -71,7 +73,7 @@ class Sources:
     def check_features(self, listed: Loaded, table: ItemTable | None) -> None:
         """Raise AnnotError where a bank, a backbone or its file is missing or does not fit the items ``listed``."""
         check_backbone(listed, self.root, self.start, self.seed)
-        if (extra := self.list_extra()) is not None:
+        if (extra := self.extra) is not None:
             check_backbone(extra, self.unlabelled_extra, self.start, self.seed)
         check_banks(self.banks, listed, None if table is None else table.names, self.seed)
 
@@ -81,9 +83,16 @@ class Sources:
         further = {f"data.banks[{i}].backbone": bank.backbone for i, bank in enumerate(self.banks)}
         return {**own, **{key: backbone for key, backbone in further.items() if backbone is not None}}
 
+    @cached_property
+    def is_adapted(self) -> bool:
+        """Whether the adapted backbone is there and undamaged."""
+        if self.adapted is None or not self.adapted.is_file():
+            return False
+        from lightning_annot.backbones.adapt_run import adapted_fault
+
+        return adapted_fault(self.adapted) is None
+
     @property
     def start(self) -> BackboneSettings:
-        """The learner's own backbone: adapted where that is done, else as it is named."""
-        if self.adapted is None or not self.adapted.is_file():
-            return self.backbone
-        return replace(self.backbone, weights=str(self.adapted))
+        """The learner's own backbone: the adapted one if it is there, otherwise the one that the settings name."""
+        return replace(self.backbone, weights=str(self.adapted)) if self.is_adapted else self.backbone

@@ -14,7 +14,6 @@ import pandas as pd
 
 from lightning_annot.annotations.formats import write_table
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.data.run_labels import read_run_labels
 from lightning_annot.exchange import cifar_out, confusions, folders, json_files, label_studio, tables
 from lightning_annot.exchange.records import Records
 from lightning_annot.files import replacing
@@ -189,6 +188,8 @@ def parquet(path: Path, run: Outgoing) -> Left:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise AnnotError("Parquet needs pyarrow; pip install 'lightning-annot[parquet]', or export as labels-csv") from error
+    from lightning_annot.data.run_labels import read_run_labels  # loads torch
+
     soft = read_run_labels(run.directory)
     row = pd.Index(soft.ids).get_indexer(run.labels["task"])
     names = np.array(soft.classes, dtype=object)[soft.top.numpy()[row]]

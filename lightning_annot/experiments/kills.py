@@ -6,11 +6,9 @@ import multiprocessing
 import os
 import random
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +18,7 @@ import pandas as pd
 
 from lightning_annot.annotations.formats import write_table
 from lightning_annot.annotations.log import AnnotationLog
+from lightning_annot.annotations.schema import has_log
 from lightning_annot.files import replacing
 from lightning_annot.types import AnnotError
 
@@ -241,9 +240,9 @@ def _lost(before: list[str], now: list[str]) -> int:
 
 def _answers(output: Path) -> list[str]:
     """Committed answers in order, without times."""
-    if not _has_log(output):
+    if not has_log(output / "annotations.db"):
         return []
-    with AnnotationLog(output / "annotations.db") as log:
+    with AnnotationLog(output / "annotations.db", create=False) as log:
         return _lines(log.answers().drop(columns="answered_at"))
 
 
@@ -261,13 +260,3 @@ def _pairs_twice(output: Path) -> int:
 
 def _lines(table: pd.DataFrame) -> list[str]:
     return str(table.to_csv(index=False)).splitlines()[1:]
-
-
-def _has_log(output: Path) -> bool:
-    """Whether the log has its tables."""
-    path = output / "annotations.db"
-    if not path.is_file():
-        return False
-    with closing(sqlite3.connect(path, timeout=30)) as log:
-        tables = {name for (name,) in log.execute("SELECT name FROM sqlite_master")}
-    return {"question", "answer"} <= tables

@@ -1,4 +1,4 @@
-"""Weights of another model are an error that a user can act on."""
+"""Report weights of another model as an AnnotError."""
 
 from __future__ import annotations
 

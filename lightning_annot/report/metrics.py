@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from lightning_annot.report.reliability import Reliability
 from lightning_annot.types import AnnotError
 
 ECE_BINS = 10
 TOP = 5
 _CHUNK_ELEMENTS = 8_000_000  # rows are gathered this many probabilities at a time: 32 MB, whatever N and K
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Reliability diagram as plain lists, one entry a bin, ready for JSON; empty bins have zeros.
-
-    ``confidence`` and ``accuracy`` are means within the bin, ``count`` its number of items; bins are equally wide on
-    [0, 1].
-    """
-
-    confidence: list[float]
-    accuracy: list[float]
-    count: list[int]
-
-    @property
-    def ece(self) -> float:
-        """Expected calibration error: gaps between confidence and accuracy, weighted by items; nan without items."""
-        total = sum(self.count)
-        if total == 0:
-            return float("nan")
-        gaps = zip(self.count, self.confidence, self.accuracy, strict=True)
-        return sum(n * abs(confidence - accuracy) for n, confidence, accuracy in gaps) / total
-
-    def as_dict(self) -> dict[str, list[float] | list[int]]:
-        """The three lists by name."""
-        return asdict(self)
 
 
 def reliability(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> Reliability:

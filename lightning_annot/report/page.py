@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from lightning_annot.files import write_text
 from lightning_annot.report import plots
-from lightning_annot.report.metrics import Reliability
+from lightning_annot.report.reliability import Reliability
 from lightning_annot.report.run_files import RunFiles, headlines, percent, read_run
 from lightning_annot.report.templates import templates
 from lightning_annot.report.thumbnails import Opener, load_thumbnails

@@ -106,9 +106,11 @@ class LabelStudioWorkers(Workers):
         try:
             project = self._find(server, task)
             self._check_people(server)
+            Pictures(server, self._images, task.paths)
         except AwayError as error:
             raise self._unreachable(error) from error
-        Pictures(server, self._images, task.paths)
+        finally:
+            server.close()
         if project is None:
             return Finding(f"Label Studio at {server.url} answers; the project {title!r} will be made")
         Control.of(project, task.classes, taken=(KEY, ITEM, WORKER))

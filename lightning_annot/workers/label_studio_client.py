@@ -47,6 +47,10 @@ class LabelStudio:
         auth = _Personal(token, self.url) if token.count(".") == 2 else _Legacy(token)
         self._client = httpx.Client(base_url=self.url, auth=auth, timeout=seconds or _SECONDS)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def check(self) -> None:
         """See that the token opens the server."""
         self._call("GET", "/api/current-user/whoami")
