@@ -36,9 +36,7 @@ def trainer_ranks(trainer: Any) -> Ranks:
     if trainer is None or trainer.world_size == 1:
         return ALONE
 
-    return Ranks(
-        trainer.global_rank, trainer.world_size, trainer.num_devices, lambda: trainer.strategy.barrier("features")
-    )
+    return Ranks(trainer.global_rank, trainer.world_size, trainer.num_devices, lambda: trainer.strategy.barrier("features"))
 
 
 @contextmanager
