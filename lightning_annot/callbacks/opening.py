@@ -92,7 +92,7 @@ def refuse_older_than_rounds(url: str | Path, folder: Path) -> None:
     try:
         rounds = read_rounds(folder)
     except AnnotError as error:
-        logger.warning("%s The run writes it anew.", error)
+        logger.warning("%s", error)
         return
     known = max((int(n) for n in rounds.get("annotations", []) if math.isfinite(n)), default=0)
     if not known:
