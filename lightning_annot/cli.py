@@ -24,6 +24,7 @@ from lightning_annot.checkpoints import TRAINING, WEIGHTS, DurableCheckpointIO, 
 from lightning_annot.commandline.faults import UsageFault, explain
 from lightning_annot.commandline.texts import install, quoted_args
 from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.data.ranks import peers_explained
 from lightning_annot.files import write_text
 from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.quiet import hush
@@ -135,6 +136,10 @@ class AnnotationCLI(LightningCLI):
         """The callback with the workers and all settings of a round."""
         found: AnnotationRound = self._get(self.config_init, "annotation")
         return found
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with peers_explained():
+            super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
         """The same command goes on: from the run's last checkpoint if there is one that is whole, else from the log.

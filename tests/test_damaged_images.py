@@ -152,6 +152,13 @@ def test_small_is_the_same_picture(mode: str) -> None:
 # HEIC and AVIF
 
 
+def test_a_damaged_heic_lacks_no_library(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    (tmp_path / "a.heic").write_bytes(b"cut")
+    with pytest.raises(OSError, match=r"no image that Pillow knows$"):
+        folder_source(tmp_path).open(0)
+
+
 def test_heic_and_avif(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     wanted = np.full((64, 48, 3), (200, 40, 60), np.uint8)

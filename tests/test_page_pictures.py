@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cli_runs import ROOT
 from encoded import GREY, png, with_segment
 from PIL import Image
 
@@ -66,6 +68,28 @@ def test_a_huge_image_is_decoded_once_for_all_who_ask(tmp_path: Path, photos: Pa
         assert client.get(f"{served.address}/image/2").status_code == 200
         refused = client.get(f"{served.address}/image/3")
         assert (refused.status_code, refused.json()) == (404, {"error": "the image cannot be shown"})
+
+
+SHOWS_FOUR = """
+import re, sys
+from pathlib import Path
+from lightning_annot.serve.pictures import Pictures
+pictures = Pictures(Path(sys.argv[1]))
+pictures.task()
+for coming in [pictures.encoded(f"{i}.png", edge) for edge in (1280, 160) for i in range(4)]:
+    coming.result()
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_threads_keep_no_memory_of_large_images(tmp_path: Path, photos: Path) -> None:
+    side = 6_500
+    for i in range(4):
+        Image.new("RGB", (side, side), (i, 0, 0)).save(photos / f"{i}.png", compress_level=1)
+    words = [sys.executable, "-c", SHOWS_FOUR, str(begin(tmp_path / "run", photos))]
+    done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=True)
+    assert int(done.stdout) < 2.5 * 4 * side**2 / 1024  # one image of four bytes a pixel, and the program
 
 
 def test_who_ask_for_the_same_image_share_it(tmp_path: Path, photos: Path) -> None:

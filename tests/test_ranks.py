@@ -16,6 +16,7 @@ from waiting import wait_for
 
 from lightning_annot.backbones.timm_features import BackboneSpec, FeatureSet, extract
 from lightning_annot.data.features import FeatureBank
+from lightning_annot.data.ranks import peers_explained
 from lightning_annot.data.sources import folder_source
 
 MODEL = "test_resnet"
@@ -125,3 +126,37 @@ def test_fewer_images_than_processes(tmp_path: Path) -> None:
     said = [process.communicate(timeout=600) for process in start_both(root, cache, tmp_path / "meeting", 0.0)]
     assert all("()" in out for out, _ in said), said
     assert sum(rows_of_shards(cache)) == 1
+
+
+WAITS_FOR_ANOTHER = """
+import sys, torch
+import torch.distributed as dist
+from lightning_annot.data.ranks import peers_explained
+from lightning_annot.types import AnnotError
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+dist.barrier()
+if rank == 0:
+    raise SystemExit("its own message")
+try:
+    with peers_explained():
+        dist.broadcast_object_list([None], 0)
+except AnnotError as error:
+    print(error)
+"""
+
+
+def test_a_process_says_that_another_has_stopped_whatever_it_waits_for(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", WAITS_FOR_ANOTHER]
+    both = [
+        subprocess.Popen([*words, str(rank), str(tmp_path / "meeting")], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert both[1].returncode == 0
+    assert said[1].startswith("another process of this run has stopped; its own message says why (")
+
+
+def test_other_errors_are_not_taken_for_a_lost_process() -> None:
+    with pytest.raises(RuntimeError, match="shape"), peers_explained():
+        raise RuntimeError("shape mismatch")

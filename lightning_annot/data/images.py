@@ -10,7 +10,7 @@ from typing import Protocol
 
 from PIL import Image, UnidentifiedImageError
 
-from lightning_annot.data.decode import HEIF_EXTENSIONS, HEIF_EXTRA, Room, decode
+from lightning_annot.data.decode import HEIF_EXTENSIONS, HEIF_EXTRA, Room, decode, image_kinds
 from lightning_annot.names import clean, refuse_unusable
 from lightning_annot.types import AnnotError
 
@@ -118,5 +118,5 @@ def _reason(path: str, error: Exception) -> str:
     """Why an image cannot be read; Pillow would name the buffer that it was read into, which tells nobody anything."""
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
-    is_heif = PurePosixPath(path).suffix.lower() in HEIF_EXTENSIONS
-    return f"no image that Pillow knows ({HEIF_EXTRA} reads HEIC)" if is_heif else "no image that Pillow knows"
+    lacks_reader = PurePosixPath(path).suffix.lower() in HEIF_EXTENSIONS and "HEIF" not in image_kinds()
+    return f"no image that Pillow knows ({HEIF_EXTRA} reads HEIC)" if lacks_reader else "no image that Pillow knows"

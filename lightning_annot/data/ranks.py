@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,23 @@ def trainer_ranks(trainer: Any) -> Ranks:
     if trainer is None or trainer.world_size == 1:
         return ALONE
 
-    def wait() -> None:
-        try:
-            trainer.strategy.barrier("features")
-        except RuntimeError as error:  # whoever stopped first, with a message of its own, closed the connection
-            raise AnnotError(f"another process of this run has stopped; its own message says why ({error})") from error
+    return Ranks(trainer.global_rank, trainer.world_size, trainer.num_devices, lambda: trainer.strategy.barrier("features"))
 
-    return Ranks(trainer.global_rank, trainer.world_size, trainer.num_devices, wait)
+
+@contextmanager
+def peers_explained() -> Iterator[None]:
+    """Raise AnnotError where the block fails because another process of the run has stopped, with a message of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _lost_peer(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise AnnotError(f"another process of this run has stopped; its own message says why ({reason})") from error
+
+
+def _lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective operation lost its connection; Gloo raises plain RuntimeErrors that name its source file."""
+    import torch.distributed
+
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)

@@ -96,9 +96,12 @@ def read_settings(directory: Path) -> tuple[str, dict[str, Any]]:
         return "", {}
     text = read_text(path)
     with reading(path):
+        check_end(path)
         settings = yaml.safe_load(text)
         if not isinstance(settings, dict):
             raise TypeError("it holds no settings")
+        if "trainer" in settings and "ckpt_path" not in settings:  # the parser writes it after all groups
+            raise ValueError("it is cut: its last settings are missing")
         _group(settings, "data")
         prices = _group(_group(settings, "annotation"), "prices")
         for name in ("per_answer", "per_second"):

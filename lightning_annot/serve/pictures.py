@@ -26,6 +26,7 @@ LARGE, SMALL = 1280, 160  # pixels of the longest side
 AT_ONCE = 1 << 25  # pixels that are decoded at once, four bytes each; a larger image has its turn alone
 _TINY = 128  # pixels; smaller images lose nothing
 _KEPT = 256  # encoded images
+_BLOCK = 1 << 26  # bytes of Pillow's blocks: allocators give larger ones back, and keep smaller ones for each thread
 _THREADS = 4  # as many files are in memory at once; what waits for them holds no thread of the page
 
 Key = tuple[str, int]
@@ -43,6 +44,7 @@ class Pictures:
     """The task of a run's folder and its images. A file never leaves as it is: hidden data in it (places, names) stay here."""
 
     def __init__(self, directory: Path) -> None:
+        Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
         self._path = directory / TASK_FILE
         self._lock = threading.Lock()  # never held for long: the page's event loop takes it
         self._opening = threading.Lock()
