@@ -29,6 +29,16 @@ LIVE = "lightning_annot.workers.live.LiveWorkers"
 ODD = ["yes", "no", "on", "0", "1", "1.0", "null", "~", "2024-01-01", "x", "1e3", "0x10", "True"]
 
 
+BAD_FILES = {
+    b"data:\n\troot: x\n": "line 2 begins with a tab; YAML is indented by spaces",
+    b"a: 1\ndata: {a: [1,2\n": "line 3 is no YAML: expected ',' or ']'",
+    b"# \xe9\ndata: {}\n": "line 1 is no UTF-8",
+    "data: {}\n".encode("utf-16"): "line 1 is no UTF-8",
+    b"": "is empty; it needs settings",
+    b"- a\n": "holds \"['a']\"; it needs settings",
+}
+
+
 def refused(*words: str) -> str:
     """The one line that ``words`` are refused with."""
     result = call(words[0], {}, *words[1:])
@@ -67,7 +77,7 @@ def refused(*words: str) -> str:
         ("--trainer.accelerator gpuu", ["refuses the trainer's settings", "gpuu"]),
         ("--method mixmach", ["did you mean mixmatch?", "majority_vote"]),
         ("stray", ["'stray' given"]),
-        ("--config missing.yaml", ["File does not exist", "missing.yaml"]),
+        ("--config missing.yaml", ["cannot be read: No such file", "missing.yaml"]),
     ],
 )  # fmt: skip
 def test_a_fault_of_fit_is_one_line(words: str, told: list[str]) -> None:
@@ -202,3 +212,20 @@ def test_what_is_most_similar() -> None:
     assert most_similar("--b.treshold", known) == "--b.threshold"
     assert most_similar("--a.xyz", known) is None
     assert most_similar("x", []) is None
+
+
+@pytest.mark.parametrize("content", BAD_FILES)
+def test_a_configuration_file_that_cannot_be_read_is_named_with_the_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    told = refused("fit", "--config", str(path))
+    assert f"--config {path}" in told
+    assert BAD_FILES[content] in told
+
+
+def test_a_configuration_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert f"--config {tmp_path / 'a.yaml'} cannot be read: No such file" in refused("check", f"--config={tmp_path / 'a.yaml'}")
+
+
+def test_a_name_that_would_stand_for_another_setting_is_refused() -> None:
+    assert "${...} stands for another setting" in refused("fit", "--data.classes", '["${x}",b]')

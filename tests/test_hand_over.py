@@ -233,7 +233,7 @@ def _truths(folder: Path, tasks: list[str], truth: dict[str, str]) -> Path:
     ("words", "why"),
     [
         ((), "neither a file nor an expert"),
-        (("--ask", " eve"), "no name for a worker"),
+        (("--ask", "e\nve"), "no name for a worker"),
         (("--ask", "eve", "--most", "0"), "--most 0"),
     ],
 )

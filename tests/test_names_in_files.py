@@ -275,6 +275,8 @@ def test_cost_items_and_json_in_other_encodings(tmp_path: Path) -> None:
         ("https://host/x/c%20d.jpg?token=1", "c d.jpg"),
         ("006.jpg", "pets/006.jpg"),
         ("s3://bucket/cats/006.jpg", None),  # another folder
+        ("20240131-006.jpg", None),  # a date, and no upload
+        ("x/20240131-006.jpg", None),
         ("/data/upload/3/ab12cd34-twice.jpg", None),  # a/twice.jpg or b/twice.jpg
         ("http://[x", None),
         ("", None),
