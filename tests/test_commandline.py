@@ -229,3 +229,13 @@ def test_a_configuration_file_that_is_not_there_is_named(tmp_path: Path) -> None
 
 def test_a_name_that_would_stand_for_another_setting_is_refused() -> None:
     assert "${...} stands for another setting" in refused("fit", "--data.classes", '["${x}",b]')
+
+
+def test_ctrl_c_while_the_trainer_is_at_work_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytorch_lightning.trainer.connectors.data_connector._DataConnector.prepare_data", stopped)
+    result = call("fit", {"data.root": "digits", "data.backbone": "{name: null}", "trainer.accelerator": "cpu"})
+    assert result.status == 130
+    assert "interrupted; the same command goes on: lightning-annot fit" in result.err
