@@ -66,7 +66,12 @@ def main(argv: list[str] | None = None) -> int:
         args = expand(args)  # before the heavy imports: a wrong name is told at once
         from lightning_annot.cli import run
 
-        run(args)
+        try:
+            run(args)
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C while its Trainer is at work
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise stop.__context__ from None
+            raise
     except KeyboardInterrupt:
         print(f"lightning-annot: interrupted; the same command goes on: {typed(sys.argv)}", file=sys.stderr)
         return 130

@@ -21,6 +21,7 @@ from lightning_annot.callbacks.prediction_file import PredictionFile
 from lightning_annot.callbacks.progress import RoundProgress
 from lightning_annot.callbacks.wandb_records import WandbRecords
 from lightning_annot.checkpoints import TRAINING, WEIGHTS, DurableCheckpointIO, fault, is_local, unusable
+from lightning_annot.commandline.config_files import check_files
 from lightning_annot.commandline.faults import UsageFault, explain
 from lightning_annot.commandline.texts import install, quoted_args
 from lightning_annot.data.datamodule import AnnotationDataModule
@@ -260,6 +261,7 @@ CLI = TypeVar("CLI", bound=AnnotationCLI)
 def _command_line(args: list[str] | None, run: bool, kind: type[CLI]) -> CLI:
     words = quoted_args(sys.argv[1:] if args is None else args)
     no_files: dict[str, Any] = {"default_config_files": []}
+    check_files(words)
     install()
     hush()
     try:

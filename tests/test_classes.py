@@ -41,7 +41,7 @@ def test_classes_of_a_list_and_of_a_file(tmp_path: Path) -> None:
         ("id,name\nn1,cat\n", r"has columns \['id', 'name'\], without \['class'\]"),
         ("class,name\nn1,cat\nn2,dog\nn1,cow\n", r"1 rows give a class another name than a line above \(line 4: 'n1'\)"),
         ("class,name\nn1,cat\n,dog\n", r"1 rows have no class \(line 3"),
-        ("class,name\nn1\n", "do not have the 2 cells of the header"),
+        ("class,name\nn1", "do not have the 2 cells of the header"),
     ],
 )
 def test_class_files_are_checked(tmp_path: Path, text: str, message: str) -> None:

@@ -29,6 +29,16 @@ LIVE = "lightning_annot.workers.live.LiveWorkers"
 ODD = ["yes", "no", "on", "0", "1", "1.0", "null", "~", "2024-01-01", "x", "1e3", "0x10", "True"]
 
 
+BAD_FILES = {
+    b"data:\n\troot: x\n": "line 2 begins with a tab; YAML is indented by spaces",
+    b"a: 1\ndata: {a: [1,2\n": "line 3 is no YAML: expected ',' or ']'",
+    b"# \xe9\ndata: {}\n": "line 1 is no UTF-8",
+    "data: {}\n".encode("utf-16"): "line 1 is no UTF-8",
+    b"": "is empty; it needs settings",
+    b"- a\n": "holds \"['a']\"; it needs settings",
+}
+
+
 def refused(*words: str) -> str:
     """The one line that ``words`` are refused with."""
     result = call(words[0], {}, *words[1:])
@@ -67,7 +77,7 @@ def refused(*words: str) -> str:
         ("--trainer.accelerator gpuu", ["refuses the trainer's settings", "gpuu"]),
         ("--method mixmach", ["did you mean mixmatch?", "majority_vote"]),
         ("stray", ["'stray' given"]),
-        ("--config missing.yaml", ["File does not exist", "missing.yaml"]),
+        ("--config missing.yaml", ["cannot be read: No such file", "missing.yaml"]),
     ],
 )  # fmt: skip
 def test_a_fault_of_fit_is_one_line(words: str, told: list[str]) -> None:
@@ -208,3 +218,30 @@ def test_classes_are_listed_without_the_packages_of_extras(monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "lightning_annot.workers.label_studio_client", raising=False)
     monkeypatch.setitem(sys.modules, "httpx", None)
     assert LIVE in subclasses(Workers)
+
+
+@pytest.mark.parametrize("content", BAD_FILES)
+def test_a_configuration_file_that_cannot_be_read_is_named_with_the_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    told = refused("fit", "--config", str(path))
+    assert f"--config {path}" in told
+    assert BAD_FILES[content] in told
+
+
+def test_a_configuration_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert f"--config {tmp_path / 'a.yaml'} cannot be read: No such file" in refused("check", f"--config={tmp_path / 'a.yaml'}")
+
+
+def test_a_name_that_would_stand_for_another_setting_is_refused() -> None:
+    assert "${...} stands for another setting" in refused("fit", "--data.classes", '["${x}",b]')
+
+
+def test_ctrl_c_while_the_trainer_is_at_work_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytorch_lightning.trainer.connectors.data_connector._DataConnector.prepare_data", stopped)
+    result = call("fit", {"data.root": "digits", "data.backbone": "{name: null}", "trainer.accelerator": "cpu"})
+    assert result.status == 130
+    assert "interrupted; the same command goes on: lightning-annot fit" in result.err

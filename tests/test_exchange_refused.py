@@ -37,6 +37,7 @@ HEADER = "task,worker,label\n"
             "outside the classes .*line 2: 'cow'",
         ),
         (cifar.read_cifar10h, TEN_H.format(index=cifar.INDEX[0]) + "3,0,0,cat,dog,-1,1,9\n", "line 2: '-1'.*-99999"),
+        (label_studio.read_label_studio, [{"image": "1", "id": 1, "choice": "cat", "annotation_id": 1}], "JSON-MIN"),
         (label_studio.read_label_studio, "{", "line 1: .*the file may be cut"),
         (label_studio.read_label_studio, {}, "dict where a list of tasks"),
         (label_studio.read_label_studio, [3], "tasks 1: '3' is no JSON object"),

@@ -93,7 +93,7 @@ def test_a_class_may_be_called_skip(folder):
     ("header", "row", "message"),
     [
         ("task,label", "b,cat", r"without \['worker'\]"),
-        ("task,worker,label", "b,ann", "line 3: 'b,ann'"),
+        ("task,worker,label", "b;ann;cat", "line 3: 'b;ann;cat'"),
         ("task,worker,label", "z,ann,cat", "task outside the items .*line 3: 'z'"),
         ("task,worker,label", "b,ann,cow", "label outside the classes .*line 3: 'cow'"),
         ("task,worker,label,seconds", "b,ann,cat,soon", "impossible seconds .*line 3"),

@@ -58,7 +58,7 @@ HEADER = "task,worker,label,seconds,slot\n"
         ("task|worker|label\n1|a|cat\n", r"columns \['task\|worker\|label'\]"),
         ("task,label\n1,cat\n", r"without \['worker'\]"),
         ("task,task,worker,label\n1,1,a,cat\n", r"more than one column \['task'\]"),
-        (HEADER + "1,a,cat,1,1\n2,a,cat\n3,a", r"2 rows do not have the 5 cells .*line 3: '2,a,cat', line 4: '3,a'"),
+        (HEADER + "1,a,cat,1,1\n2,a;cat\n3,a", r"2 rows do not have the 5 cells .*line 3: '2,a;cat', line 4: '3,a'"),
         (HEADER + "1,a,cat,1,1,1\n", "line 2"),
         (HEADER + '1,a,"cat,1,1\n', "line 2: unexpected end of data"),
         (HEADER + ",a,cat,1,1\n", "line 2: ''.*fill them"),

@@ -188,7 +188,7 @@ def test_both_halves_of_a_character_are_one(tmp_path: Path) -> None:
 
 
 def test_class_names_with_control_characters(tmp_path: Path) -> None:
-    with pytest.raises(AnnotError, match="names of data.classes"):
+    with pytest.raises(AnnotError, match=r"names of data\.classes"):
         read_classes(["cat", "a\nb"])
     with pytest.raises(AnnotError, match=r"control character in the class .line 3"):
         read_classes(str(saved(tmp_path, 'class\n"a\nb"\n')))

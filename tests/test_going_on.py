@@ -80,7 +80,7 @@ def test_ctrl_c_while_it_trains_says_the_same(bank: Bank, tmp_path: Path) -> Non
     settings = bank.settings(**FILES) | {"annotation.output_dir": run, "data.batches.steps": 1_000_000}
     with ctrl_c((run / "annotations.db").is_file):
         result = call("fit", settings)
-    assert result.status == 1
+    assert result.status == 130
     assert said(result, settings)[-2].startswith(f"Answers go to    {run / 'answers.csv'}")
 
 

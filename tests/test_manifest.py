@@ -40,7 +40,7 @@ def test_jsonl_manifest_with_a_root(tmp_path: Path) -> None:
         ("m.csv", "", "lists no images"),
         ("m.csv", "path\n", "lists no images"),
         ("m.csv", "picture\na.png\n", r"has columns \['picture'\]; one of path, file_name, image"),
-        ("m.csv", "path,label\na.png,cat\na.png\n", r"1 broken or cut rows \(line 3: 'a.png' has not the header's 2 cells\)"),
+        ("m.csv", "path,label\na.png,cat\na.png", r"1 broken or cut rows \(line 3: 'a.png' has not the header's 2 cells\)"),
         ("m.csv", 'path,label\na.png,"ca', r"line 2: unexpected end of data"),
         ("m.csv", "path\na.png\ngone.png\n", r"1 of 2 files .* do not exist \(.*gone.png\)"),
         ("m.csv", "path\na.png\na.png\n", r"column 'path': 1 image ids occur more than once \(a.png\)"),

@@ -180,6 +180,32 @@ def test_line_ends_and_the_hint_of_excel(tmp_path: Path, end: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "task,worker,label,seconds,,\n1,ann,cat,,,\n2,bob,dog,2,,\n,,,,,\n,,,,,\n",  # cells that were used once
+        "task;worker;label;seconds\r\n1;ann;cat\r\n2;bob;dog;2;;;\r\n;;;\r\n",  # Excel leaves out empty cells at the end
+        "\n,,\n Task,Worker,Label ,SECONDS\n1,ann,cat,\n   \n2,bob,dog,2\n\n",
+        'task, worker, label, seconds\n1, "ann", "cat",\n2, bob, "dog", "2"\n',
+        '"sep=;"\r\ntask;worker;label;seconds\r\n1;ann;cat;\r\n2;bob;dog;2\r\n',
+        "sep=;,,,\ntask,worker,label,seconds\n1,ann,cat,\n2,bob,dog,2\n",  # the hint, saved as a cell by another spreadsheet
+    ],
+)
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path: Path, text: str) -> None:
+    found = read_answers(saved(tmp_path, text, "a.csv"))
+    assert found[["task", "worker", "label"]].values.tolist() == [["1", "ann", "cat"], ["2", "bob", "dog"]]
+    assert found["seconds"].tolist()[1] == 2
+
+
+def test_a_row_of_the_same_file_with_another_separator_is_refused(tmp_path: Path) -> None:
+    workers = FileWorkers()
+    workers.bind(Task(["1", "2"], ["cat"], 0, str(tmp_path)))
+    for row in ("2;ann;cat\n", "2,ann"):  # the second one is cut
+        saved(tmp_path, f"task,worker,label\n1,ann,cat\n{row}", "answers.csv")
+        with pytest.raises(AnnotError, match="line 3"):
+            workers.collect()
+
+
+@pytest.mark.parametrize(
     ("text", "header", "separator"),
     [
         ("task\na;b\n", ["task"], ","),
@@ -208,6 +234,9 @@ def test_a_written_table_is_never_taken_for_one_with_semicolons(tmp_path: Path) 
             "line 2 is neither UTF-8 nor cp1252 .perhaps cp1250",
         ),
         ("task,label\n1,Bär\n2,Löwe\n3,Füchse\n".encode().replace("ü".encode(), b"\xc3"), "line 4 is damaged UTF-8"),
+        ("task,label\n1,Bär\n".encode() + "2,Löwe\n".encode("cp1252"), "line 3 is damaged UTF-8, or in another encoding"),
+        ("task,worker\n1,Анна\n".encode("cp1251"), "line 2 is not UTF-8, and 'Àííà' in cp1252"),
+        ("task,worker\n1,ann\n2,André\n".encode("mac_roman"), "line 3 is not UTF-8, and 'AndrŽ' in cp1252"),
         ("task,label\n1,Bär\n".encode("utf-16")[:-1], "cut or damaged utf-16"),
     ],
 )
@@ -247,6 +276,8 @@ def test_cost_items_and_json_in_other_encodings(tmp_path: Path) -> None:
         ("https://host/x/c%20d.jpg?token=1", "c d.jpg"),
         ("006.jpg", "pets/006.jpg"),
         ("s3://bucket/cats/006.jpg", None),  # another folder
+        ("20240131-006.jpg", None),  # a date, and no upload
+        ("x/20240131-006.jpg", None),
         ("/data/upload/3/ab12cd34-twice.jpg", None),  # a/twice.jpg or b/twice.jpg
         ("http://[x", None),
         ("", None),

@@ -78,12 +78,6 @@ class _Index:
         uploaded = _UPLOADED.fullmatch(name)
         if uploaded and "upload" in folders.split("/"):
             return _only(self._by_end.get(uploaded[1], set()) | self._by_upload.get(_stored(uploaded[1]), set()))
-        whole = self._at(path)
-        if whole is None and uploaded:
-            return self._at(f"{folders}/{uploaded[1]}")
-        return whole
-
-    def _at(self, path: str) -> str | None:
         path = path.strip("/")
         return _only({end for end in _ends(path) if end in self._items} | self._by_end.get(path, set()))
 

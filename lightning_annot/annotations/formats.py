@@ -25,7 +25,7 @@ from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import IMPORT_ROUND
 from lightning_annot.annotations.sheets import COMMA, SEPARATORS, Sheet, split_sheet
 from lightning_annot.files import replacing
-from lightning_annot.names import clean
+from lightning_annot.names import KnownNames, clean
 from lightning_annot.types import AnnotError, Answer, Question
 
 EXPERT_LABEL = "expert_label"  # the column that an expert fills
@@ -93,7 +93,7 @@ def read_table(
     old_names: Mapping[str, str] | None = None,
     numbers: Collection[str] = (),
 ) -> pd.DataFrame:
-    """The named columns of a CSV as text without white space around it; the index is the line each row ends on.
+    """The named columns of a CSV, in any case, as text without white space around it; the index is the line each row ends on.
 
     Where semicolons or tabs separate the columns, a decimal comma in the columns ``numbers`` becomes a point.
 
@@ -102,7 +102,10 @@ def read_table(
     """
     sheet = read_sheet(path)
     header = sheet.header
-    names = [(old_names or {}).get(name, name) if name not in required else name for name in header]
+    known = KnownNames((*required, *optional, *(old_names or ())), ignore_case=True)
+    found = {name: known.find(name) for name in header}
+    names = [name if found[name] in header else found[name] for name in header]  # "Label", if nothing is called "label"
+    names = [(old_names or {}).get(name, name) if name not in required else name for name in names]
     missing = [name for name in required if name not in names]
     if missing:
         raise AnnotError(f"{path} has columns {header}, without {missing}; its first line must name {list(required)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 UTF_8, WESTERN = "utf-8", "cp1252"
 _RIVALS = ["cp1252", "cp1250", "cp1251", "cp1253"]  # encodings of Windows that the same bytes may be of
+_ACCENTED = r"[^\W\d_a-zA-Z]"  # a letter outside ASCII
+_ODD = re.compile(rf"\w*(?:{_ACCENTED}{{3}}|[a-zß-öø-ÿ](?=[À-ÖØ-ÞŠŽŸŒ]){_ACCENTED})\w*")  # Cyrillic, or what a Macintosh wrote
 _MARGIN = 0.2  # by how much a rival must read more like a language
 
 
@@ -57,9 +60,8 @@ def _western(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
     line = data.count(b"\n", 0, error.start) + 1
     place = f"{path}, line {line}"
     lenient = data.decode(UTF_8, errors="replace")
-    broken = lenient.count("\ufffd")
-    if sum(mark > "\x7f" for mark in lenient) > 2 * broken:  # most of what is not ASCII is UTF-8
-        raise AnnotError(f"{place} is damaged UTF-8 ({error.reason}); save the file anew as UTF-8")
+    if any(mark > "\x7f" and mark != "\ufffd" for mark in lenient):  # letters of cp1252 next to make UTF-8
+        raise AnnotError(f"{place} is damaged UTF-8, or in another encoding than the rest ({error.reason}); save all as UTF-8")
     found = from_bytes(data, cp_isolation=_RIVALS)
     as_western = next((match for match in found if WESTERN in match.could_be_from_charset), None)
     best = found.best()
@@ -67,6 +69,12 @@ def _western(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
         guess = "" if best is None or best.encoding == WESTERN else f" (perhaps {best.encoding})"
         raise AnnotError(f"{place} is neither UTF-8 nor {WESTERN}{guess}; save the file as UTF-8")
     try:
-        return data.decode(WESTERN)
+        text = data.decode(WESTERN)
     except UnicodeDecodeError as other:
         raise AnnotError(f"{place} is neither UTF-8 nor {WESTERN}; save the file as UTF-8") from other
+    if odd := _ODD.search(text):  # names alone are too little text to tell a language by
+        line = text.count("\n", 0, odd.start()) + 1
+        raise AnnotError(
+            f"{path}, line {line} is not UTF-8, and {odd[0]!r} in {WESTERN}, which is no word; save the file as UTF-8"
+        )
+    return text

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lightning_annot.commandline.config_files import named_files
 from lightning_annot.commandline.known import class_of, describe, find_class, is_closed, settings_of, subclasses, words_of
 from lightning_annot.commandline.options import did_you_mean
 
@@ -132,12 +133,9 @@ def _of_words(args: Sequence[str]) -> Iterator[Given]:
 
 def _of_files(args: Sequence[str]) -> Iterator[Given]:
     """Settings in the configuration files that the command line names."""
-    pairs = [(word, args[i + 1] if i + 1 < len(args) else "") for i, word in enumerate(args)]
-    paths = [after for word, after in pairs if word in ("--config", "-c")]
-    paths += [word.removeprefix("--config=") for word in args if word.startswith("--config=")]
-    for path in paths:
+    for path in named_files(args):
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, yaml.YAMLError):
             continue  # jsonargparse's message names the file
         if isinstance(content, Mapping):

@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
+
+from lightning_annot.types import AnnotError
 
 TEXT_LISTS = frozenset({"classes", "experts", "freeze", "prompts", "workers"})
 """Settings whose lists hold texts, wherever they are."""
@@ -48,7 +50,13 @@ def load(text: str) -> Any:
     plain = get_loader("yaml")(text)
     if not isinstance(plain, (dict, list)):
         return plain
-    found = OmegaConf.to_object(OmegaConf.load(io.StringIO(text)))
+    try:
+        found = OmegaConf.to_object(OmegaConf.load(io.StringIO(text)))
+    except (InterpolationKeyError, InterpolationResolutionError) as error:
+        reason = str(error).splitlines()[0]
+        raise AnnotError(
+            f"{text.strip()[:80]} given: ${{...}} stands for another setting ({reason}), and no name can hold it"
+        ) from error
     return plain if found == {text: None} else found
 
 

@@ -186,6 +186,8 @@ def _result(label: str, control: str = CONTROL, shown: str = OBJECT) -> list[dic
 
 
 def _data(path: Path, number: int, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "data" not in entry and "annotation_id" in entry:
+        raise AnnotError(f"{path} is a JSON-MIN export; export as JSON, or as CSV and give --format label-studio-csv")
     data = member(path, f"task {number}", entry, "data")
     if not isinstance(data, dict):
         raise AnnotError(f"{path}, task {number}: data is {str(data)[:60]!r}, which must be a JSON object; export it anew")
