@@ -113,17 +113,19 @@ def _read_posterior(path: Path, n: int) -> tuple[list[str], Tensor, Tensor]:
     """Classes, (N, T) indices into them, and (N, T) probabilities."""
     cure = "remove it, and labels.csv will do, or let the run write it again"
     classes, label, probability = read_arrays(path, ("classes", "label", "probability"), cure)
-    if label.shape != probability.shape or len(label) != n:
+    with reading(path, cure):
+        if label.ndim != 2 or classes.ndim != 1 or label.shape != probability.shape:
+            raise ValueError(f"labels of shape {label.shape}, probabilities of {probability.shape}, classes of {classes.shape}")
+        if classes.dtype.kind != "U" or label.dtype.kind not in "iu" or probability.dtype.kind != "f":
+            raise TypeError(f"labels of {label.dtype}, probabilities of {probability.dtype}, classes of {classes.dtype}")
+        if ((label < 0) | (label >= len(classes))).any() or not ((probability >= 0) & (probability <= 1.01)).all():
+            raise ValueError("labels or probabilities are out of range")
+        label, probability = label.astype(np.int64), probability.astype(np.float32)
+    if len(label) != n:
         raise AnnotError(
             f"{path} has {len(label)} rows, and labels.csv beside it {n}; one of them is cut, or they are of different runs. "
             "Copy both again, or let the run write both anew."
         )
-    with reading(path, cure):
-        label, probability = label.astype(np.int64), probability.astype(np.float32)
-        if label.ndim != 2 or classes.ndim != 1 or ((label < 0) | (label >= len(classes))).any():
-            raise ValueError(f"labels of shape {label.shape} among {classes.shape} classes")
-        if not ((probability >= 0) & (probability <= 1.01)).all():
-            raise ValueError("probabilities out of range")
     return [str(name) for name in classes], torch.from_numpy(label), torch.from_numpy(probability)
 
 
