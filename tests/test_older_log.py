@@ -124,7 +124,7 @@ def test_other_features_of_the_same_shape_are_refused(bank: Bank, run: Path, tmp
     features[7, 3] = np.nextafter(features[7, 3], np.float32(9))
     np.save(tmp_path / "other.npy", features)
     settings = {**bank.settings(), "annotation.output_dir": run}
-    check_refused({**settings, "data.features": tmp_path / "other.npy"}, "belongs to another run", "features: ")
+    check_refused({**settings, "data.features": tmp_path / "other.npy"}, "belongs to another run", "features: ", "have changed")
     banks = f"[{{features: {tmp_path / 'other.npy'}}}]"
     check_refused({**settings, "data.banks": banks}, "features: ")
     check_refused({**settings, "data.unlabelled_extra": tmp_path / "other.npy"}, "features: ")

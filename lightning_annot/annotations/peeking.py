@@ -38,7 +38,7 @@ def another_run(name: str, stored: Mapping[str, str], identity: Mapping[str, str
     if not differ:
         return None
     old_new = (f"{key}: {stored.get(key, 'absent')} -> {identity.get(key, 'absent')}" for key in differ)
-    reason = "an image, the backbone or its weights have changed; " if differ == ["features"] else ""
+    reason = "the features, an image, the backbone or its weights have changed; " if differ == ["features"] else ""
     return AnnotError(
         f"{name} belongs to another run (old -> new: {'; '.join(old_new)}); {reason}choose another output_dir, or "
         "take the old settings back"
