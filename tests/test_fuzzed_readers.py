@@ -19,6 +19,7 @@ from exchange_records import PLAIN, saved
 from lightning_annot import stored
 from lightning_annot.annotations.formats import read_labels
 from lightning_annot.annotations.json_text import read_json
+from lightning_annot.annotations.text import read_text
 from lightning_annot.data.classes import read_classes
 from lightning_annot.data.features import load_features
 from lightning_annot.data.manifest import manifest_source
@@ -181,6 +182,12 @@ def test_what_no_name_or_number_can_be_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(AnnotError, match=words):
         read(saved(tmp_path, content, name), PLAIN)
+
+
+def test_a_long_word_beside_an_accent_is_read_at_once(tmp_path: Path) -> None:
+    text = "Bär\n" + "x" * 300_000  # a search that tries each start and end of the word would take hours
+    (tmp_path / "a.txt").write_bytes(text.encode("cp1252"))
+    assert read_text(tmp_path / "a.txt") == (text, "cp1252")
 
 
 def test_both_halves_of_a_character_are_one(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 UTF_8, WESTERN = "utf-8", "cp1252"
 _RIVALS = ["cp1252", "cp1250", "cp1251", "cp1253"]  # encodings of Windows that the same bytes may be of
 _ACCENTED = r"[^\W\d_a-zA-Z]"  # a letter outside ASCII
-_ODD = re.compile(rf"\w*(?:{_ACCENTED}{{3}}|[a-zß-öø-ÿ](?=[À-ÖØ-ÞŠŽŸŒ]){_ACCENTED})\w*")  # Cyrillic, or what a Macintosh wrote
+_ODD = re.compile(rf"{_ACCENTED}{{3}}|[a-zß-öø-ÿ](?=[À-ÖØ-ÞŠŽŸŒ]){_ACCENTED}")  # Cyrillic, or what a Macintosh wrote
+_AROUND = 40  # characters of the word that a message shows on either side
 _MARGIN = 0.2  # by how much a rival must read more like a language
 
 
@@ -74,7 +75,10 @@ def _western(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
         raise AnnotError(f"{place} is neither UTF-8 nor {WESTERN}; save the file as UTF-8") from other
     if odd := _ODD.search(text):  # names alone are too little text to tell a language by
         line = text.count("\n", 0, odd.start()) + 1
+        before = re.split(r"\W", text[max(0, odd.start() - _AROUND) : odd.start()])[-1]
+        after = re.split(r"\W", text[odd.end() : odd.end() + _AROUND])[0]
+        word = f"{before}{odd[0]}{after}"
         raise AnnotError(
-            f"{path}, line {line} is not UTF-8, and {odd[0]!r} in {WESTERN}, which is no word; save the file as UTF-8"
+            f"{path}, line {line} is not UTF-8, and {word!r} in {WESTERN}, which is no word; save the file as UTF-8"
         )
     return text
