@@ -193,7 +193,7 @@ def isolation(dialect: str, writes: bool) -> dict[str, str]:
 
 
 def create_tables(connection: Connection) -> None:
-    """Make a log where there is none; what is there stays as it is."""
+    """Create the tables of a log where they are missing; change nothing that exists."""
     if connection.dialect.name == "postgresql":
         lock_writers(connection)  # two that create a table at once would both fail
     if inspect(connection).has_table(IDENTITY.name) and connection.scalar(_FORMAT_THERE) is not None:

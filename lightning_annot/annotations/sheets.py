@@ -95,7 +95,7 @@ def _filled_rows(path: Path, body: str, separator: str, skipped: int) -> tuple[l
 
 
 def _fitted(row: list[str], width: int, separator: str) -> list[str]:
-    """``row`` without blank cells beyond ``width``, or with those that it lacks; as it is, where it is no row of this table."""
+    """Cut or pad ``row`` with blank cells to ``width``; return it unchanged if its text does not fit this table."""
     if len(row) > width:
         return row if any(map(clean, row[width:])) else row[:width]
     other = any(mark in cell for cell in row for mark in SEPARATORS if mark != separator)

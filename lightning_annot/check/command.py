@@ -20,7 +20,7 @@ def check_command(args: list[str]) -> int:
         return 0
     from lightning_annot.presets import expand
 
-    words = expand(["fit", *args])  # before the heavy imports: a wrong name is told at once
+    words = expand(["fit", *args])  # before the heavy imports, so that a wrong name fails at once
     from rich.console import Console
 
     from lightning_annot.backbones.classifier import ClassifierModule

@@ -1,4 +1,4 @@
-"""Configuration files are read once beforehand, so that a fault is told with the file and the line."""
+"""Read configuration files once beforehand, to report a fault with its file and line."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def extraction(backbone: Mapping[str, str], images: Sequence[str]) -> str:
     """The origin of features.
 
     Args:
-        backbone: All that they depend on besides the images.
+        backbone: Everything else that the features depend on.
         images: The digest of each image, in order.
     """
     said = [f"{key}={value}" for key, value in sorted(backbone.items())]

@@ -29,7 +29,7 @@ class Images:
     """An ``ImageSource``: row i is image ``index[i]`` of the store, known as ``ids[i]``, to be found at ``paths[i]``.
 
     ``labels`` maps ids to class names where the source knows them (it may lack some ids); None if it knows none.
-    ``passed_over`` counts what the source holds besides images, by kind; ``notes`` are sentences that the user should read.
+    ``passed_over`` counts files that are not images, by kind; ``notes`` are sentences that the user should read.
     """
 
     ids: Sequence[str]

@@ -2,9 +2,10 @@
 
 - **Transparent** images lie on white, by an alpha channel, premultiplied or not, by a palette, or by one transparent colour.
 - **16-bit grey** is divided by 256. Where all values are below 4096 it is 12-bit data, divided by 16, and where all are below
-  256 it is 8-bit data, as it is; where a TIFF states its depth (BitsPerSample below 16, MaxSampleValue), that depth counts.
+  256 it is 8-bit data and stays unchanged; where a TIFF states its depth (BitsPerSample below 16, MaxSampleValue), that depth
+  counts.
 - **32-bit grey** of values from 0 to 65,535 is 16-bit grey.
-- **Float grey** of values from 0 to 1 is multiplied by 255; of values up to 255 with a maximum of 16 or more it is as it is.
+- **Float grey** of values from 0 to 1 is multiplied by 255; of values up to 255 with a maximum of 16 or more it stays unchanged.
 - 16-bit colour is what Pillow makes of it, the upper byte; where that leaves nothing but black, it is refused.
 - Other grey (negative values, NaN, larger ranges, floats with a maximum between 1 and 16) is refused with the range it has.
 - CMYK, YCbCr, LAB, HSV, palettes and bilevel images are converted.

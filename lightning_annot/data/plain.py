@@ -7,7 +7,7 @@ import zlib
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
-_PNG_KEPT = (b"tRNS", b"eXIf")  # besides the critical chunks: transparency belongs to the pixels
+_PNG_KEPT = (b"tRNS", b"eXIf")  # kept with the critical chunks: transparency belongs to the pixels
 _EXIF, _ADOBE = 0xE1, 0xEE  # segments of JPEG; Adobe's says how colours are stored
 _ADOBE_LENGTH = 14  # with its own length
 _START_OF_SCAN = 0xDA

@@ -75,7 +75,7 @@ def make_app(directory: Path, log: AnnotationLog, owner_token: str, settings: Pa
 def _application(router: APIRouter, lifespan: Lifespan[FastAPI] | None = None, for_owner: bool = False) -> FastAPI:
     def failed(request: Request, error: Exception) -> Response:
         """503: the log is locked or out of reach, a file is damaged, or the like; the console says why, and so does the page
-        to its owner. Whoever asked keeps the answer and tries again.
+        to its owner. The client keeps the answer and tries again.
         """
         logger.error("%s", error)
         told = str(error) if for_owner and isinstance(error, AnnotError) else "not now; try again"

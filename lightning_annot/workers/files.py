@@ -65,10 +65,11 @@ class FileWorkers(Workers):
         self._learn(task)
         check_writable(self._folder)
         path = self._folder / ANSWERS
-        whom = f"{len(self._workers)} people by name" if self._workers else "anyone"
+        people = f"{len(self._workers)} people by name" if self._workers else "anyone"
         if not path.exists():
-            return Finding(f"questions to {whom} through {self._folder / QUESTIONS}; no answers yet")
-        return Finding(f"questions to {whom} through {self._folder / QUESTIONS}; {len(self._read(path)):,} lines in {path}")
+            return Finding(f"questions to {people} through {self._folder / QUESTIONS}; no answers yet")
+        n_lines = len(self._read(path))
+        return Finding(f"questions to {people} through {self._folder / QUESTIONS}; {n_lines:,} lines in {path}")
 
     def bind(self, task: Task) -> None:
         """Learn items and classes and make the folder."""

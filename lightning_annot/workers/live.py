@@ -51,8 +51,8 @@ class LiveWorkers(Workers):
             f"the page needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed here: "
             "pip install 'lightning-annot[serve]', or serve it from another machine",
         )
-        whom = f"{len(self._workers)} people by name" if self._workers else "anyone who is invited"
-        return Finding(f"questions to {whom}, on the page of lightning-annot serve", told if missing else ())
+        people = f"{len(self._workers)} people by name" if self._workers else "anyone who is invited"
+        return Finding(f"questions to {people}, on the page of lightning-annot serve", told if missing else ())
 
     def bind(self, task: Task) -> None:
         """Open the desk where people are invited."""
