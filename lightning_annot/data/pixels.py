@@ -5,7 +5,8 @@
   256 it is 8-bit data and stays unchanged; where a TIFF states its depth (BitsPerSample below 16, MaxSampleValue), that depth
   counts.
 - **32-bit grey** of values from 0 to 65,535 is 16-bit grey.
-- **Float grey** of values from 0 to 1 is multiplied by 255; of values up to 255 with a maximum of 16 or more it stays unchanged.
+- **Float grey** of values from 0 to 1 is multiplied by 255; of values up to 255 with a maximum of 16 or more it stays
+  unchanged.
 - 16-bit colour is what Pillow makes of it, the upper byte; where that leaves nothing but black, it is refused.
 - Other grey (negative values, NaN, larger ranges, floats with a maximum between 1 and 16) is refused with the range it has.
 - CMYK, YCbCr, LAB, HSV, palettes and bilevel images are converted.
