@@ -302,6 +302,7 @@ def test_check_of_a_disk_without_room(settings: Settings) -> None:
 def test_check_tells_what_will_be_downloaded(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_hub: str
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", free_hub)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     result = check({**settings, "data.backbone.weights": "pretrained"})
