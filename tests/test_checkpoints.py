@@ -37,7 +37,7 @@ def random_bytes(path: Path) -> None:
 
 
 def one_bit(path: Path) -> None:
-    """A bit of the weights, which ``torch.load`` takes as it is."""
+    """A bit of the weights, which ``torch.load`` does not notice."""
     with zipfile.ZipFile(path) as archive:
         largest = max(archive.infolist(), key=lambda part: part.file_size)
     content = bytearray(path.read_bytes())

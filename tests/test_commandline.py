@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from lightning_annot import __version__
 from lightning_annot.callbacks.annotation_round import AnnotationRound
 from lightning_annot.cli import OTHERS, ROOTS, build
 from lightning_annot.commandline.faults import explain
-from lightning_annot.commandline.known import is_text_list, settings_of, subclasses
+from lightning_annot.commandline.known import members, settings_of, subclasses
 from lightning_annot.commandline.options import most_similar
 from lightning_annot.commandline.texts import TEXT_LISTS, load, quoted_args, quoted_yaml
 from lightning_annot.workers.base import Workers
@@ -170,6 +172,12 @@ def test_names_of_classes_and_people_stay_text_in_configurations(tmp_path: Path)
         assert cli.datamodule.owner.classes == ODD
         assert cli.annotation_round.crowd.experts == ("7", "eight")
         assert cli.annotation_round.threshold == 0.001
+
+
+def is_text_list(hint: Any) -> bool:
+    """Whether a setting takes a list of texts."""
+    lists = [part for part in members(hint) if typing.get_origin(part) in (list, tuple, Sequence)]
+    return any(str in typing.get_args(part) for part in lists)
 
 
 def test_every_list_of_texts_is_known() -> None:

@@ -107,7 +107,7 @@ def test_the_command_is_what_was_typed(argv: list[str], command: str) -> None:
 
 def test_ctrl_c_before_a_run_begins_ends_without_a_traceback(tmp_path: Path) -> None:
     fifo = tmp_path / "answers.csv"
-    os.mkfifo(fifo)  # whoever reads it waits
+    os.mkfifo(fifo)  # a reader of it waits
     with ctrl_c(lambda: True):
         result = call("import", None, str(tmp_path), str(fifo), "--format", "crowd-kit")
     assert result.status == 130

@@ -15,7 +15,7 @@ PACKAGE = Path(lightning_annot.__file__).parent
 
 PURE = {"types", "annotations", "crowd", "sampling", "round"}
 FLOOR = {"types", "files", "names", "locks", "stored"}  # everybody may import these
-# What each part may import, besides itself and the floor. ``data`` and ``backbones`` meet where images become features.
+# What each part may import in addition to itself and the floor. ``data`` and ``backbones`` meet where images become features.
 ALLOWED = {
     "types": set[str](),
     "names": {"types"},

@@ -1,4 +1,4 @@
-"""A mistake is told before anything is downloaded, adapted or extracted, in one sentence, by ``fit`` as by ``check``."""
+"""``fit`` and ``check`` report a mistake in one sentence before anything is downloaded, adapted or extracted."""
 
 from __future__ import annotations
 

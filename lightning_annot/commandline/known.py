@@ -45,12 +45,6 @@ def class_of(hint: Any) -> type | None:
     return None
 
 
-def is_text_list(hint: Any) -> bool:
-    """Whether a setting takes a list of texts."""
-    lists = [part for part in members(hint) if typing.get_origin(part) in (list, tuple, Sequence)]
-    return any(str in typing.get_args(part) for part in lists)
-
-
 def is_closed(hint: Any) -> bool:
     """Whether a setting has no names below it: it is a word, a number or a list of them."""
     plain = (str, int, float, bool, type(None), Path)
