@@ -33,7 +33,7 @@ from lightning_annot.callbacks.run_folder import (
 )
 from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.data.datamodule import AnnotationDataModule
-from lightning_annot.data.pools import make_pools
+from lightning_annot.data.pools import OwnTargets, make_pools
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
 from lightning_annot.locks import alone_in
@@ -310,7 +310,8 @@ class AnnotationRound(Callback):
         known = torch.zeros(len(inference.finished), dtype=torch.bool)
         answered = self._belief.trusted(self.facts).annotations().item
         known[:n] = self._table.is_prototype | (torch.bincount(answered, minlength=n) > 0)
-        self._data.set_pools(make_pools(inference.posterior, known, inference.finished))
+        own = OwnTargets(self._belief.tempering.model[0], None, 1.0 - self.threshold)
+        self._data.set_pools(make_pools(inference.posterior, known, inference.finished, self._inferring.sure_rows(own), own))
 
     def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:
         """Rank 0 reads the log; everybody gets the same facts, and computes all else from them."""

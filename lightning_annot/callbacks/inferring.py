@@ -13,6 +13,7 @@ from lightning_annot.callbacks.run_folder import load_oracle
 from lightning_annot.crowd.em import LogPrior
 from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.data.datamodule import AnnotationDataModule
+from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.machine_panel import MachinePanel
 from lightning_annot.learner.predictions import Predictions
 from lightning_annot.round.choice import round_generator
@@ -41,6 +42,7 @@ class Inferring:
         folder: Path,
     ) -> None:
         features, folds = data.projected()
+        self._learner, self._features, self._folds = learner, features, folds
         self._data, self._belief, self._crowd, self._folder = data, belief, crowd, folder
         self._threshold, self._cost, self._n_rows = threshold, cost, len(features)
         self.predictions = Predictions(learner, features, folds)
@@ -51,6 +53,13 @@ class Inferring:
         """Predict again, after training."""
         self.predictions.renew()
         self._machines.renew()
+
+    def sure_rows(self, own: OwnTargets) -> torch.Tensor | None:
+        """Rows (N,) bool that some head is sure of, see ``MixMatchModule.sure_rows``; None of a learner without heads."""
+        if not hasattr(self._learner, "sure_rows"):
+            return None
+        parts = torch.split(torch.arange(len(self._features)), 1 << 15)
+        return torch.cat([self._learner.sure_rows(self._features[rows], self._folds[rows], own) for rows in parts])
 
     def basis(self, facts: Facts) -> Basis:
         """What a round with these ``facts`` is a function of."""

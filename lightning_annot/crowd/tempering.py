@@ -20,7 +20,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-LEAST, MOST_OF_MODEL, MOST_OF_PEOPLE = 0.05, 2.0, 1.0  # people who share errors say less than the product has it, never more
+LEAST, MOST_OF_MODEL, MOST_OF_PEOPLE = 0.05, 1.0, 1.0  # people who share errors say less than the product has it, never more
 
 
 @dataclass(frozen=True)

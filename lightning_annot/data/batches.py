@@ -67,7 +67,9 @@ class RoundBatches(Dataset[Batch]):
     ) -> None:
         if settings.targets == "hard":
             pools = harden(pools)
-        self._features, self._folds, self._target = features, folds, pools.target
+        self._features, self._folds, self._target, self._own = features, folds, pools.target, pools.own
+        self._free = torch.zeros(len(features), dtype=torch.bool)
+        self._free[torch.cat([pools.pseudo, pools.unlabelled])] = True
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         rows = pools.rows(settings.objective)
         most = len(rows) if settings.shrink or not len(rows) else settings.size
@@ -102,7 +104,11 @@ class RoundBatches(Dataset[Batch]):
         return len(self._rows)
 
     def __getitem__(self, step: int) -> Batch:
+        share = self._own.share
+        log_share = torch.zeros(self._target.shape[1]) if share is None else share.float().log()
         batch = self._gather("", self._rows[step])
+        batch |= {"free": self._free[self._rows[step]], "log_share": log_share}
+        batch |= {"exponent": torch.tensor(self._own.exponent), "above": torch.tensor(self._own.above)}
         if self._pair is not None:
             first, second, share = (part[step] for part in self._pair)
             batch |= self._gather("_first", first) | self._gather("_second", second) | {"share": share}

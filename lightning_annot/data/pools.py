@@ -13,12 +13,24 @@ OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatc
 
 
 @dataclass(frozen=True)
+class OwnTargets:
+    """What a head learns of an item that nobody has answered: its own p(y | x)^``exponent`` times ``share`` (K,), normalised.
+
+    It learns so only where the largest of these is above ``above``. ``share``: class shares; None: all alike.
+    """
+
+    exponent: float = 1.0
+    share: Tensor | None = None
+    above: float = 0.9
+
+
+@dataclass(frozen=True)
 class Pools:
     """Rows of the bank by what is known of them; together they are all rows.
 
     ``labelled``: prototypes and items with an answer. ``pseudo``: no answer, but a low risk. ``unlabelled``: the rest.
     ``doubtful`` are those of the labelled whose risk is not low. ``target`` (N, K): what the learner learns, posterior or a
-    prototype's clean label; only rows of the first two are used.
+    prototype's clean label; only rows of the first two are used. ``own``: what heads learn of rows without an answer instead.
     """
 
     labelled: Tensor
@@ -26,6 +38,7 @@ class Pools:
     unlabelled: Tensor
     doubtful: Tensor
     target: Tensor
+    own: OwnTargets = OwnTargets()
 
     def rows(self, objective: Objective) -> Tensor:
         """Rows that the cross-entropy of ``objective`` learns from."""
@@ -37,14 +50,22 @@ class Pools:
         return self.labelled
 
 
-def make_pools(target: Tensor, known: Tensor, confident: Tensor) -> Pools:
-    """Split the rows of ``target`` (N, K): ``known`` (N,) bool has a label or answer, ``confident`` (N,) bool has low risk."""
+def make_pools(
+    target: Tensor, known: Tensor, confident: Tensor, sure: Tensor | None = None, own: OwnTargets = OwnTargets()
+) -> Pools:
+    """Split the rows of ``target`` (N, K).
+
+    ``known`` (N,) bool has a label or answer, ``confident`` (N,) bool has a low risk, ``sure`` (N,) bool would be learned from
+    without an answer (None: the confident).
+    """
+    sure = confident if sure is None else sure
     return Pools(
         labelled=known.nonzero()[:, 0],
-        pseudo=(confident & ~known).nonzero()[:, 0],
-        unlabelled=(~confident & ~known).nonzero()[:, 0],
+        pseudo=(sure & ~known).nonzero()[:, 0],
+        unlabelled=(~sure & ~known).nonzero()[:, 0],
         doubtful=(known & ~confident).nonzero()[:, 0],
         target=target,
+        own=own,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
@@ -11,7 +12,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightning_annot.learner.best import BestHeads
 from lightning_annot.learner.calibration import fit_temperature, released_temperature
+from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.heads import FoldHeads
+from lightning_annot.learner.mixmatch import fold_use
+from lightning_annot.learner.teacher import Teacher
 
 
 class BankLearner(nn.Module):
@@ -26,6 +30,7 @@ class BankLearner(nn.Module):
         self.first, self.width = first, int(heads.weights[0].shape[1])
         self.averaged: AveragedModel | None = None
         self.best: BestHeads | None = None
+        self._teacher: Teacher | None = None
         if ema is not None:
             follow = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
             self.averaged = AveragedModel(deepcopy(heads), multi_avg_fn=follow)
@@ -50,8 +55,12 @@ class BankLearner(nn.Module):
         logits: Tensor = self.predictor(self.columns(x))
         return (logits.double() / self.temperature).softmax(-1).mean(0).to(x.dtype)
 
-    def start_round(self, restart: int | None, forget: bool) -> None:
-        """Begin a round: with fresh weights drawn by ``restart``, if it is a seed; ``forget`` the best so far, if asked to."""
+    def start_round(self, restart: int | None, forget: bool, hard: bool = False) -> None:
+        """Begin a round: with fresh weights drawn by ``restart``, if it is a seed; ``forget`` the best so far, if asked to.
+
+        What the heads say before it is what they learn of items without an answer; all on the largest class if ``hard``.
+        """
+        self._teacher = Teacher(self.predictor, float(self.temperature), hard)
         if restart is not None:
             self.heads.reset(torch.Generator().manual_seed(restart))
         if self.averaged is not None:
@@ -59,6 +68,20 @@ class BankLearner(nn.Module):
             self.averaged.n_averaged.zero_()
         if self.best is not None and forget:
             self.best.forget()
+
+    def own_targets(self, x: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Targets (F, m, K) of rows ``x`` (F, m, d) that nobody answered, and where heads are sure of them, (F, m) bool."""
+        assert self._teacher is not None
+        return self._teacher(x, batch["exponent"], batch["log_share"], batch["above"])
+
+    @torch.no_grad()
+    def sure_rows(self, x: Tensor, fold: Tensor, own: OwnTargets) -> Tensor:
+        """Which rows ``x`` (B, all banks) any head but that of their own ``fold`` (B,) is sure of, (B,) bool."""
+        teacher, device = Teacher(self.predictor, float(self.temperature)), self.temperature.device
+        share = x.new_ones(self.heads.n_classes) if own.share is None else own.share
+        parts = (torch.tensor(own.exponent), share.log(), torch.tensor(own.above))
+        _, sure = teacher(self.columns(x).to(device), *(part.to(device) for part in parts))
+        return (sure & fold_use(self.heads.n_folds, fold.to(device))).any(0).cpu()
 
     def follow(self) -> None:
         """Take the weights of one more step into their average, where there is one."""

@@ -42,8 +42,8 @@ def fold_mean(loss: Tensor, use: Tensor) -> Tensor:
 
 
 def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """l' first + (1 - l') second with l' = max(l, 1 - l) for ``share`` l (B,): MixMatch, Eq. 2 of Liao et al. 2021."""
-    share = torch.maximum(share, 1.0 - share)[:, None].to(first)
+    """l' first + (1 - l') second with l' = max(l, 1 - l) for ``share`` l (..., B): MixMatch, Eq. 2 of Liao et al. 2021."""
+    share = torch.maximum(share, 1.0 - share)[..., None].to(first)
     return share * first + (1.0 - share) * second
 
 

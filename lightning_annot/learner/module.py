@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.bank_learner import BankLearner
 from lightning_annot.learner.checked_weights import CheckedWeights
 from lightning_annot.learner.heads import FoldHeads
@@ -151,9 +152,10 @@ class MixMatchModule(CheckedWeights, LightningModule):
         """Renew the optimizer, whose momentum belongs to the last round, and the weights if asked to."""
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
-        seed = self.trainer.datamodule.seed if self.restart else None  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        seed = data.seed if self.restart else None
         for learner in self.learners:
-            learner.start_round(seed, self.keep_best == "round")  # type: ignore[operator]
+            learner.start_round(seed, self.keep_best == "round", data.batches.targets == "hard")  # type: ignore[operator]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, summed over folds and banks."""
@@ -166,13 +168,17 @@ class MixMatchModule(CheckedWeights, LightningModule):
         def own(*rows: Tensor) -> Iterator[Tensor]:
             return (windows(part, heads.n_folds, self.fold_share) for part in rows)
 
-        x, target, fold = own(batch["x"], batch["target"], batch["fold"])
-        loss = soft_cross_entropy(heads(x), target, fold_use(heads.n_folds, fold))
+        x, target, fold, free = own(batch["x"], batch["target"], batch["fold"], batch["free"])
+        said, sure = learner.own_targets(x, batch)
+        target = torch.where(free[..., None], said.to(target), target)
+        loss = soft_cross_entropy(heads(x), target, fold_use(heads.n_folds, fold) & (sure | ~free))
         if "share" in batch:
-            x = mix(batch["x_first"], batch["x_second"], batch["share"])
-            target = mix(batch["target_first"], batch["target_second"], batch["share"])
-            x, target, first, second = own(x, target, batch["fold_first"], batch["fold_second"])
-            loss = loss + self.mixed_weight * squared_error(heads(x), target, fold_use(heads.n_folds, first, second))
+            parts = ("x_first", "x_second", "target_first", "share", "fold_first", "fold_second")
+            x, x_second, target, share, first, second = own(*(batch[name] for name in parts))
+            said, sure = learner.own_targets(x_second, batch)
+            use = fold_use(heads.n_folds, first, second) & sure
+            mixed = heads(mix(x, x_second, share))
+            loss = loss + self.mixed_weight * squared_error(mixed, mix(target, said.to(target), share), use)
         if "share_view" in batch:
             view = mix(batch["x_own"], batch["x_other"], batch["share_view"])
             x, view, first, second = own(batch["x_own"], view, batch["fold_own"], batch["fold_other"])
@@ -236,6 +242,11 @@ class MixMatchModule(CheckedWeights, LightningModule):
         """
         learner: BankLearner = self.learners[bank]  # type: ignore[assignment]
         return learner.log_probability(x, torch.full_like(fold, -1) if self.average_folds else fold)
+
+    def sure_rows(self, x: Tensor, fold: Tensor, own: OwnTargets) -> Tensor:
+        """Rows ``x`` (B, d) of folds (B,) that some head would learn from if nobody answered them, (B,) bool."""
+        found = [learner.sure_rows(x, fold, own) for learner in self.learners]  # type: ignore[operator]
+        return torch.stack(found).any(0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Out-of-fold loss and ECE of the prototypes."""
