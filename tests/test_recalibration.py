@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_annot.crowd.em import EMResult, run_em
 from lightning_annot.crowd.priors import homogeneous_prior
-from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
+from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, foreseen, join
 from lightning_annot.recalibration import LEVELS, MOST, Recalibration, fresh_answers
 from lightning_annot.round.facts import Facts
 from lightning_annot.types import Annotations
@@ -219,6 +219,7 @@ def test_exponents_are_learned_beside_the_class_prior() -> None:
     everything = join([unequal(r) for r in range(3)])
     shifted = replace(everything, model=(everything.model + weights).log_softmax(1).float())
     assert recalibration.tempering == fit_tempering(shifted, LEVELS, most=MOST)
+    assert recalibration.foreseen(everything) == foreseen(shifted, recalibration.tempering) > plain.foreseen(everything)
     resumed = Recalibration(class_prior=True)
     resumed.load_state_dict(recalibration.state_dict())
     assert resumed.class_weights is not None

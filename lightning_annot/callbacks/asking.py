@@ -98,12 +98,19 @@ class Asking:
         among = open_to_questions(trusted, inference, terms.sampling.most, terms.workers.capacity())
         self.among, self.experts = self._without_experts(among, trusted.facts)
 
-    def stop_reason(self, finished: Sequence[int], last_round: bool) -> str | None:
-        """Why to stop instead, where ``finished`` items were finished after each round so far; None to go on."""
-        terms, facts = self._terms, self._basis.facts
+    def stop_reason(self, rows: Sequence[Mapping[str, float]], last_round: bool) -> str | None:
+        """Why to stop instead, after rounds with the figures ``rows``, this one's last; None to go on."""
+        terms, facts, n = self._terms, self._basis.facts, len(self._basis.prototype)
+        ordinary = self._basis.prototype < 0
+        finished = [round(row["finished_fraction"] * self._n_items) for row in rows]
+        risk = [row["mean_risk"] for row in rows]
+        # The last row does not know of answers imported since, and knows the answers of its own round if that is resumed.
+        finished[-1] = int((self._inference.finished[:n] & ordinary).sum())
+        risk[-1] = float(self._inference.decision.risk[:n][ordinary].double().sum()) / max(1, self._n_items)
+        fresh = [row["fresh_gain"] for row in rows[:-1] if "fresh_gain" in row]
         return stop_reason(
-            terms.stopping, finished_history=finished, n_items=self._n_items, n_annotations=len(facts.item),
-            n_candidates=len(self.among), n_open=len(facts.open_item), last_round=last_round,
+            terms.stopping, finished_history=finished, risk_history=risk, fresh_history=fresh, n_items=self._n_items,
+            n_annotations=len(facts.item), n_candidates=len(self.among), n_open=len(facts.open_item), last_round=last_round,
             hit_size=1 if terms.sampling.refill else terms.sampling.hit_size, n_withdrawn=len(self.experts),
             n_in_doubt=self._in_doubt(), spent=self.account.spent, cheapest=self.account.cheapest(len(terms.workers.names())),
         )  # fmt: skip
