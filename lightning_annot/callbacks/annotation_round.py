@@ -251,7 +251,7 @@ class AnnotationRound(Callback):
             return None
         asking = Asking(
             self._terms, self._data, round_, self._inferring.basis(facts), self._inference,
-            self._belief.is_barred(facts.workers), self._belief.is_paused(facts.workers),
+            self._belief.is_barred(facts.workers), self._belief.is_paused(facts.workers), self._cost,
         )  # fmt: skip
         self._experts = asking.experts
         reason = asking.stop_reason(self.rows, last_round=trainer.max_epochs == round_ + 1)

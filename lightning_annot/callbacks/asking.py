@@ -84,14 +84,15 @@ class Asking:
     """What to ask in one round, after its ``inference`` from ``basis`` less the workers who are ``barred`` (W,) bool.
 
     ``basis`` holds all facts: who is not believed was asked all the same. ``paused`` (W,) bool are believed, and not asked.
-    ``among`` (n,) are the items to ask about, ``experts`` those where an expert is the better buy.
+    ``cost`` (K, K) as in ``infer``. ``among`` (n,) are the items to ask about, ``experts`` those where an expert is the better
+    buy.
     """
 
     def __init__(
         self, terms: Terms, data: AnnotationDataModule, round_: int, basis: Basis, inference: Inference, barred: Tensor,
-        paused: Tensor,
+        paused: Tensor, cost: Tensor | None,
     ) -> None:  # fmt: skip
-        self._terms, self._data, self._round = terms, data, round_
+        self._terms, self._data, self._round, self._cost = terms, data, round_, cost
         self._basis, self._inference, self._idle = basis, inference, barred | paused
         self.account = terms.account(basis.facts)
         trusted = replace(basis, facts=basis.facts.without(barred))
@@ -137,7 +138,7 @@ class Asking:
         chosen = choose(
             self._basis, self._inference, self._spread_out(among, n), n, terms.sampling,
             round_generator(self._data.seed, self._round),
-            Panel(len(terms.workers.names()), terms.workers.can_answer(), price, idle),
+            Panel(len(terms.workers.names()), terms.workers.can_answer(), price, idle), self._cost,
         )  # fmt: skip
         gold.add(chosen, terms.gold_rate)
         return chosen, gold
@@ -166,7 +167,7 @@ class Asking:
             return among, among[:0]
         room = self._terms.sampling.most - trusted.asked(len(self._basis.prototype))[among]
         confusion = self._inference.crowd.pooled_confusion(apart=trusted.is_expert())
-        worth = worth_asking(self._inference.posterior, confusion, among, room, price, self.account.anyone)
+        worth = worth_asking(self._inference.posterior, confusion, among, room, price, self.account.anyone, self._cost)
         return among[worth], among[~worth]
 
     def _spread_out(self, among: Tensor, n: int) -> Tensor:
