@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_annot.sampling.assignment import allowed_workers, assign
 from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
-from lightning_annot.sampling.stopping import StopSettings, has_risen, stop_reason
+from lightning_annot.sampling.stopping import StopSettings, has_risen, is_stalled, stop_reason
 from lightning_annot.types import AnnotError
 
 
@@ -160,7 +160,7 @@ def test_allowed_workers() -> None:
 
 FLAT = {  # but for noise
     "finished_history": [6, 5, 6, 5, 6, 6], "risk_history": [0.20, 0.22, 0.21, 0.22, 0.19, 0.21],
-    "fresh_history": [0.60, 0.55, 0.62, 0.58, 0.61],
+    "fresh_history": [0.60, 0.62, 0.58, 0.61, 0.60],
 }  # fmt: skip
 
 
@@ -233,12 +233,33 @@ def test_settings_are_checked() -> None:
         StopSettings(patience=0)
 
 
-def test_noise_is_no_progress() -> None:
-    """Of flat histories, few seem to rise; of those that rise by a tenth of the noise a round, most do."""
+def test_noise_is_seldom_taken_for_progress() -> None:
+    """Of flat histories a third seem to rise, not half; of those that rise by a tenth of the noise a round, all do."""
     noise = np.random.default_rng(0).normal(size=(500, 40))
     flat = np.mean([has_risen(history, 20) for history in noise.tolist()])
     rising = np.mean([has_risen(history, 20) for history in (noise + 0.1 * np.arange(40)).tolist()])
-    assert flat < 0.06
-    assert rising > 0.9
+    assert 0.2 < flat < 0.4
+    assert rising > 0.99
     assert not has_risen([0.3] * 40, 20)
     assert not has_risen([], 20)
+
+
+def test_a_flat_run_ends_soon_and_one_that_becomes_honest_goes_on() -> None:
+    """Rounds 0 to 9 of a run on 5,000 photographs, of which .59 were right at first and .84 at last."""
+    shares = [0.168, 0.614, 0.603, 0.631, 0.608, 0.602, 0.621, 0.629, 0.636, 0.671]
+    risk = [0.369, 0.141, 0.142, 0.132, 0.138, 0.137, 0.125, 0.120, 0.114, 0.102]
+    fresh = [0.479, 0.518, 0.595, 0.499, 0.605, 0.660, 0.645, 0.673, 0.823]
+    finished = [round(5000 * share) for share in shares]
+    assert is_stalled(3, finished[:7], [], [])  # what finished items alone say
+    for stop in range(2, 11):
+        assert not is_stalled(3, finished[:stop], risk[:stop], fresh[: stop - 1])
+    noise = np.random.default_rng(0).normal(size=(3, 60, 60))
+    ends = []
+    for items, doubt, said in noise.transpose(1, 0, 2):
+        finished, risk, fresh = (
+            (4500 + 10 * items).astype(int).tolist(),
+            (0.05 + 1e-3 * doubt).tolist(),
+            (1 + 0.1 * said).tolist(),
+        )
+        ends.append(next((n for n in range(61) if is_stalled(5, finished[:n], risk[:n], fresh[: max(0, n - 1)])), 61))
+    assert np.mean(ends) < 10 + 2 * 5

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def expected_loss(posterior: Tensor, cost: Tensor | None) -> Tensor:
-    """Risk (n,) of items with ``posterior`` (n, K) as in ``crowd/risk.py``, in double precision; zero-one without a ``cost``."""
+    """Risk (n,) of items with ``posterior`` (n, K) as in ``crowd/risk.py``, in double precision; zero-one if no ``cost``."""
     if cost is None:
         return 1.0 - posterior.amax(1).double()
     return (posterior.double() @ cost.double()).amin(1)
