@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+from cli_runs import Bank, fit, questions, rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_round import N, W, basis, inference, log_prior, make_facts
@@ -149,3 +151,14 @@ def test_greedy_is_equation_1() -> None:
         load[j] += 1
     assert load[2] == cap
     assert 25 > 2 / W * len(item) > 0.1 * len(item)  # more than information would give to one worker
+
+
+def test_a_run_asks_by_its_cost_matrix(bank: Bank, tmp_path: Path) -> None:
+    """Where class 0 is dear to miss, other questions are asked."""
+    cost = (1.0 - torch.eye(4)) * torch.tensor([20.0, 1.0, 1.0, 1.0])[:, None]
+    path = tmp_path / "cost.csv"
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in cost.tolist()))
+    plain, dear = fit(bank.settings(), tmp_path / "plain", trainer__max_epochs=2), tmp_path / "dear"
+    fit(bank.settings(**{"annotation.cost": path}), dear, trainer__max_epochs=2)
+    assert rounds(dear)["annotations"].tolist() == [0, 20]
+    assert set(questions(dear)["item"]) != set(questions(plain)["item"])
