@@ -23,7 +23,7 @@ class StopSettings:
 
     ``money``: what all answers together may cost, gold questions and audits among them (None: no limit); see the prices.
     ``expert_price``: price of an expert's label, in ordinary answers, or in money where prices are given (None: there are no
-    experts). An item is no longer asked where an expert brings more newly correct labels for the price than answers do.
+    experts). An item is no longer asked where an expert takes away more risk for the price than answers do.
     """
 
     budget: float | None = None
