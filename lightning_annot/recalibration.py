@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_annot.crowd.class_prior import class_weights
 from lightning_annot.crowd.em import EMResult, LogPrior
 from lightning_annot.crowd.machines import Machine, combine, even_weights, fit_weights
-from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
+from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, foreseen, join
 from lightning_annot.round.facts import Facts
 
 LEVELS = 3  # items with 0, 1, and 2 or more answers have exponents of their own
@@ -61,6 +61,15 @@ class Recalibration:
         """Renew the weights of the learner and of the machines, by ``prototypes`` and by all answers that are remembered."""
         rounds = [self._fresh[r] for r in sorted(self._fresh)]
         self.machine_weights = fit_weights(join([prototypes, *rounds]), self.tempering)
+
+    def foreseen(self, fresh: FreshAnswers) -> float:
+        """How far the answers ``fresh`` were foreseen, by what had been learned before them (``crowd/tempering.py``)."""
+        model = fresh.model
+        if fresh.machines is not None:
+            model = combine(model, fresh.machines, self.machine_weights)
+        if self.class_weights is not None:
+            model = (model + self.class_weights).log_softmax(1).to(model)
+        return foreseen(replace(fresh, model=model), self.tempering)
 
     def learn(self, round_: int, fresh: FreshAnswers | None) -> None:
         """Take in the answers to ``round_``, in place of what was known of it; renew the exponents and the class prior."""

@@ -59,9 +59,8 @@ def slow_em(
     m_step: str = "soft",
     max_iterations: int = 100,
     tolerance: float = 1e-4,
-    start: Matrix | None = None,
 ) -> SlowResult:
-    counts = _counts(triples, start) if start is not None else {}
+    counts: dict[Triple, float] = {}
     history: list[float] = []
     converged = False
     while not converged and len(history) < max_iterations:

@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lightning_annot.callbacks.belief import Belief
 from lightning_annot.crowd.em import EMResult, run_em
 from lightning_annot.crowd.priors import homogeneous_prior
-from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, join
+from lightning_annot.crowd.risk import decide
+from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, foreseen, join
 from lightning_annot.recalibration import LEVELS, MOST, Recalibration, fresh_answers
 from lightning_annot.round.facts import Facts
+from lightning_annot.round.inference import Inference
+from lightning_annot.round.settings import CrowdSettings, TrustSettings
 from lightning_annot.types import Annotations
 
 NAMES = ("model", "people", "answer", "earlier", "known")
@@ -219,7 +223,24 @@ def test_exponents_are_learned_beside_the_class_prior() -> None:
     everything = join([unequal(r) for r in range(3)])
     shifted = replace(everything, model=(everything.model + weights).log_softmax(1).float())
     assert recalibration.tempering == fit_tempering(shifted, LEVELS, most=MOST)
+    assert recalibration.foreseen(everything) == foreseen(shifted, recalibration.tempering) > plain.foreseen(everything)
     resumed = Recalibration(class_prior=True)
     resumed.load_state_dict(recalibration.state_dict())
     assert resumed.class_weights is not None
     assert torch.equal(resumed.class_weights, weights)
+
+
+def test_a_run_that_tempers_nothing_knows_what_it_foresaw() -> None:
+    """The gain of a round's answers counts for patience, whether or not exponents are learned from them."""
+    facts = log_of(n=12, k=3, w=4, a=40, rounds=2, seed=0)
+    log_prior = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    crowd = fit_before(facts, 1, log_prior.double(), 4)
+    fresh_ = fresh_answers(facts, 1, crowd, log_prior.__getitem__)
+    assert fresh_ is not None
+    posterior = log_prior.exp()
+    inference = Inference(posterior, decide(posterior), torch.zeros(12, dtype=torch.bool), crowd)
+    for temper in (False, True):
+        belief = Belief(CrowdSettings(temper=temper), TrustSettings())
+        assert belief.recalibrate(1, facts, inference, log_prior.__getitem__) == foreseen(fresh_, Tempering())
+        assert (belief.tempering == Tempering()) != temper
+        assert belief.recalibrate(5, facts, inference, log_prior.__getitem__) is None  # nothing new

@@ -55,6 +55,7 @@ def test_two_rounds_then_three_more_are_five(bank: Bank, tmp_path: Path, changes
     fit(settings, parts, "--ckpt_path=last", trainer__max_epochs=5)
     assert len(answers(parts)) == 80
     assert_equal_runs(parts, whole)
+    assert rounds(whole)["fresh_gain"].notna().tolist() == [True, True, True, True, False]  # the last asks nothing
 
 
 @pytest.mark.parametrize("by_worker", [False, True])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lightning_annot.sampling.assignment import allowed_workers, assign
 from lightning_annot.sampling.items import candidates, expected_error_reduction, gumbel_top
-from lightning_annot.sampling.stopping import StopSettings, stop_reason
+from lightning_annot.sampling.stopping import StopSettings, has_risen, is_stalled, stop_reason
 from lightning_annot.types import AnnotError
 
 
@@ -157,6 +158,12 @@ def test_allowed_workers() -> None:
     assert allowed_workers(items, 9, 3, asked_item, asked_worker, possible).tolist() == [[False, False, True], [False] * 3]
 
 
+FLAT = {  # but for noise
+    "finished_history": [6, 5, 6, 5, 6, 6], "risk_history": [0.20, 0.22, 0.21, 0.22, 0.19, 0.21],
+    "fresh_history": [0.60, 0.62, 0.58, 0.61, 0.60],
+}  # fmt: skip
+
+
 def reason(settings: StopSettings | None = None, **change: object) -> str | None:
     going_on = {
         "finished_history": [0, 1, 2], "n_items": 10, "n_annotations": 4, "n_candidates": 5, "n_open": 0, "last_round": False,
@@ -175,7 +182,10 @@ def reason(settings: StopSettings | None = None, **change: object) -> str | None
         (StopSettings(budget=0.4), {"n_annotations": 5}, "budget"),
         (None, {"last_round": True}, "max_epochs"),
         (None, {"n_candidates": 39, "hit_size": 40}, "fewer items may be asked than one HIT of 40 holds"),
-        (StopSettings(patience=2), {"finished_history": [1, 2, 3, 3, 3, 2]}, "no more items finished for 2 rounds"),
+        (StopSettings(patience=2), {"finished_history": [1, 2, 3, 3, 3, 2]}, "no progress for 2 rounds"),
+        (StopSettings(patience=3), FLAT, "no progress for 3 rounds"),
+        (StopSettings(patience=3), FLAT | {"risk_history": [0.2, 0.2, 0.2, 0.3, 0.3, 0.3]}, "no progress"),
+        (StopSettings(patience=3), FLAT | {"fresh_history": [0.5, 0.7, 0.6, 0.5, 0.4]}, "no progress"),
     ],
 )
 def test_stops(settings: StopSettings | None, change: dict[str, object], message: str) -> None:
@@ -194,6 +204,14 @@ def test_stops(settings: StopSettings | None, change: dict[str, object], message
         (StopSettings(patience=2), {"finished_history": [3, 3, 3]}),
         (StopSettings(patience=2), {"finished_history": [1, 3, 1, 4]}),
         (StopSettings(patience=3), {"finished_history": [6, 2, 3, 4, 5, 5]}),  # the first round was overconfident
+        # Fewer are finished as the run becomes honest, while more labels are expected to be right,
+        (StopSettings(patience=3), FLAT | {"risk_history": [0.22, 0.21, 0.22, 0.15, 0.14, 0.14]}),
+        # or fewer of those too, while fresh answers are foreseen better.
+        (
+            StopSettings(patience=3),
+            FLAT | {"risk_history": [0.2, 0.2, 0.2, 0.3, 0.3, 0.3], "fresh_history": [0.2, 0.25, 0.5, 0.52, 0.55]},
+        ),
+        (StopSettings(patience=1), {"finished_history": [3, 3], "fresh_history": [0.2]}),  # one value is no history
         (StopSettings(patience=None), {"finished_history": [3] * 100}),
         (StopSettings(patience=2), {"finished_history": [0] * 9}),  # nothing is finished yet: it has not begun
     ],
@@ -213,3 +231,35 @@ def test_settings_are_checked() -> None:
         StopSettings(budget=-1)
     with pytest.raises(AnnotError, match="patience 0"):
         StopSettings(patience=0)
+
+
+def test_noise_is_seldom_taken_for_progress() -> None:
+    """Of flat histories a third seem to rise, not half; of those that rise by a tenth of the noise a round, all do."""
+    noise = np.random.default_rng(0).normal(size=(500, 40))
+    flat = np.mean([has_risen(history, 20) for history in noise.tolist()])
+    rising = np.mean([has_risen(history, 20) for history in (noise + 0.1 * np.arange(40)).tolist()])
+    assert 0.2 < flat < 0.4
+    assert rising > 0.99
+    assert not has_risen([0.3] * 40, 20)
+    assert not has_risen([], 20)
+
+
+def test_a_flat_run_ends_soon_and_one_that_becomes_honest_goes_on() -> None:
+    """Rounds 0 to 9 of a run on 5,000 photographs, of which .59 were right at first and .84 at last."""
+    shares = [0.168, 0.614, 0.603, 0.631, 0.608, 0.602, 0.621, 0.629, 0.636, 0.671]
+    risk = [0.369, 0.141, 0.142, 0.132, 0.138, 0.137, 0.125, 0.120, 0.114, 0.102]
+    fresh = [0.479, 0.518, 0.595, 0.499, 0.605, 0.660, 0.645, 0.673, 0.823]
+    finished = [round(5000 * share) for share in shares]
+    assert is_stalled(3, finished[:7], [], [])  # what finished items alone say
+    for stop in range(2, 11):
+        assert not is_stalled(3, finished[:stop], risk[:stop], fresh[: stop - 1])
+    noise = np.random.default_rng(0).normal(size=(3, 60, 60))
+    ends = []
+    for items, doubt, said in noise.transpose(1, 0, 2):
+        finished, risk, fresh = (
+            (4500 + 10 * items).astype(int).tolist(),
+            (0.05 + 1e-3 * doubt).tolist(),
+            (1 + 0.1 * said).tolist(),
+        )
+        ends.append(next((n for n in range(61) if is_stalled(5, finished[:n], risk[:n], fresh[: max(0, n - 1)])), 61))
+    assert np.mean(ends) < 10 + 2 * 5

@@ -22,6 +22,7 @@ from lightning_annot.crowd.tempering import (
     FreshAnswers,
     Tempering,
     fit_tempering,
+    foreseen,
     join,
     log_predictive,
 )
@@ -240,3 +241,16 @@ def test_soft_objective_never_falls(
     assert (np.diff(history) >= -1e-7 * (1.0 + np.abs(history[1:]))).all()  # the exponents are float32
     posterior = write_posterior(result, log_prior, n, tempering=tempering)
     torch.testing.assert_close(posterior.sum(1), torch.ones(n, dtype=torch.float64), **EXACT)
+
+
+def test_foreseen_by_hand_and_less_by_the_overconfident() -> None:
+    """Two classes, workers right in 80%. The model says .9 for the class of three answers in four."""
+    says = torch.tensor([[0.8, 0.2], [0.2, 0.8]], dtype=torch.float64).log()
+    answer = says[:, torch.tensor([0, 0, 0, 1])].T
+    model = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log().expand(4, 2)
+    none = torch.zeros(4, 2, dtype=torch.float64)
+    fresh = FreshAnswers(model, none, answer, torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    right, wrong = math.log(0.9 * 0.8 + 0.1 * 0.2), math.log(0.9 * 0.2 + 0.1 * 0.8)
+    assert foreseen(fresh, Tempering()) == pytest.approx((3 * right + wrong) / 4 - math.log(0.5))
+    assert foreseen(fresh, Tempering()) > foreseen(fresh, Tempering((2.0,), (1.0,)))  # .98, which three in four is not
+    assert foreseen(replace(fresh, model=none), Tempering()) == pytest.approx(0.0)

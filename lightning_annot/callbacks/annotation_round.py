@@ -227,7 +227,8 @@ class AnnotationRound(Callback):
         row["seconds_save"] = self._lap()
         if self.stop_reason is None:
             self.facts = self._shared_facts(trainer, round_ + 1)
-            self._belief.recalibrate(round_, self.facts, self._inference, self.predictions)
+            gain = self._belief.recalibrate(round_, self.facts, self._inference, self.predictions)
+            row |= {} if gain is None else {"fresh_gain": gain}
         # The (N, K) posterior is the largest thing there is: let go of the round's before the next is made.
         del self._inference
         if self.stop_reason is None:
@@ -250,14 +251,10 @@ class AnnotationRound(Callback):
             return None
         asking = Asking(
             self._terms, self._data, round_, self._inferring.basis(facts), self._inference,
-            self._belief.is_barred(facts.workers), self._belief.is_paused(facts.workers),
+            self._belief.is_barred(facts.workers), self._belief.is_paused(facts.workers), self._cost,
         )  # fmt: skip
         self._experts = asking.experts
-        total = int((~self._table.is_prototype).sum())
-        finished = [round(r["finished_fraction"] * total) for r in self.rows]
-        done = self._inference.finished[: len(self._table)] & ~self._table.is_prototype
-        finished[-1] = int(done.sum())  # the row does not know of what was imported since
-        reason = asking.stop_reason(finished, last_round=trainer.max_epochs == round_ + 1)
+        reason = asking.stop_reason(self.rows, last_round=trainer.max_epochs == round_ + 1)
         if reason is not None:
             return reason
         too_dear = 0

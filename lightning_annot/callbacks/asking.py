@@ -84,26 +84,34 @@ class Asking:
     """What to ask in one round, after its ``inference`` from ``basis`` less the workers who are ``barred`` (W,) bool.
 
     ``basis`` holds all facts: who is not believed was asked all the same. ``paused`` (W,) bool are believed, and not asked.
-    ``among`` (n,) are the items to ask about, ``experts`` those where an expert is the better buy.
+    ``cost`` (K, K) as in ``infer``. ``among`` (n,) are the items to ask about, ``experts`` those where an expert is the better
+    buy.
     """
 
     def __init__(
         self, terms: Terms, data: AnnotationDataModule, round_: int, basis: Basis, inference: Inference, barred: Tensor,
-        paused: Tensor,
+        paused: Tensor, cost: Tensor | None,
     ) -> None:  # fmt: skip
-        self._terms, self._data, self._round = terms, data, round_
+        self._terms, self._data, self._round, self._cost = terms, data, round_, cost
         self._basis, self._inference, self._idle = basis, inference, barred | paused
         self.account = terms.account(basis.facts)
         trusted = replace(basis, facts=basis.facts.without(barred))
         among = open_to_questions(trusted, inference, terms.sampling.most, terms.workers.capacity())
         self.among, self.experts = self._without_experts(among, trusted.facts)
 
-    def stop_reason(self, finished: Sequence[int], last_round: bool) -> str | None:
-        """Why to stop instead, where ``finished`` items were finished after each round so far; None to go on."""
-        terms, facts = self._terms, self._basis.facts
+    def stop_reason(self, rows: Sequence[Mapping[str, float]], last_round: bool) -> str | None:
+        """Why to stop instead, after rounds with the figures ``rows``, this one's last; None to go on."""
+        terms, facts, n = self._terms, self._basis.facts, len(self._basis.prototype)
+        ordinary = self._basis.prototype < 0
+        finished = [round(row["finished_fraction"] * self._n_items) for row in rows]
+        risk = [row["mean_risk"] for row in rows]
+        # The last row does not know of answers imported since, and knows the answers of its own round if that is resumed.
+        finished[-1] = int((self._inference.finished[:n] & ordinary).sum())
+        risk[-1] = float(self._inference.decision.risk[:n][ordinary].double().sum()) / max(1, self._n_items)
+        fresh = [row["fresh_gain"] for row in rows[:-1] if "fresh_gain" in row]
         return stop_reason(
-            terms.stopping, finished_history=finished, n_items=self._n_items, n_annotations=len(facts.item),
-            n_candidates=len(self.among), n_open=len(facts.open_item), last_round=last_round,
+            terms.stopping, finished_history=finished, risk_history=risk, fresh_history=fresh, n_items=self._n_items,
+            n_annotations=len(facts.item), n_candidates=len(self.among), n_open=len(facts.open_item), last_round=last_round,
             hit_size=1 if terms.sampling.refill else terms.sampling.hit_size, n_withdrawn=len(self.experts),
             n_in_doubt=self._in_doubt(), spent=self.account.spent, cheapest=self.account.cheapest(len(terms.workers.names())),
         )  # fmt: skip
@@ -130,7 +138,7 @@ class Asking:
         chosen = choose(
             self._basis, self._inference, self._spread_out(among, n), n, terms.sampling,
             round_generator(self._data.seed, self._round),
-            Panel(len(terms.workers.names()), terms.workers.can_answer(), price, idle),
+            Panel(len(terms.workers.names()), terms.workers.can_answer(), price, idle), self._cost,
         )  # fmt: skip
         gold.add(chosen, terms.gold_rate)
         return chosen, gold
@@ -159,7 +167,7 @@ class Asking:
             return among, among[:0]
         room = self._terms.sampling.most - trusted.asked(len(self._basis.prototype))[among]
         confusion = self._inference.crowd.pooled_confusion(apart=trusted.is_expert())
-        worth = worth_asking(self._inference.posterior, confusion, among, room, price, self.account.anyone)
+        worth = worth_asking(self._inference.posterior, confusion, among, room, price, self.account.anyone, self._cost)
         return among[worth], among[~worth]
 
     def _spread_out(self, among: Tensor, n: int) -> Tensor:

@@ -128,14 +128,17 @@ class Belief:
         """The learner's log p(y | x) with what machines say, and with the class prior, where there is one."""
         return with_class_prior(with_machines(log_prior, self.machines, self.weights), self._recalibration.class_weights)
 
-    def recalibrate(self, round_: int, facts: Facts, inference: Inference, log_prior: LogPrior) -> None:
+    def recalibrate(self, round_: int, facts: Facts, inference: Inference, log_prior: LogPrior) -> float | None:
         """Let the answers of ``round_``, which the learner has not seen, say how far it and the workers may be believed.
 
-        ``inference`` and ``log_prior``, the learner's own, are those of that round.
+        ``inference`` and ``log_prior``, the learner's own, are those of that round. Returns how far the answers were foreseen,
+        in nats an answer, None without any.
         """
+        fresh = fresh_answers(self.trusted(facts), round_, inference.crowd, log_prior, self.machines)
+        gain = None if fresh is None else self._recalibration.foreseen(fresh)
         if self._settings.temper:
-            fresh = fresh_answers(self.trusted(facts), round_, inference.crowd, log_prior, self.machines)
             self._recalibration.learn(round_, fresh)
+        return gain
 
     def summary(self) -> dict[str, Any]:
         """What a run's summary says of it, as plain values."""

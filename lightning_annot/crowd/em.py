@@ -132,7 +132,6 @@ def run_em(
     m_step: Literal["soft", "hard"] = "soft",
     max_iterations: int = 100,
     tolerance: float = 1e-4,
-    start: Tensor | None = None,
     tempering: Tempering = PLAIN,
     expert: Tensor | None = None,
     chunk_elements: int = 1 << 21,
@@ -140,7 +139,8 @@ def run_em(
     """Fit worker confusions to ``annotations`` by EM, with fixed Dirichlet ``pseudo_counts``: a prior, (K, K) or (W, K, K).
 
     ``log_prior`` gives log p(y | x) by item row; it may compute its rows when asked, so no (N, K) array need exist. Stops when
-    the objective gains no more than ``tolerance`` nats an annotation. ``start``: optional posterior (N, K) of a first M step.
+    the objective gains no more than ``tolerance`` nats an annotation. It starts from the prior's mean each time, so that a run
+    that is resumed finds the same: with a few iterations it is a small part of a round.
     Workers who are ``expert`` (W,) bool do not share the errors of others, so their answers are not tempered: each counts 1/b
     times, in both steps.
     """
@@ -152,9 +152,6 @@ def run_em(
     weight = None if expert is None else _weight(annotations, expert, tempering, kind)
     inc = build_incidence(annotations, n_workers, n_classes, weight=weight, chunk_elements=chunk_elements)
     counts = prior.counts.new_zeros(len(inc.pair_worker), n_classes)
-    if start is not None:
-        for chunk in inc.chunks:
-            inc.add_pair_sums(chunk, start[inc.items[chunk.start : chunk.stop]].to(counts), counts)
     history: list[float] = []
     converged = False
     while not converged and len(history) < max_iterations:

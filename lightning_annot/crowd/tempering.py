@@ -12,6 +12,7 @@ how items were chosen makes no bias, since it depended on what q_i is made of an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,10 +75,21 @@ def join(parts: Sequence[FreshAnswers]) -> FreshAnswers:
     return FreshAnswers(**{name: torch.cat([p.parts()[name] for p in parts]) for name in parts[0].parts()})
 
 
-def log_predictive(fresh: FreshAnswers, model: float, people: float) -> Tensor:
-    """log sum_y q(y) p(answer | y) of each answer (A,), where q has the exponents ``model`` and ``people``."""
+def log_predictive(fresh: FreshAnswers, model: float | Tensor, people: float | Tensor) -> Tensor:
+    """log sum_y q(y) p(answer | y) of each answer (A,), where q has exponents ``model`` and ``people``, numbers or (A, 1)."""
     log_q = (model * fresh.model.double() + people * fresh.people.double()).log_softmax(1)
     return (log_q + fresh.answer.double()).logsumexp(1)
+
+
+def foreseen(fresh: FreshAnswers, tempering: Tempering) -> float:
+    """Nats an answer by which q says more of ``fresh``, which are not none, than a guess that takes all classes for equal.
+
+    Mean of log sum_y q(y) p(answer | y) - log (1/K) sum_y p(answer | y). A q that is too sure of itself gains less, and may
+    lose, so the mean rises both as a run becomes right and as it becomes honest.
+    """
+    model, people = tempering.of(fresh.earlier)
+    guess = fresh.answer.double().logsumexp(1) - math.log(fresh.answer.shape[1])
+    return float((log_predictive(fresh, model.double(), people.double()) - guess).mean())
 
 
 def fit_tempering(fresh: FreshAnswers, levels: int, prior_scale: float = 0.3, most: int = 2000) -> Tempering:

@@ -51,8 +51,9 @@ class BatchSettings:
 class RoundBatches(Dataset[Batch]):
     """Step i is a batch of ``features`` (N, d) with soft ``target`` and ``fold``; mixmatch adds a second, paired set.
 
-    Every rank draws the same rows and keeps its own slice, so the processes of a run together see what one would. Where
-    nothing is known yet, there is one step, and it is empty.
+    Every rank draws the same rows and keeps its own slice, so the processes of a run together see what one would.
+    ``rows_a_step`` and ``pairs_a_step`` are the rows of all ranks together, in the first set and in the second. Where nothing
+    is known yet, there is one step, and it is empty.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RoundBatches(Dataset[Batch]):
         most = len(rows) if settings.shrink or not len(rows) else settings.size
         self.rows_a_step = size = min(settings.size, most)
         n_steps = max(settings.steps, round(settings.passes * len(rows) / size)) if size else 1
+        self.pairs_a_step = pairs = max(1, round(settings.ratio * size))
         weight = balanced_weights(pools.target, rows)
         keep = slice(rank, None, world)
 
@@ -85,16 +87,16 @@ class RoundBatches(Dataset[Batch]):
         self._pair: tuple[Tensor, Tensor, Tensor] | None = None
         mixable = _mixable(pools, settings.tau) if settings.objective == "mixmatch" else rows[:0]
         if len(mixable):
-            n = max(1, round(settings.ratio * size))
-            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (n_steps, n))
-            second = steps(mixable, balanced_weights(pools.target, mixable), n)
-            self._pair = (steps(rows, weight, n), second, torch.from_numpy(share).float()[:, keep])
+            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (n_steps, pairs))
+            second = steps(mixable, balanced_weights(pools.target, mixable), pairs)
+            self._pair = (steps(rows, weight, pairs), second, torch.from_numpy(share).float()[:, keep])
         self._view: tuple[Tensor, Tensor, Tensor] | None = None
         free = torch.cat([pools.pseudo, pools.unlabelled]) if settings.objective == "consistency" and size else rows[:0]
         if len(free):
-            n, weight = max(1, round(settings.ratio * size)), balanced_weights(pools.target, free)
-            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (n_steps, n))
-            self._view = (steps(free, weight, n), steps(free, weight, n), torch.from_numpy(share).float()[:, keep])
+            weight = balanced_weights(pools.target, free)
+            share = np.random.default_rng((*seed, 1)).beta(settings.alpha, settings.alpha, (n_steps, pairs))
+            own, other = steps(free, weight, pairs), steps(free, weight, pairs)
+            self._view = (own, other, torch.from_numpy(share).float()[:, keep])
 
     def release(self) -> None:
         """Let go of the targets, the largest array of a run; to be called when the round's last batch is done."""

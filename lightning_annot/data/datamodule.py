@@ -238,8 +238,14 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
 
     @property
     def rows_a_step(self) -> int:
-        """Rows of each training step of this round."""
+        """Rows of each training step of this round, those of all processes together."""
         return self.batches.size if self._round_batches is None else self._round_batches.rows_a_step
+
+    @property
+    def pairs_a_step(self) -> int:
+        """Rows of the second set of each training step of this round, those of all processes together."""
+        assert self._round_batches is not None
+        return self._round_batches.pairs_a_step
 
     def set_pools(self, pools: Pools | None) -> None:
         """Learn from these pools from the next round on; None lets go of them, and of the batches drawn from them."""

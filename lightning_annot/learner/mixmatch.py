@@ -1,7 +1,8 @@
 """The learner's losses, as pure functions over all folds at once.
 
 ``use`` (F, B) is True where fold f may learn from row b; each fold averages over its own rows, and folds are summed,
-because they share no parameter.
+because they share no parameter. ``rows_used`` (F,) is the number of rows that each fold averages over, None for those of
+``use``: one of several processes holds a part of the rows alone (``learner/slices.py``).
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ import torch
 from torch import Tensor
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor, use: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target: Tensor, use: Tensor, rows_used: Tensor | None = None) -> Tensor:
     """Cross-entropy of ``logits`` (F, B, K) to soft ``target`` (B, K) or (F, B, K), rows sum to 1; a scalar."""
     loss = -(logits.log_softmax(-1) * target).sum(-1)
-    return fold_mean(loss, use).sum()
+    return fold_mean(loss, use, rows_used).sum()
 
 
-def squared_error(logits: Tensor, target: Tensor, use: Tensor) -> Tensor:
+def squared_error(logits: Tensor, target: Tensor, use: Tensor, rows_used: Tensor | None = None) -> Tensor:
     """Squared error of softmax(``logits``) (F, B, K) to ``target`` (B, K) or (F, B, K), averaged over classes; a scalar."""
     loss = (logits.softmax(-1) - target).square().mean(-1)
-    return fold_mean(loss, use).sum()
+    return fold_mean(loss, use, rows_used).sum()
 
 
-def consistency(clean: Tensor, view: Tensor, use: Tensor, above: float) -> Tensor:
+def consistency(clean: Tensor, view: Tensor, use: Tensor, above: float, rows_used: Tensor | None = None) -> Tensor:
     """Cross-entropy of logits ``view`` (F, B, K) to the class of the logits ``clean`` (F, B, K), where that is sure; a scalar.
 
     Each fold is its own teacher; a row whose largest probability is not above ``above`` counts as 0 in the mean (FixMatch, Sohn
@@ -32,13 +33,14 @@ def consistency(clean: Tensor, view: Tensor, use: Tensor, above: float) -> Tenso
     """
     best, label = clean.detach().softmax(-1).max(-1)
     loss = -view.log_softmax(-1).gather(-1, label[..., None])[..., 0]
-    return fold_mean(loss * (best > above), use).sum()
+    return fold_mean(loss * (best > above), use, rows_used).sum()
 
 
-def fold_mean(loss: Tensor, use: Tensor) -> Tensor:
+def fold_mean(loss: Tensor, use: Tensor, rows_used: Tensor | None = None) -> Tensor:
     """Mean of ``loss`` (F, B) over each fold's own rows, (F,); a fold without rows gives 0."""
     weight = use.to(loss)
-    return (loss * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+    rows_used = weight.sum(1).clamp(min=1.0) if rows_used is None else rows_used
+    return (loss * weight).sum(1) / rows_used
 
 
 def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:

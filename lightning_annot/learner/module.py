@@ -17,7 +17,8 @@ from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.bank_learner import BankLearner
 from lightning_annot.learner.checked_weights import CheckedWeights
 from lightning_annot.learner.heads import FoldHeads
-from lightning_annot.learner.mixmatch import consistency, fold_use, mix, soft_cross_entropy, squared_error, windows
+from lightning_annot.learner.mixmatch import consistency, fold_use, mix, soft_cross_entropy, squared_error
+from lightning_annot.learner.slices import Slice
 from lightning_annot.types import AnnotError
 
 Batch = dict[str, Tensor]
@@ -162,31 +163,47 @@ class MixMatchModule(CheckedWeights, LightningModule):
         return torch.stack([self._loss(learner, batch) for learner in self.learners]).sum()  # type: ignore[arg-type]
 
     def _loss(self, learner: BankLearner, batch: Batch) -> Tensor:
-        heads = learner.heads
+        heads, own = learner.heads, Slice.of_process()
         batch = {name: learner.columns(part) if name.startswith("x") else part for name, part in batch.items()}
 
-        def own(*rows: Tensor) -> Iterator[Tensor]:
-            return (windows(part, heads.n_folds, self.fold_share) for part in rows)
+        def in_windows(total: int, *rows: Tensor) -> Iterator[Tensor]:
+            return (own.windows(part, total, heads.n_folds, self.fold_share) for part in rows)
 
-        x, target, fold, free = own(batch["x"], batch["target"], batch["fold"], batch["free"])
+        def usable(total: int, *folds: Tensor) -> Tensor:
+            return fold_use(heads.n_folds, *folds) & own.present(total, heads.n_folds, self.fold_share, folds[0].device)
+
+        n = self._rows_a_step(batch["x"], own)
+        x, target, fold, free = in_windows(n, *(batch[name] for name in ("x", "target", "fold", "free")))
         said, sure = learner.own_targets(x, batch)
         target = torch.where(free[..., None], said.to(target), target)
-        loss = soft_cross_entropy(heads(x), target, fold_use(heads.n_folds, fold) & (sure | ~free))
+        use = usable(n, fold) & (sure | ~free)
+        loss = soft_cross_entropy(heads(x), target, use, own.rows_used(use))
         if "share" in batch:
+            n = self._rows_a_step(batch["x_first"], own, paired=True)
             parts = ("x_first", "x_second", "target_first", "share", "fold_first", "fold_second")
-            x, x_second, target, share, first, second = own(*(batch[name] for name in parts))
+            x, x_second, target, share, first, second = in_windows(n, *(batch[name] for name in parts))
             said, sure = learner.own_targets(x_second, batch)
-            use = fold_use(heads.n_folds, first, second) & sure
+            use = usable(n, first, second) & sure
             mixed = heads(mix(x, x_second, share))
-            loss = loss + self.mixed_weight * squared_error(mixed, mix(target, said.to(target), share), use)
+            mixed_loss = squared_error(mixed, mix(target, said.to(target), share), use, own.rows_used(use))
+            loss = loss + self.mixed_weight * mixed_loss
         if "share_view" in batch:
             view = mix(batch["x_own"], batch["x_other"], batch["share_view"])
-            x, view, first, second = own(batch["x_own"], view, batch["fold_own"], batch["fold_other"])
-            use = fold_use(heads.n_folds, first, second)
+            n = self._rows_a_step(view, own, paired=True)
+            x, view, first, second = in_windows(n, batch["x_own"], view, batch["fold_own"], batch["fold_other"])
+            use = usable(n, first, second)
             with torch.no_grad():
                 clean = heads(x) / learner.temperature.to(x)
-            loss = loss + self.consistency_weight * consistency(clean, heads(view), use, self.consistency_above)
+            agreement = consistency(clean, heads(view), use, self.consistency_above, own.rows_used(use))
+            loss = loss + self.consistency_weight * agreement
         return loss
+
+    def _rows_a_step(self, rows: Tensor, own: Slice, paired: bool = False) -> int:
+        """Rows of the whole batch that ``rows`` (B, ...) of this process belong to; ``paired``: of its second set."""
+        if own.world == 1:
+            return len(rows)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return int(data.pairs_a_step if paired else data.rows_a_step)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Follow the weights with their moving average, or keep the best of them, if asked to."""

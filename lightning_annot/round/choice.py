@@ -72,10 +72,14 @@ def choose(
     settings: SamplingSettings,
     generator: torch.Generator,
     panel: Panel = Panel(),
+    cost: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """At most ``n`` of the items ``among`` and the worker (n,) of the ``panel`` to ask about each; -1 is anyone."""
+    """At most ``n`` of the items ``among`` and the worker (n,) of the ``panel`` to ask about each; -1 is anyone.
+
+    ``cost`` (K, K) as in ``infer``: what mistakes cost, None for one each.
+    """
     # A HIT is filled with what its worker has not seen, so there is more to choose from than will be asked.
-    order = _order(basis, inference, among, n if settings.hit_size == 1 else 2 * n, settings, generator)
+    order = _order(basis, inference, among, n if settings.hit_size == 1 else 2 * n, settings, generator, cost)
     n_workers = len(basis.facts.workers) if panel.size is None else panel.size
     if not n_workers:
         return order[:n], torch.full_like(order[:n], -1)
@@ -88,7 +92,7 @@ def choose(
     load = torch.bincount(asked_worker, minlength=n_workers)
     reliability = None
     if settings.workers in SCORED:
-        reliability, chance = _worker_score(inference, order, n_workers, settings, generator)
+        reliability, chance = _worker_score(inference, order, n_workers, settings, generator, cost)
         if panel.price is not None:
             reliability = per_price(reliability, panel.price[:n_workers], chance)
     if settings.hit_size > 1:
@@ -99,22 +103,36 @@ def choose(
 
 
 def _worker_score(
-    inference: Inference, order: Tensor, n_workers: int, settings: SamplingSettings, generator: torch.Generator
+    inference: Inference,
+    order: Tensor,
+    n_workers: int,
+    settings: SamplingSettings,
+    generator: torch.Generator,
+    cost: Tensor | None,
 ) -> tuple[Tensor, float]:
     """What each of ``n_workers`` is worth for each item of ``order``, (n, W), and what a guess is worth."""
     posterior, crowd = inference.posterior[order].float(), inference.crowd
     n_classes = posterior.shape[1]
     if settings.workers == "greedy" or n_workers * n_classes**2 > DRAWABLE:
+        if settings.workers == "information" and cost is not None:
+            at_stake = posterior * cost.amax(1).to(posterior)  # classes count by what a mistake about them costs
+            posterior = at_stake / at_stake.sum(1, keepdim=True).clamp(min=1e-30)
         return posterior @ crowd.diagonal()[:n_workers].float().T, 1.0 / n_classes
     counts = crowd.all_counts()[:n_workers].float()
     if not settings.explore:
-        return information(posterior, counts / counts.sum(2, keepdim=True)), 0.0
+        return information(posterior, counts / counts.sum(2, keepdim=True), cost=cost), 0.0
     parts = posterior.tensor_split(max(1, min(DRAWS, len(order))))
-    return torch.cat([information(part, draw_confusions(counts, generator)) for part in parts]), 0.0
+    return torch.cat([information(part, draw_confusions(counts, generator), cost=cost) for part in parts]), 0.0
 
 
 def _order(
-    basis: Basis, inference: Inference, among: Tensor, n: int, settings: SamplingSettings, generator: torch.Generator
+    basis: Basis,
+    inference: Inference,
+    among: Tensor,
+    n: int,
+    settings: SamplingSettings,
+    generator: torch.Generator,
+    cost: Tensor | None,
 ) -> Tensor:
     """At most ``n`` of the items ``among``, first those to ask first."""
     if settings.items == "activelab":
@@ -123,5 +141,6 @@ def _order(
     weight = torch.zeros(len(among))
     if settings.items == "expected_error_reduction":
         confusion = inference.crowd.pooled_confusion(apart=basis.facts.is_expert())
-        weight = settings.sharpness * expected_error_reduction(inference.posterior, confusion, among).clamp(min=1e-30).log()
+        gain = expected_error_reduction(inference.posterior, confusion, among, cost=cost)
+        weight = settings.sharpness * gain.clamp(min=1e-30).log()
     return among[gumbel_top(weight, n, generator)]

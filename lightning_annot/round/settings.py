@@ -96,11 +96,11 @@ class SamplingSettings:
     expected_error_reduction draws them in proportion to its score to the power of ``sharpness``.
 
     ``workers``: how a worker is chosen, for each item or, with a ``hit_size`` above 1, for each HIT of so many items; greedy
-    takes the worker who is most probably right (Liao et al. 2021, Eq. 1), information the one whose answer lowers the item's
-    error most, by confusions drawn from what is known of them (``explore``), so that new workers are tried. ``worker_share``:
-    most of a round's questions that these two give to one worker; None: no limit. ``worker_cap``: most questions a worker is
-    asked in all (alpha there), gold questions apart; None: no limit. ``refill``: where a round would ask more than the
-    unfinished items, it asks on about finished ones, riskiest first, as the released code does.
+    takes the worker who is most probably right, below ``worker_cap`` (Liao et al. 2021, Eq. 1), information the one whose
+    answer lowers the item's risk most, by confusions drawn from what is known of them (``explore``), so that new workers are
+    tried. ``worker_cap``: most questions a worker is asked in all (alpha there), gold questions apart; None: no limit.
+    ``worker_share``: most of a round's questions that information gives to one worker; None: no limit. ``refill``: where a
+    round would ask more than the unfinished items, it asks on about finished ones, riskiest first, as the released code does.
     """
 
     per_round: int = 200

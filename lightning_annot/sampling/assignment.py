@@ -29,12 +29,13 @@ def assign(
     ``load`` (W,): questions each worker has had. ``random`` draws evenly; ``least_loaded`` evens out the loads, by filling them
     up to one level and handing the places out at random; ``greedy`` and ``information`` take the largest ``reliability``
     (n, W): E_{y ~ posterior} w_j[y, y] (Liao et al. 2021, Eq. 1), or sampling/matching.py. Nobody gets more than ``cap``
-    questions in all, nor, under these two, more than ``share`` of the items while others may take them: of one worker's answers
-    alone, no crowd model can tell systematic mistakes. Returns the items that some worker may answer, and their workers.
+    questions in all, which is Eq. 1's only limit. Under information, nobody gets more than ``share`` of the items while others
+    may take them: of one worker's answers alone, no crowd model can tell systematic mistakes. Returns the items that some
+    worker may answer, and their workers.
     """
     score = _score(allowed, load, generator, rule, reliability).masked_fill(~allowed, -torch.inf)
     room = torch.full_like(load, len(items)) if cap is None else (cap - load).clamp(min=0)
-    first = room if share is None or rule not in SCORED else room.clamp(max=_most(share, len(items), len(load)))
+    first = room if share is None or rule != "information" else room.clamp(max=_most(share, len(items), len(load)))
     worker = best_with_room(score, first)
     left = (worker < 0).nonzero()[:, 0]
     if len(left):

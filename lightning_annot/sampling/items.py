@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_annot.sampling.loss import at_stake, loss_reduction
+
 ItemRule = Literal["expected_error_reduction", "uniform", "activelab"]
 ITEM_RULES: tuple[ItemRule, ...] = ("expected_error_reduction", "uniform", "activelab")
 
@@ -22,20 +24,28 @@ def candidates(finished: Tensor, n_asked: Tensor, cap: int, capacity: Tensor | N
     return allowed.nonzero()[:, 0]
 
 
-def expected_error_reduction(posterior: Tensor, confusion: Tensor, rows: Tensor | None = None, top: int = 32) -> Tensor:
+def expected_error_reduction(
+    posterior: Tensor, confusion: Tensor, rows: Tensor | None = None, top: int = 32, cost: Tensor | None = None
+) -> Tensor:
     """Expected fall of the error of ``rows`` (n,), default all, from one more answer of an average worker: (n,), at least 0.
 
     sum_z max_y p(y) c[y, z] - max_y p(y), with ``posterior`` (N, K) and ``confusion`` c (K, K). Classes beyond an item's
     ``top`` most probable ones are left out of both y and z: exact for K <= top, a lower bound otherwise. Streams in chunks.
+
+    With ``cost`` C (K, K), row = true class, column = decided class, it is the expected fall of the risk: min_d sum_y p(y)
+    C[y, d] - sum_z min_d sum_y p(y) c[y, z] C[y, d], over the classes and decisions of ``at_stake``; exact for K <= top.
     """
     rows = torch.arange(len(posterior)) if rows is None else rows
     top = min(top, posterior.shape[1])
     confusion = confusion.to(torch.promote_types(posterior.dtype, confusion.dtype))
     gains = [confusion.new_empty(0)]
     for part in torch.split(rows, max(1, (1 << 21) // (top * top))):
-        prob, label = posterior[part].to(confusion).topk(top, dim=1)
+        if cost is None:
+            prob, label = posterior[part].to(confusion).topk(top, dim=1)
+        else:
+            prob, label, loss = at_stake(posterior[part].to(confusion), cost, top)
         joint = prob[:, :, None] * confusion[label[:, :, None], label[:, None, :]]  # (n, true y, answer z)
-        gains.append((joint.amax(1) - joint[:, 0]).sum(1))
+        gains.append((joint.amax(1) - joint[:, 0] if cost is None else loss_reduction(joint, loss)).sum(1))
     return torch.cat(gains).clamp_(min=0.0)
 
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, variance
 
 from lightning_annot.types import AnnotError
+
+NOISE = 0.5  # standard errors that a mean must rise by: more ends runs that improve, less keeps runs that do not
 
 
 @dataclass(frozen=True)
 class StopSettings:
     """``budget``: most ordinary annotations per item (None: no limit). The number of rounds is the Trainer's ``max_epochs``.
 
-    ``patience``: rounds over which the number of finished items must grow (None: need not): stop when its mean over so many
-    rounds is no higher than over as many before. Means, because one overconfident round must not set a mark that honest ones
-    fail to reach. The rule begins once some item is finished, and is the same at any annotation rate.
+    ``patience``: rounds over which a run must make progress (None: need not). It stops when over so many rounds, compared with
+    as many before, three means have not risen: the number of finished items, the expected number of correct labels (beyond
+    noise), and what was known of fresh answers before they came (beyond noise). The last counts because a run that was too
+    sure of itself finishes fewer items while it gets better. Means, because one overconfident round must not set a mark that
+    honest ones fail to reach. The rule begins once some item is finished, and is the same at any annotation rate.
 
     ``money``: what all answers together may cost, gold questions and audits among them (None: no limit); see the prices.
     ``expert_price``: price of an expert's label, in ordinary answers, or in money where prices are given (None: there are no
-    experts). An item is no longer asked where an expert brings more newly correct labels for the price than answers do.
+    experts). An item is no longer asked where an expert takes away more risk for the price than answers do.
     """
 
     budget: float | None = None
@@ -49,6 +54,8 @@ def stop_reason(
     settings: StopSettings,
     *,
     finished_history: Sequence[int],
+    risk_history: Sequence[float] = (),
+    fresh_history: Sequence[float] = (),
     n_annotations: int,
     n_items: int,
     n_candidates: int,
@@ -62,8 +69,9 @@ def stop_reason(
 ) -> str | None:
     """Why the run ends after this round, or None to go on.
 
-    ``finished_history``: finished items of each round so far; ``n_candidates``: items that may still be asked; ``n_open``:
-    questions that wait for an answer; ``hit_size``: items of one HIT; ``n_withdrawn``: items that
+    ``finished_history``: finished items of each round so far; ``risk_history``: mean risk of each; ``fresh_history``: nats by
+    which the answers of each round that brought some were foreseen (``crowd/tempering.py``); ``n_candidates``: items that may
+    still be asked; ``n_open``: questions that wait for an answer; ``hit_size``: items of one HIT; ``n_withdrawn``: items that
     could be asked, but are better left to experts; ``n_in_doubt``: unfinished items, if experts have seen them all;
     ``spent``: money so far; ``cheapest``: least price of one more answer.
     """
@@ -89,8 +97,31 @@ def stop_reason(
     if last_round:
         return "the last allowed round is done (trainer.max_epochs)"
     n = settings.patience
-    if n is not None and len(finished_history) >= 2 * n:
-        before, now = sum(finished_history[-2 * n : -n]), sum(finished_history[-n:])
-        if 0 < before >= now:
-            return f"no more items finished for {n} rounds (stopping.patience)"
+    if n is not None and is_stalled(n, finished_history, risk_history, fresh_history):
+        return f"no progress for {n} rounds in finished items, expected correct labels or fresh answers (stopping.patience)"
     return None
+
+
+def is_stalled(n: int, finished: Sequence[int], risk: Sequence[float], fresh: Sequence[float]) -> bool:
+    """Whether a run has made no progress over its last ``n`` rounds, compared with the ``n`` before.
+
+    Histories as in ``stop_reason``. Expected correct labels are items times 1 - mean risk, so they rise as the risk falls.
+    """
+    if len(finished) < 2 * n:
+        return False
+    before, now = sum(finished[-2 * n : -n]), sum(finished[-n:])
+    if before == 0 or now > before:
+        return False
+    return not has_risen([-value for value in risk], n) and not has_risen(fresh, n)
+
+
+def has_risen(history: Sequence[float], n: int) -> bool:
+    """Whether the mean of the last ``n`` values is above that of the ``n`` before by more than ``NOISE`` standard errors.
+
+    Fewer values before are compared as they are. A single value may be the first of a rise.
+    """
+    before, now = history[-2 * n : -n], history[-n:]
+    if not before:
+        return len(now) == 1
+    error = sum(variance(part) / len(part) for part in (before, now) if len(part) > 1) ** 0.5
+    return fmean(now) - fmean(before) > NOISE * error
