@@ -190,8 +190,8 @@ def test_a_failed_run_is_named_and_the_others_are_written(
 def test_rows_of_other_runs_stay(tmp_path: Path) -> None:
     entries = plan([Setting("dog", "c.yaml", "dog")], [Method("ours")], [1, 2])
     out = tmp_path / "R.csv"
-    old = pd.DataFrame([["cat", "ours", 1, *range(9)], ["dog", "ours", 2, *range(9)]], columns=list(COLUMNS))
-    old.to_csv(out, index=False)
+    old = pd.DataFrame([["cat", "ours", 1, *range(9)], ["dog", "ours", 2, *range(9)]], columns=list(COLUMNS[:12]))
+    old.to_csv(out, index=False)  # without the columns that came later
     folder = tmp_path / entries[1].cell.name
     folder.mkdir()
     rounds = {"annotations_per_item": [0.0, 0.5], "accuracy": [0.7, 0.91], "finished_fraction": 1.0, "ece": 0.0}
@@ -199,9 +199,11 @@ def test_rows_of_other_runs_stay(tmp_path: Path) -> None:
     (folder / "summary.json").write_text("{}")
     told = {"config": "c.yaml", "coordinates": {}, "extra": {}, "environment": {}, "settings": entries[1].cell.settings}
     (folder / "run.json").write_text(json.dumps(told))
-    note_rows(tmp_path, entries, out)
+    note_rows(tmp_path, entries, out, tmp_path)
     table = read_table(out)
     assert table[list(KEY)].values.tolist() == [["cat", "ours", 1], ["dog", "ours", 2]]
+    assert table.iloc[0, 3:12].tolist() == [*range(9)]
+    assert table.iloc[0, 12:].isna().all()
     assert table.iloc[1, 3:8].tolist() == pytest.approx([0.5, 0.5, 0.5, np.nan, 0.5], nan_ok=True)
 
 

@@ -159,8 +159,10 @@ def round_figures(
     row["gold"] = len(facts.gold_item)
     if money is not None:
         row["money"] = money
-    row["finished_fraction"] = int((inference.finished[:n] & keep).sum()) / total if bool(keep.any()) else 1.0
-    row["mean_risk"] = float(inference.decision.risk[:n][keep].double().sum()) / total
+    risk, finished = inference.decision.risk[:n], inference.finished[:n] & keep
+    row["finished_fraction"] = int(finished.sum()) / total if bool(keep.any()) else 1.0
+    row["mean_risk"] = float(risk[keep].double().sum()) / total
+    row["finished_risk"] = float(risk[finished].double().mean())  # nan if nothing is finished
     if table.truth is not None:
         row |= truth_metrics(inference, table, predictions.label()[:n])
     return row
