@@ -23,7 +23,8 @@ DENSE_CONFUSIONS = 1 << 26  # entries; above it confusions.npz keeps the diagona
 
 ROUND_COLUMNS = (
     "round", "annotations", "annotations_per_item", "paid_per_item", "finished_fraction", "mean_risk", "finished_risk",
-    "seconds_train", "seconds_predict", "seconds_infer", "seconds_sample", "seconds_ask", "seconds_wait", "seconds_save",
+    "finished_risk_low", "finished_risk_high", "fresh_answers", "seconds_train", "seconds_predict", "seconds_infer",
+    "seconds_sample", "seconds_ask", "seconds_wait", "seconds_save",
 )  # fmt: skip
 PRICE_COLUMNS = ("money",)
 TRUTH_COLUMNS = ("accuracy", "top5_accuracy", "finished_precision", "ece", "learner_accuracy")
