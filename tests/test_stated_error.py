@@ -220,7 +220,7 @@ def test_a_run_says_how_sure_it_is(bank: Bank, tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     for name in ("finished_risk", "finished_risk_low", "finished_risk_high", "fresh_answers"):
         assert summary[name] == pytest.approx(table[name].iloc[-1])
-    assert evidence_note(read_run(run)) == "fewer than 200 fresh answers: confidence not verified yet"
+    assert evidence_note(read_run(run)) == "fewer than 500 fresh answers: confidence not verified yet"
 
 
 def test_a_run_without_exponents_says_so(bank: Bank, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def told(folder: Path, fresh_answers: float | None) -> Path:
 @pytest.mark.parametrize(
     ("fresh_answers", "note"),
     [
-        (ENOUGH_FRESH - 1, "fewer than 200 fresh answers: confidence not verified yet"),
+        (ENOUGH_FRESH - 1, "fewer than 500 fresh answers: confidence not verified yet"),
         (ENOUGH_FRESH, ""),
         (math.nan, "confidence not verified: crowd.temper is off"),
         (None, ""),  # a run of an older version
