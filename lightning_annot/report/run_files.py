@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 ENOUGH_FRESH = 500
 """Fresh answers from which on stated confidence counts as verified. Among n answers that are right in 9 of 10, the share of
-right ones has a standard error of .3 / sqrt(n); with 500 it is .013, and errors of a few percent can be told from twice as many."""
+right ones has a standard error of .3 / sqrt(n); with 500 it is .013: errors of a few percent can be told from twice as many."""
 
 Thumbnails = dict[str, str]
 """Item id -> JPEG as base64 text."""
