@@ -85,6 +85,10 @@ def check_row(row: dict[str, Any], runs: Path) -> None:
         raise AssertionError(f"no run ends as {row}")
     for name in ("accuracy", "finished_fraction", "finished_precision"):
         assert row[f"end_{name}".replace("end_finished", "finished")] == pytest.approx(last[name], abs=1e-6)
+    assert row["ece_max"] == pytest.approx(rounds["ece"][1:].max(), abs=1e-6, nan_ok=True)
+    many = rounds[(rounds["finished_fraction"] * 288 > 199.5) & (rounds["round"] > 0)]
+    gap = 1 - many["finished_precision"] - many["finished_risk"]
+    assert row["claim_gap_max"] == pytest.approx(gap.max(), abs=2e-6, nan_ok=True)
     for level in (80, 85, 90, 95):
         there = rounds.loc[rounds["accuracy"] >= level / 100, "annotations_per_item"]
         assert row[f"to{level}"] == pytest.approx(there.min(), abs=1e-6, nan_ok=True)
