@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_annot.crowd.class_prior import class_weights
 from lightning_annot.crowd.em import EMResult, LogPrior
 from lightning_annot.crowd.machines import Machine, combine, even_weights, fit_weights
+from lightning_annot.crowd.stated_error import Curvature, curvature
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, foreseen, join
 from lightning_annot.round.facts import Facts
 
@@ -53,6 +54,7 @@ class Recalibration:
     def __init__(self, class_prior: bool = False) -> None:
         self._class_prior = class_prior
         self.tempering = Tempering()
+        self.curvature: Curvature | None = None  # of the exponents' fit; None before any answer
         self.class_weights: Tensor | None = None
         self.machine_weights = even_weights(0)
         self._fresh: dict[int, FreshAnswers] = {}
@@ -84,7 +86,9 @@ class Recalibration:
             self.class_weights = class_weights(everything, self.tempering) if self._class_prior else None
             if self.class_weights is not None:
                 shifted = (everything.model + self.class_weights).log_softmax(1).to(everything.model)
-                self.tempering = fit_tempering(replace(everything, model=shifted), LEVELS, most=MOST)
+                everything = replace(everything, model=shifted)
+                self.tempering = fit_tempering(everything, LEVELS, most=MOST)
+            self.curvature = curvature(everything, self.tempering, MOST)
             self._forget(rounds)
 
     def _forget(self, rounds: list[int]) -> None:
@@ -104,6 +108,7 @@ class Recalibration:
             "people": list(self.tempering.people),
             "classes": self.class_weights,
             "machines": self.machine_weights,
+            "curvature": None if self.curvature is None else self.curvature.parts(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -112,3 +117,5 @@ class Recalibration:
         self._fresh = {int(r): FreshAnswers(**parts) for r, parts in rounds.items()}
         self.class_weights, self.machine_weights = state["classes"], state["machines"]
         self.tempering = Tempering(tuple(state["model"]), tuple(state["people"]))
+        sharp = state.get("curvature")  # older checkpoints have none
+        self.curvature = None if sharp is None else Curvature(**sharp)

@@ -3,13 +3,20 @@
     python scripts/bench_economy.py --group dog commodity --methods ours oracle --seeds 11 12 13 --out economy.csv
     python scripts/bench_economy.py --answers --rows 0:5000 --methods ours lean "soft:annotation.crowd.strength=30" --out p.csv
     python scripts/bench_economy.py --group dog --tail 10 --workers 20 --methods ours oracle-best-worker --out tail.csv
+    python scripts/bench_economy.py --answers --against-rest cat --principal 256 --methods ours --out cat.csv
 
 ``--answers`` replays real people (configs/recorded.yaml), each ``--group`` asks simulated ones (configs/simulated.yaml). A
 method is ``ours``, another preset, ``oracle`` or ``oracle-best-worker`` (true confusions, and a model that has learned from all
 true labels), or ``NAME:key=value,key=value``: ours with these settings. The file has one row a run, written as runs end; the
-same command goes on where it was stopped. ``to90`` is answers an image at the first round with 90% of the labels right, without
-prototypes, and empty where no round is. What holds for all methods is part of the setting's name. Relative paths among settings
-are read from the project's folder.
+same command goes on where it was stopped. What holds for all methods is part of the setting's name. Relative paths among
+settings are read from the project's folder.
+
+No figure counts prototypes. ``to90`` is answers an image at the first round with 90% of the labels right, and empty where no
+round is. ``ece_max`` is the largest ECE after round 0. ``claim_gap_max`` is the largest true minus stated error of the finished
+items, over rounds after round 0 with 200 or more of them. ``interval_coverage`` is the share of workers with 20 answers or more
+whose 90% interval holds their share of right answers. ``f1`` is that of the class of ``--against-rest``.
+
+``--rows``, ``--tail``, ``--against-rest``, ``--principal``, ``--scale`` and ``--unit-norm`` combine, and apply in this order.
 """
 
 from __future__ import annotations
@@ -49,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--table", type=Path, metavar="FILE.md", help="write the tables to this file, too")
     found.add_argument("--rows", metavar="A:B", help="only items A to B - 1")
     found.add_argument("--tail", type=float, metavar="R", help="class k of K keeps R^(-k / (K - 1)) of its items")
+    found.add_argument("--against-rest", metavar="CLASS", help="this class against all others, of recorded people")
+    found.add_argument("--principal", type=int, metavar="N", help="features as N principal components, not whitened")
+    found.add_argument("--scale", type=int, metavar="SEED", help="multiply each feature by a random factor of its own")
+    found.add_argument("--unit-norm", action="store_true", help="divide the features of each item by their norm")
     found.add_argument("--workers", type=int, help="number of simulated workers")
     found.add_argument("--spammers", type=float, help="share of the simulated workers who do not look")
     found.add_argument("--per-round", type=int, help="answers a round")
@@ -81,7 +92,12 @@ def settings_of(given: argparse.Namespace, runs: Path) -> list[Setting]:
     """People, then the groups; data that are cut are written below ``runs``."""
     if given.answers is None and not given.group:
         raise AnnotError("no setting given; give --answers to replay people, --group for simulated workers, or both.")
-    cut = Cut(None if given.rows is None else read_rows(given.rows), given.tail)
+    if given.group and given.against_rest is not None:
+        raise AnnotError(
+            "--against-rest and --group given; simulated workers confuse all classes of their study, so give --answers alone."
+        )
+    rows = None if given.rows is None else read_rows(given.rows)
+    cut = Cut(rows, given.tail, given.against_rest, given.principal, given.scale, given.unit_norm)
     for_all = read_settings(given.set)
     if given.per_round is not None:
         for_all["annotation.sampling.per_round"] = str(given.per_round)

@@ -57,6 +57,8 @@ def check_counts(run: Path, table: pd.DataFrame, n_prototypes: int) -> None:
     finished = (labels["status"] == "finished").sum()
     assert table["finished_fraction"].iloc[-1] == pytest.approx(finished / n)
     assert table["mean_risk"].iloc[-1] == pytest.approx(labels["risk"][~of_prototypes].mean(), abs=1e-5)
+    stated = labels["risk"][labels["status"] == "finished"].mean()
+    assert table["finished_risk"].iloc[-1] == pytest.approx(stated, abs=1e-5, nan_ok=True)
     assert (labels["confidence"] + labels["risk"]).to_numpy() == pytest.approx(1.0, abs=2e-6)
 
 

@@ -92,6 +92,10 @@ def test_an_audit_goes_out_comes_in_by_parts_and_is_stated(folder: Path, truth: 
     k = int((merged["label_x"] != merged["label_y"]).sum())
     stated = record(folder)["certificate"]
     assert (stated["audited"], stated["wrong"]) == (200, k)
+    believed = 1 - table.loc[table["status"] == "finished", "confidence"].mean()
+    assert stated["believed"] == pytest.approx(believed)
+    assert f"believed: the run expected {100 * believed:.2f}% of the finished labels to be wrong, " in out
+    assert f", {200 * believed:.1f} of the 200 audited; the audit found {k}\n" in out
     assert stated["bound"] == stated["anytime"] > stated["hypergeometric"] > k / 200
     assert f"certified: at most {np.ceil(stated['bound'] * 1e4) / 100:.2f}%" in out
     assert len(record(folder)["stages"][0]["looks"]) == 2

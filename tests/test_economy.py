@@ -85,6 +85,10 @@ def check_row(row: dict[str, Any], runs: Path) -> None:
         raise AssertionError(f"no run ends as {row}")
     for name in ("accuracy", "finished_fraction", "finished_precision"):
         assert row[f"end_{name}".replace("end_finished", "finished")] == pytest.approx(last[name], abs=1e-6)
+    assert row["ece_max"] == pytest.approx(rounds["ece"][1:].max(), abs=1e-6, nan_ok=True)
+    many = rounds[(rounds["finished_fraction"] * 288 > 199.5) & (rounds["round"] > 0)]
+    gap = 1 - many["finished_precision"] - many["finished_risk"]
+    assert row["claim_gap_max"] == pytest.approx(gap.max(), abs=2e-6, nan_ok=True)
     for level in (80, 85, 90, 95):
         there = rounds.loc[rounds["accuracy"] >= level / 100, "annotations_per_item"]
         assert row[f"to{level}"] == pytest.approx(there.min(), abs=1e-6, nan_ok=True)
@@ -190,8 +194,8 @@ def test_a_failed_run_is_named_and_the_others_are_written(
 def test_rows_of_other_runs_stay(tmp_path: Path) -> None:
     entries = plan([Setting("dog", "c.yaml", "dog")], [Method("ours")], [1, 2])
     out = tmp_path / "R.csv"
-    old = pd.DataFrame([["cat", "ours", 1, *range(9)], ["dog", "ours", 2, *range(9)]], columns=list(COLUMNS))
-    old.to_csv(out, index=False)
+    old = pd.DataFrame([["cat", "ours", 1, *range(9)], ["dog", "ours", 2, *range(9)]], columns=list(COLUMNS[:12]))
+    old.to_csv(out, index=False)  # without the columns that came later
     folder = tmp_path / entries[1].cell.name
     folder.mkdir()
     rounds = {"annotations_per_item": [0.0, 0.5], "accuracy": [0.7, 0.91], "finished_fraction": 1.0, "ece": 0.0}
@@ -199,9 +203,11 @@ def test_rows_of_other_runs_stay(tmp_path: Path) -> None:
     (folder / "summary.json").write_text("{}")
     told = {"config": "c.yaml", "coordinates": {}, "extra": {}, "environment": {}, "settings": entries[1].cell.settings}
     (folder / "run.json").write_text(json.dumps(told))
-    note_rows(tmp_path, entries, out)
+    note_rows(tmp_path, entries, out, tmp_path)
     table = read_table(out)
     assert table[list(KEY)].values.tolist() == [["cat", "ours", 1], ["dog", "ours", 2]]
+    assert table.iloc[0, 3:12].tolist() == [*range(9)]
+    assert table.iloc[0, 12:].isna().all()
     assert table.iloc[1, 3:8].tolist() == pytest.approx([0.5, 0.5, 0.5, np.nan, 0.5], nan_ok=True)
 
 

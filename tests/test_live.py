@@ -195,6 +195,7 @@ def kill_when_written(live: Live, which: int) -> None:
 def assert_no_truth(run: Path) -> None:
     """The tables have every column that can be known without the truth, and no other."""
     figures = ["annotations", "annotations_per_item", "paid_per_item", "finished_fraction", "mean_risk"]
+    figures += ["finished_risk", "finished_risk_low", "finished_risk_high", "fresh_answers"]
     seconds = [f"seconds_{stage}" for stage in ("train", "predict", "infer", "sample", "ask", "wait", "save")]
     assert list(pd.read_csv(run / "rounds.csv")) == ["round", *figures, *seconds]
     labels = pd.read_csv(run / "labels.csv")

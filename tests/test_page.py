@@ -234,12 +234,16 @@ def test_the_owner_sees_and_steers(place: Place) -> None:
 
 def test_the_owner_sees_plots_and_images_of_a_run(place: Place) -> None:
     make_run(place.folder)
+    table = pd.read_csv(place.folder / "rounds.csv").assign(finished_risk=0.026, finished_risk_low=0.012)
+    table.assign(finished_risk_high=0.05, fresh_answers=100).to_csv(place.folder / "rounds.csv", index=False)
     place.log.record([(Question("00200", None), Answer(0, who, label)) for who, label in (("x", "cat"), ("y", "dog"))])
     owner = place.client()
     owner.get(f"/o/{OWNER}")
     html = owner.get("/owner").text
     assert "Images people disagree about: 1" in html
     assert "<small>x: cat</small><small>y: dog</small>" in html
+    assert "Stated error: fewer than 500 fresh answers: confidence not verified yet" in html
+    assert "expected share of wrong labels, of the finished; 90% interval 1.2 % to 5.0 %" in html
     for name in set(PLOTS) - {"people"}:
         plot = owner.get(f"/owner/plot/{name}")
         assert plot.headers["content-type"] == "image/svg+xml"

@@ -195,6 +195,10 @@ def test_state_survives_a_file() -> None:
     resumed = Recalibration()
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.tempering == recalibration.tempering
+    assert recalibration.curvature is not None
+    assert resumed.curvature is not None
+    assert all(torch.equal(part, resumed.curvature.parts()[name]) for name, part in recalibration.curvature.parts().items())
+    assert recalibration.curvature.answers.tolist() == [75, 45, 15]
     ours, theirs = remembered(recalibration), remembered(resumed)
     assert list(ours) == list(theirs) == [0, 2, 5]
     assert all(torch.equal(getattr(ours[r], name), getattr(theirs[r], name)) for r in ours for name in NAMES)

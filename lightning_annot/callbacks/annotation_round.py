@@ -287,7 +287,8 @@ class AnnotationRound(Callback):
 
     def _figures(self) -> dict[str, float]:
         money = self._terms.account(self.facts).spent if self._terms.pays else None
-        return round_figures(self._table, self.facts, self._inference, self.predictions, money)
+        row = round_figures(self._table, self.facts, self._inference, self.predictions, money)
+        return row | self._inferring.stated_error(self._inference, int(self.rows[-1]["round"]))
 
     def _listen(self, learner: Any) -> None:
         """Believe what this ``learner`` says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning_annot.crowd.em import LogPrior
 from lightning_annot.crowd.machines import Machine, as_answers, with_machines
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.spam import judge_workers
+from lightning_annot.crowd.stated_error import Curvature
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.crowd.trust import chance_of_accuracy
 from lightning_annot.learner.machine_panel import MachinePanel
@@ -49,6 +51,18 @@ class Belief:
     def tempering(self) -> Tempering:
         """The exponents."""
         return self._recalibration.tempering
+
+    @property
+    def curvature(self) -> Curvature | None:
+        """How sharply fresh answers tell the exponents; None before any."""
+        return self._recalibration.curvature
+
+    @property
+    def fresh_answers(self) -> float:
+        """Answers that the exponents were fitted to; nan where they are not fitted at all."""
+        if not self._settings.temper:
+            return math.nan
+        return 0.0 if self.curvature is None else float(self.curvature.answers.sum())
 
     def is_barred(self, workers: Sequence[str]) -> Tensor:
         """Which of the ``workers`` are barred, (W,) bool."""

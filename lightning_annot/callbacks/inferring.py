@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from lightning_annot.callbacks.calibration_rows import known_by_answers
 from lightning_annot.callbacks.run_folder import load_oracle
 from lightning_annot.crowd.em import LogPrior
 from lightning_annot.crowd.evidence import answer_evidence
+from lightning_annot.crowd.stated_error import (
+    draw_exponents,
+    error_interval,
+    loss_by_class,
+    people_evidence,
+    sample_rows,
+)
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.machine_panel import MachinePanel
@@ -22,6 +30,7 @@ from lightning_annot.round.inference import Inference, fit_crowd, infer
 from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.types import Learner
 
+STATED_DRAW = 1 << 23  # plus the round: the draws behind the interval of the stated error
 MACHINE_DRAW = 1 << 22  # plus the answers: the draw of the answered items to judge machines by
 
 
@@ -75,6 +84,37 @@ class Inferring:
             known = known_by_answers(self._data.table, *answer_evidence(alone, generator))
             self._belief.hear(self._machines, known, self._data.held_out_labels(), self.predictions)
         return self._infer(self.basis(facts), oracle)
+
+    def stated_error(self, inference: Inference, round_: int) -> dict[str, float]:
+        """Say how sure the stated error of the finished items is.
+
+        Args:
+            inference: What ``infer`` gave; belief and predictions are as they were then.
+            round_: The round, which with the data's seed determines the draws.
+
+        Returns:
+            ``finished_risk``, the mean risk of finished items without prototypes, the ends of its 90% interval,
+            ``finished_risk_low`` and ``finished_risk_high``, all nan where nothing is finished, and ``fresh_answers``.
+        """
+        table, belief = self._data.table, self._belief
+        finished = (inference.finished[: len(table)] & ~table.is_prototype).nonzero()[:, 0]
+        stated, ends = math.nan, (math.nan, math.nan)
+        if len(finished):
+            stated = float(inference.decision.risk[finished].double().mean())
+            n_classes, generator = len(table.classes), round_generator(self._data.seed, STATED_DRAW + round_)
+            rows = sample_rows(finished, n_classes, generator)
+            ends = error_interval(
+                belief.with_prior(self.predictions)(rows),
+                *people_evidence(inference.crowd, rows),
+                loss_by_class(inference.decision.label[rows], n_classes, self._cost),
+                belief.tempering,
+                draw_exponents(belief.curvature, belief.tempering, generator),
+                stated,
+                len(finished),
+            )
+        low, high = ends
+        shown = {"finished_risk": stated, "finished_risk_low": low, "finished_risk_high": high}
+        return shown | {"fresh_answers": belief.fresh_answers}
 
     def peek(self, facts: Facts) -> tuple[Facts, Inference]:
         """A look that changes nothing: ``facts`` about the items that somebody has answered, as rows of the inference, and what

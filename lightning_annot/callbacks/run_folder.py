@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
 from lightning_annot.stored import read_arrays
 from lightning_annot.types import AnnotError
+
+STATED = ("finished_risk", "finished_risk_low", "finished_risk_high", "fresh_answers")
 
 
 class RunFolder:
@@ -112,6 +115,7 @@ class RunFolder:
             "class_names": list(table.names),
             "threshold": threshold,
             "annotations": rows[-1]["annotations"],
+            **{name: _or_none(rows[-1].get(name)) for name in STATED},
             "prototypes": int(table.is_prototype.sum()),
             "prototypes_drawn": table.drawn,
             "unreadable_images": list(loaded.unreadable),
@@ -133,6 +137,11 @@ class RunFolder:
         keep = ~table.is_prototype.numpy()
         confidence = torch.from_numpy(labels["confidence"].to_numpy()[keep])
         return reliability(confidence, torch.from_numpy(right[keep])).as_dict()
+
+
+def _or_none(value: float | None) -> float | None:
+    """None for nan, which JSON does not have."""
+    return None if value is None or math.isnan(value) else value
 
 
 def thumbnails(data: AnnotationDataModule) -> Any:

@@ -24,6 +24,7 @@ CURVES = (
     "paid_per_item",
     "finished_fraction",
     "mean_risk",
+    "finished_risk",
     "accuracy",
     "top5_accuracy",
     "finished_precision",

@@ -161,7 +161,8 @@ def _state(session: _Session, target: float | None, confidence: float) -> None:
             print(f"waiting: {len(audits.wrong) + audits.waiting} answers so far; one look was planned, at {stage.once} audits")
             return
         audits = audits.first(stage.once)
-    certificate, record = state(found, audits, record, index, confidence, target)
+    believed = float(1 - session.run.labels.loc[found.task.index, "confidence"].mean())
+    certificate, record = state(found, audits, record, index, confidence, target, believed)
     write_record(session.run.directory, replace(record, certificate=asdict(certificate)))
     whole = "finished labels" if session.below is None else f"labels with a risk below {session.below:g}"
     print("\n".join(describe(certificate, whole)))

@@ -16,6 +16,7 @@ class Certificate:
     """At most ``bound`` of the ``size`` labels of the set ``digest`` are wrong, at ``confidence``.
 
     Of these ``audited`` were audited, and ``wrong`` were wrong, among them ``unsure`` that the expert could not tell;
+    ``believed`` is the share of wrong labels that the run itself expected in the set.
     ``waiting`` answers are behind a gap. ``below`` is the risk threshold of the set. ``bound`` is ``anytime`` or, where one
     look was planned (``once``), ``hypergeometric``; these and ``binomial`` are at ``level``. ``choice`` is the largest
     threshold within ``target``. ``more`` audits would bring the bound to ``goal``, None where no number would; where the one
@@ -28,6 +29,7 @@ class Certificate:
     audited: int
     wrong: int
     unsure: int
+    believed: float
     waiting: int
     confidence: float
     level: float
@@ -43,7 +45,13 @@ class Certificate:
 
 
 def state(
-    found: CertifiedSet, audits: Audits, record: Record, index: int, confidence: float, target: float | None
+    found: CertifiedSet,
+    audits: Audits,
+    record: Record,
+    index: int,
+    confidence: float,
+    target: float | None,
+    believed: float,
 ) -> tuple[Certificate, Record]:
     """The certificate of ``found``, which is stage ``index``, and the record with what it claims.
 
@@ -73,6 +81,7 @@ def state(
         audited=n,
         wrong=k,
         unsure=int(audits.unsure.sum()),
+        believed=believed,
         waiting=audits.waiting,
         confidence=confidence,
         level=level,
@@ -93,6 +102,7 @@ def describe(found: Certificate, whole: str) -> list[str]:
     """The certificate in words, a line a fact; ``whole`` names the set, such as ``finished labels``."""
     share = f" ({_percent(found.wrong / found.audited)})" if found.audited else ""
     lines = [f"audited: {found.audited:,} of {found.size:,} {whole}, wrong: {found.wrong:,}{share}"]
+    lines.append(f"believed: {_believed(found, whole)}")
     if found.unsure:
         lines.append(f"unsure: {found.unsure:,} of these, counted as wrong")
     if found.waiting:
@@ -108,6 +118,14 @@ def describe(found: Certificate, whole: str) -> list[str]:
     if found.goal is not None:
         lines.append(f"more: {_more(found, _percent(found.goal))}")
     return lines
+
+
+def _believed(found: Certificate, whole: str) -> str:
+    """The run's own expectation beside what the audit found."""
+    expected = f"the run expected {_percent(found.believed)} of the {whole} to be wrong"
+    if not found.audited:
+        return f"{expected}; nothing is audited yet"
+    return f"{expected}, {found.believed * found.audited:.1f} of the {found.audited:,} audited; the audit found {found.wrong:,}"
 
 
 def _goal(n: int, k: int, bound: float, target: float | None) -> float | None:

@@ -22,6 +22,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 LEAST, MOST_OF_MODEL, MOST_OF_PEOPLE = 0.05, 1.0, 1.0  # people who share errors say less than the product has it, never more
+BOUNDS = ((LEAST, MOST_OF_MODEL), (LEAST, MOST_OF_PEOPLE))
+PRIOR_SCALE = 0.3  # of log exponents: a level is within a third of the one below unless its answers say otherwise
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def foreseen(fresh: FreshAnswers, tempering: Tempering) -> float:
     return float((log_predictive(fresh, model.double(), people.double()) - guess).mean())
 
 
-def fit_tempering(fresh: FreshAnswers, levels: int, prior_scale: float = 0.3, most: int = 2000) -> Tempering:
+def fit_tempering(fresh: FreshAnswers, levels: int, prior_scale: float = PRIOR_SCALE, most: int = 2000) -> Tempering:
     """Exponents for 0 .. ``levels`` - 1 answers, from the last ``most`` answers of each level.
 
     Level n maximises sum log p(answer) - ((log a - log a')^2 + (log b - log b')^2) / (2 ``prior_scale``^2), where a', b' are
@@ -101,20 +103,26 @@ def fit_tempering(fresh: FreshAnswers, levels: int, prior_scale: float = 0.3, mo
     model, people = [], []
     a, b = 1.0, 1.0
     for level in range(levels):
-        rows = (fresh.earlier.clamp(max=levels - 1) == level).nonzero()[-most:, 0]
-        if len(rows):
-            a, b = _fit_level(fresh.rows(rows), a, b, prior_scale)
+        some = of_level(fresh, level, levels, most)
+        if len(some):
+            a, b = _fit_level(some, a, b, prior_scale)
         model.append(a)
         people.append(b)
     return Tempering(tuple(model), tuple(people))
 
 
+def of_level(fresh: FreshAnswers, level: int, levels: int, most: int) -> FreshAnswers:
+    """The last ``most`` answers of a level; the last of ``levels`` has all above it, too."""
+    return fresh.rows((fresh.earlier.clamp(max=levels - 1) == level).nonzero()[-most:, 0])
+
+
+def loss_of_level(fresh: FreshAnswers, log_ab: np.ndarray, centre: np.ndarray, prior_scale: float) -> float:
+    """What ``fit_tempering`` minimises: penalty less log-likelihood of the answers of one level, at log exponents (2,)."""
+    penalty = float(((log_ab - centre) ** 2).sum()) / (2.0 * prior_scale**2)
+    return penalty - float(log_predictive(fresh, *np.exp(log_ab)).sum())
+
+
 def _fit_level(fresh: FreshAnswers, a: float, b: float, prior_scale: float) -> tuple[float, float]:
     centre = np.log([a, b])
-
-    def objective(log_ab: np.ndarray) -> float:
-        penalty = float(((log_ab - centre) ** 2).sum()) / (2.0 * prior_scale**2)
-        return penalty - float(log_predictive(fresh, *np.exp(log_ab)).sum())
-
-    found = minimize(objective, centre, method="L-BFGS-B", bounds=np.log([(LEAST, MOST_OF_MODEL), (LEAST, MOST_OF_PEOPLE)]))
+    found = minimize(lambda x: loss_of_level(fresh, x, centre, prior_scale), centre, method="L-BFGS-B", bounds=np.log(BOUNDS))
     return tuple(float(v) for v in np.exp(found.x))  # type: ignore[return-value]

@@ -118,7 +118,8 @@ def bound_rounds(
         posterior = log_posterior.softmax(1)
         risk = decide(posterior).risk
         finished = risk < threshold
-        rows.append(_describe(len(rows), int(count.sum()), posterior, truth, finished, keep))
+        row = _describe(len(rows), int(count.sum()), posterior, truth, finished, keep)
+        rows.append(row | {"finished_risk": float(risk[finished & keep].double().mean())})
         allowed = (keep & ~finished).numpy() & (count < cap) & ~used.all(1)
         among = torch.from_numpy(np.flatnonzero(allowed))
         if not len(among):

@@ -15,6 +15,7 @@ from filelock import FileLock
 from lightning_annot import presets
 from lightning_annot.annotations.formats import write_table
 from lightning_annot.experiments.bound import Who, bound_rounds, oracle_log_probability, recorded_source, simulated_source
+from lightning_annot.experiments.claims import CLAIMS, claims_of
 from lightning_annot.experiments.curves import LEVELS, figures_of, read_run
 from lightning_annot.experiments.grid import Cell, check, read_settings
 from lightning_annot.experiments.runner import (
@@ -39,6 +40,7 @@ FIGURES = {
     "end_annotations": "annotations_per_item",
     "end_accuracy": "accuracy",
     **{name: name for name in ("finished_fraction", "finished_precision", "ece")},
+    **{name: name for name in CLAIMS},
 }
 """Column -> figure of a run. ``to*`` is the first round at the level or above, without interpolation; empty if none is."""
 
@@ -134,29 +136,35 @@ def run_economy(entries: Sequence[Entry], out: Path, runs: Path, root: Path, job
     for entry in entries:
         by_run.setdefault(entry.cell.name, []).append(entry)
     with alone(runs):
-        note_rows(runs, entries, out)
+        note_rows(runs, entries, out, root)
         cells = [same[0].cell for same in by_run.values()]
-        outcome = run_cells(cells, runs, root, jobs, lambda cell, machine: _job(by_run[cell.name], runs, machine, out))
-        note_rows(runs, entries, out)
+        outcome = run_cells(cells, runs, root, jobs, lambda cell, machine: _job(by_run[cell.name], runs, machine, out, root))
+        note_rows(runs, entries, out, root)
     return outcome
 
 
 def read_table(out: Path) -> pd.DataFrame:
-    """The rows so far; none if there is no file."""
+    """Read the rows so far, none if there is no file; columns that an older file lacks are empty."""
     if not out.is_file():
         return pd.DataFrame(columns=list(COLUMNS))
     table = pd.read_csv(out, dtype={"setting": str, "method": str})
+    if tuple(table) == COLUMNS[: -len(CLAIMS)]:  # a file from before the claims were compared with the truth
+        table = table.reindex(columns=list(COLUMNS))
     if tuple(table) != COLUMNS:
         raise AnnotError(f"{out} has the columns {list(table)}, not {', '.join(COLUMNS)}; give another file.")
     return table
 
 
-def note_rows(runs: Path, entries: Sequence[Entry], out: Path) -> None:
-    """Put the rows of ended runs into ``out``, in place of those with the same setting, method and seed."""
+def note_rows(runs: Path, entries: Sequence[Entry], out: Path, root: Path) -> None:
+    """Put the rows of ended runs into ``out``, in place of those with the same setting, method and seed.
+
+    Relative paths in the settings of a run start at ``root``.
+    """
     rows = []
     for entry in entries:
         if has_ended(entry.cell, runs):
-            figures = figures_of(read_run(runs / entry.cell.name))
+            run = read_run(runs / entry.cell.name)
+            figures = figures_of(run) | claims_of(run, root)
             rows.append([entry.setting, entry.method, entry.seed, *(figures[name] for name in FIGURES.values())])
     if not rows:
         return
@@ -220,15 +228,15 @@ def _cell(setting: Setting, method: Method, seed: int) -> Cell:
     return cell
 
 
-def _job(same: Sequence[Entry], runs: Path, machine: Mapping[str, str], out: Path) -> Job:
+def _job(same: Sequence[Entry], runs: Path, machine: Mapping[str, str], out: Path, root: Path) -> Job:
     """The run of a cell, or its bound, and then the rows that are read from it."""
     cell = same[0].cell
     bound = cell.coordinates.get("method") in ORACLES
-    job = job_of(cell, runs, machine, then=partial(_finish, entries=same, out=out, bound=bound))
+    job = job_of(cell, runs, machine, then=partial(_finish, entries=same, out=out, root=root, bound=bound))
     return replace(job, arguments=()) if bound else job
 
 
-def _finish(folder: Path, entries: Sequence[Entry], out: Path, bound: bool) -> None:
+def _finish(folder: Path, entries: Sequence[Entry], out: Path, root: Path, bound: bool) -> None:
     if bound:
         run_bound(folder, entries[0].cell)
-    note_rows(folder.parent, entries, out)
+    note_rows(folder.parent, entries, out, root)

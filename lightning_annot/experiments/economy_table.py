@@ -13,7 +13,8 @@ from lightning_annot.experiments.economy import FIGURES, REACHED, Entry
 from lightning_annot.experiments.page import NOTHING, Page
 from lightning_annot.report.reading import read_summary
 
-PERCENT = ("end_accuracy", "finished_fraction", "finished_precision")
+PERCENT = ("end_accuracy", "finished_fraction", "finished_precision", "interval_coverage")
+_THREE_DIGITS = ("ece", "ece_max", "claim_gap_max", "f1", "end_annotations", *REACHED)
 _NAMES = {
     **{name: f"to {name[2:]}%" for name in REACHED},
     "end_annotations": "answers at the end",
@@ -21,6 +22,10 @@ _NAMES = {
     "finished_fraction": "finished, %",
     "finished_precision": "right among finished, %",
     "ece": "ECE",
+    "ece_max": "largest ECE",
+    "claim_gap_max": "largest claim gap",
+    "interval_coverage": "workers' intervals that hold, %",
+    "f1": "F1",
 }
 
 
@@ -34,8 +39,11 @@ def economy_page(table: pd.DataFrame, prototypes: Mapping[str, str]) -> str:
         page.add(f"**{setting}**", prototypes.get(str(setting), ""))
         groups = {str(method): some for method, some in rows.groupby("method", sort=False)}
         page.table(
-            ["answers an image", *(_NAMES[name] for name in FIGURES), "seeds"],
-            [[method, *(_cell(name, some[name]) for name in FIGURES), str(len(some))] for method, some in groups.items()],
+            ["answers an image", *(_NAMES[name] for name in FIGURES), "worst seed, %", "seeds"],
+            [
+                [method, *(_cell(name, some[name]) for name in FIGURES), _worst(some["end_accuracy"]), str(len(some))]
+                for method, some in groups.items()
+            ],
         )
         if "oracle" in groups and len(groups) > 1:
             ratios = {method: paired_ratios(some, groups["oracle"]) for method, some in groups.items() if method != "oracle"}
@@ -82,5 +90,10 @@ def prototypes_of(entries: Sequence[Entry], runs: Path) -> dict[str, str]:
 
 
 def _cell(name: str, values: pd.Series) -> str:
-    digits = 1 if name in PERCENT else 3 if name in ("ece", "end_annotations", *REACHED) else 2
+    digits = 1 if name in PERCENT else 3 if name in _THREE_DIGITS else 2
     return mean_ci(values, digits, 100 if name in PERCENT else 1)
+
+
+def _worst(accuracy: pd.Series) -> str:
+    """Lowest accuracy of several seeds, in percent."""
+    return f"{100 * accuracy.min():.1f}" if len(accuracy) > 1 and accuracy.notna().any() else NOTHING

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from lightning_annot.files import write_text
 from lightning_annot.report import plots
 from lightning_annot.report.reliability import Reliability
-from lightning_annot.report.run_files import RunFiles, headlines, percent, read_run
+from lightning_annot.report.run_files import RunFiles, evidence_note, headlines, percent, read_run
 from lightning_annot.report.templates import templates
 from lightning_annot.report.thumbnails import Opener, load_thumbnails
 
@@ -65,6 +65,7 @@ def render(run: RunFiles, opener: Opener | None = None, title: str = "") -> str:
         title=title or run.directory.resolve().name,
         summary=run.summary,
         headlines=headlines(run),
+        evidence=evidence_note(run),
         figures=_figures(run),
         riskiest=_records(riskiest),
         sample=_records(sample),

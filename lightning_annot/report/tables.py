@@ -22,7 +22,8 @@ TOP_CLASSES = 5  # of each item in posterior.npz; what is left is spread over al
 DENSE_CONFUSIONS = 1 << 26  # entries; above it confusions.npz keeps the diagonal and the pooled matrix only
 
 ROUND_COLUMNS = (
-    "round", "annotations", "annotations_per_item", "paid_per_item", "finished_fraction", "mean_risk", "fresh_gain",
+    "round", "annotations", "annotations_per_item", "paid_per_item", "finished_fraction", "mean_risk", "finished_risk",
+    "finished_risk_low", "finished_risk_high", "fresh_answers", "fresh_gain",
     "seconds_train", "seconds_predict", "seconds_infer", "seconds_sample", "seconds_ask", "seconds_wait", "seconds_save",
 )  # fmt: skip
 PRICE_COLUMNS = ("money",)

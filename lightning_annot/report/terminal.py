@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from lightning_annot.report.run_files import headlines, read_run
+from lightning_annot.report.run_files import evidence_note, headlines, read_run
 
 _SHOWN_FILES = ("report.html", "labels.csv", "workers.csv", "rounds.csv", "annotations.db")
 
@@ -27,6 +27,8 @@ def print_summary(console: Console, run_dir: str | os.PathLike[str]) -> None:
     for line in headlines(run):
         table.add_row(line.name, line.value, line.note)
     console.print(table)
+    if note := evidence_note(run):
+        console.print(Text.assemble(("Stated error: ", "bold"), note), highlight=False)
     if reason := run.summary.get("stop_reason"):
         console.print(Text.assemble(("Stopped: ", "bold"), str(reason)))
     print_lines(console, (f"  {path}" for name in _SHOWN_FILES if (path := run.directory / name).exists()))

@@ -17,7 +17,7 @@ from lightning_annot.annotations.columns import numbers
 from lightning_annot.annotations.formats import read_table
 from lightning_annot.data.page_task import PageTask
 from lightning_annot.report.reading import CONFIG, CONFUSIONS, LABELS, MACHINES, ROUNDS, WORKERS
-from lightning_annot.report.run_files import Headline, RunFiles, headlines, read_run
+from lightning_annot.report.run_files import Headline, RunFiles, evidence_note, headlines, read_run
 from lightning_annot.serve.tally import Tally
 from lightning_annot.stored import SUMMARY
 from lightning_annot.types import AnnotError
@@ -146,6 +146,11 @@ class Overview:
         """The numbers that are looked for first, as the last round left them."""
         left = self._now()
         return [] if left is None else left.headlines
+
+    def evidence(self) -> str:
+        """Say that stated confidence is not verified, as the last round left it; empty where it is."""
+        left = self._now()
+        return "" if left is None else evidence_note(left.run)
 
     def prices(self) -> dict[str, Any]:
         """What answers cost, as ``Left`` has it; nothing where no run says so: one each."""

@@ -93,7 +93,7 @@ class OwnerPages:
         gold, open_, paused = self._tally.any_gold(), self._tally.open(), self._desk.paused()
         return page(
             "owner.html", now=self._now(open_, people, paused), headlines=self._overview.headlines(), study=study,
-            damaged=self._overview.damaged(),
+            evidence=self._overview.evidence(), damaged=self._overview.damaged(),
             phone="Mobi" in request.headers.get("user-agent", ""),  # so say browsers on phones; there, parts begin closed
             people=people, paused=paused, plots=self._overview.plots(),
             shelves=[] if study is not None else [self._gallery.shelf(choice) for choice in SHELVES],
