@@ -1,4 +1,4 @@
-"""Exponents of learner and workers, weights of machines, and the class prior, renewed each round from its answers."""
+"""Exponents of learner and workers, weights of machines, and whether classes are of unequal size, renewed each round from its answers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_annot.crowd.class_prior import class_weights
 from lightning_annot.crowd.em import EMResult, LogPrior
 from lightning_annot.crowd.machines import Machine, combine, even_weights, fit_weights
+from lightning_annot.crowd.pooled import Rivals
 from lightning_annot.crowd.stated_error import Curvature, curvature
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, fit_tempering, foreseen, join
 from lightning_annot.round.facts import Facts
 
+MOST_LOSS = 3.0  # nats, about 20 to 1, by which class shares may foretell answers worse
+FORGET = 0.9  # of what was gained or lost is kept each round
 LEVELS = 3  # items with 0, 1, and 2 or more answers have exponents of their own
 MOST = 2000  # answers of each level that are remembered
 
@@ -48,14 +50,32 @@ def fresh_answers(
     return FreshAnswers(log_prior(item), people[new], answer[new], earlier[new], known, said)
 
 
+def gain_of_shares(facts: Facts, round_: int, rivals: Rivals, log_prior: LogPrior, exponent: float) -> float:
+    """Nats by which the first of ``rivals`` foretold the first answers to items in ``round_`` better than the second.
+
+    Both are pooled accounts of the answers of earlier rounds, so that neither knows these.
+    """
+    given = facts.label >= 0
+    seen = torch.unique(facts.item[given & (facts.round < round_)])
+    new = (given & (facts.round == round_) & ~torch.isin(facts.item, seen)).nonzero()[-MOST:, 0]
+    if not len(new):
+        return 0.0
+    model = log_prior(facts.item[new]).double()
+    gain = 0.0
+    for share, confusion, sign in ((rivals.log_share, rivals.with_shares, 1.0), (0.0, rivals.without, -1.0)):
+        log_q = (exponent * (model + share)).log_softmax(1)
+        answer = confusion.double().T[facts.label[new]].log()
+        gain += sign * float((log_q + answer).logsumexp(1).sum())
+    return gain
+
+
 class Recalibration:
     """What recent rounds' answers say about how far learner and workers may be believed."""
 
-    def __init__(self, class_prior: bool = False) -> None:
-        self._class_prior = class_prior
+    def __init__(self) -> None:
         self.tempering = Tempering()
+        self._share_gain: dict[int, float] = {}
         self.curvature: Curvature | None = None  # of the exponents' fit; None before any answer
-        self.class_weights: Tensor | None = None
         self.machine_weights = even_weights(0)
         self._fresh: dict[int, FreshAnswers] = {}
 
@@ -69,12 +89,20 @@ class Recalibration:
         model = fresh.model
         if fresh.machines is not None:
             model = combine(model, fresh.machines, self.machine_weights)
-        if self.class_weights is not None:
-            model = (model + self.class_weights).log_softmax(1).to(model)
         return foreseen(replace(fresh, model=model), self.tempering)
 
+    @property
+    def uses_shares(self) -> bool:
+        """Whether class shares have not foretold the latest answers worse than classes that are all alike."""
+        last = max(self._share_gain, default=0)
+        return sum(gain * FORGET ** (last - r) for r, gain in self._share_gain.items()) > -MOST_LOSS
+
+    def compare(self, round_: int, gain: float) -> None:
+        """Take in the nats by which class shares foretold the answers of ``round_`` better, in place of what was known of it."""
+        self._share_gain[round_] = gain
+
     def learn(self, round_: int, fresh: FreshAnswers | None) -> None:
-        """Take in the answers to ``round_``, in place of what was known of it; renew the exponents and the class prior."""
+        """Take in the answers to ``round_``, in place of what was known of it; renew the exponents."""
         if fresh is not None:
             self._fresh[round_] = fresh
         if self._fresh:
@@ -83,11 +111,6 @@ class Recalibration:
             if everything.machines is not None:
                 everything = replace(everything, model=combine(everything.model, everything.machines, self.machine_weights))
             self.tempering = fit_tempering(everything, LEVELS, most=MOST)
-            self.class_weights = class_weights(everything, self.tempering) if self._class_prior else None
-            if self.class_weights is not None:
-                shifted = (everything.model + self.class_weights).log_softmax(1).to(everything.model)
-                everything = replace(everything, model=shifted)
-                self.tempering = fit_tempering(everything, LEVELS, most=MOST)
             self.curvature = curvature(everything, self.tempering, MOST)
             self._forget(rounds)
 
@@ -106,7 +129,7 @@ class Recalibration:
             "fresh": rounds,
             "model": list(self.tempering.model),
             "people": list(self.tempering.people),
-            "classes": self.class_weights,
+            "share_gain": dict(self._share_gain),
             "machines": self.machine_weights,
             "curvature": None if self.curvature is None else self.curvature.parts(),
         }
@@ -115,7 +138,8 @@ class Recalibration:
         """Go on from ``state_dict``."""
         rounds: Mapping[int, Mapping[str, Tensor]] = state["fresh"]
         self._fresh = {int(r): FreshAnswers(**parts) for r, parts in rounds.items()}
-        self.class_weights, self.machine_weights = state["classes"], state["machines"]
+        self.machine_weights = state["machines"]
+        self._share_gain = {int(r): float(gain) for r, gain in state.get("share_gain", {}).items()}
         self.tempering = Tempering(tuple(state["model"]), tuple(state["people"]))
         sharp = state.get("curvature")  # older checkpoints have none
         self.curvature = None if sharp is None else Curvature(**sharp)

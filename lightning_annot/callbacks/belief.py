@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_annot.crowd.class_prior import with_class_prior
-from lightning_annot.crowd.em import LogPrior
+from lightning_annot.crowd.em import LogPrior, with_class_prior
 from lightning_annot.crowd.machines import Machine, as_answers, with_machines
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.spam import judge_workers
@@ -18,7 +17,7 @@ from lightning_annot.crowd.stated_error import Curvature
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.crowd.trust import chance_of_accuracy
 from lightning_annot.learner.machine_panel import MachinePanel
-from lightning_annot.recalibration import Recalibration, fresh_answers
+from lightning_annot.recalibration import Recalibration, fresh_answers, gain_of_shares
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference, fitted_answers
 from lightning_annot.round.settings import CrowdSettings, TrustSettings
@@ -37,7 +36,7 @@ class Belief:
     """
 
     def __init__(self, settings: CrowdSettings, trust: TrustSettings) -> None:
-        self._settings, self._trust, self._recalibration = settings, trust, Recalibration(settings.class_prior)
+        self._settings, self._trust, self._recalibration = settings, trust, Recalibration()
         self.barred: dict[str, str] = {}
         self.paused: dict[str, str] = {}  # not saved: a function of the facts and of what is inferred from them
         self.machines: tuple[Machine, ...] = ()
@@ -125,6 +124,11 @@ class Belief:
         }
 
     @property
+    def uses_shares(self) -> bool:
+        """Whether the posterior goes by class shares."""
+        return self._recalibration.uses_shares
+
+    @property
     def weights(self) -> Tensor:
         """Weight of the learner, then of each machine, (1 + M,)."""
         return self._recalibration.machine_weights
@@ -139,8 +143,8 @@ class Belief:
         self._recalibration.weigh(as_answers(self.machines, *prototypes, log_prior))
 
     def with_prior(self, log_prior: LogPrior) -> LogPrior:
-        """The learner's log p(y | x) with what machines say, and with the class prior, where there is one."""
-        return with_class_prior(with_machines(log_prior, self.machines, self.weights), self._recalibration.class_weights)
+        """The learner's log p(y | x) with what machines say, where there are any."""
+        return with_machines(log_prior, self.machines, self.weights)
 
     def recalibrate(self, round_: int, facts: Facts, inference: Inference, log_prior: LogPrior) -> float | None:
         """Let the answers of ``round_``, which the learner has not seen, say how far it and the workers may be believed.
@@ -148,11 +152,16 @@ class Belief:
         ``inference`` and ``log_prior``, the learner's own, are those of that round. Returns how far the answers were foreseen,
         in nats an answer, None without any.
         """
-        fresh = fresh_answers(self.trusted(facts), round_, inference.crowd, log_prior, self.machines)
-        gain = None if fresh is None else self._recalibration.foreseen(fresh)
+        facts = self.trusted(facts)
+        if inference.crowd.rivals is not None:
+            gain = gain_of_shares(facts, round_, inference.crowd.rivals, self.with_prior(log_prior), self.tempering.model[0])
+            self._recalibration.compare(round_, gain)
+        log_prior = with_class_prior(log_prior, inference.crowd.log_share)
+        fresh = fresh_answers(facts, round_, inference.crowd, log_prior, self.machines)
+        foreseen = None if fresh is None else self._recalibration.foreseen(fresh)
         if self._settings.temper:
             self._recalibration.learn(round_, fresh)
-        return gain
+        return foreseen
 
     def summary(self) -> dict[str, Any]:
         """What a run's summary says of it, as plain values."""

@@ -11,7 +11,7 @@ import torch
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers
 from lightning_annot.callbacks.run_folder import load_oracle
-from lightning_annot.crowd.em import LogPrior
+from lightning_annot.crowd.em import LogPrior, Shares, with_class_prior
 from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.crowd.stated_error import (
     draw_exponents,
@@ -57,6 +57,7 @@ class Inferring:
         self.predictions = Predictions(learner, features, folds)
         self._machines = MachinePanel(learner, features, folds, list(data.further.machines), data.further.scores)
         self._true_confusions: torch.Tensor | None = None
+        self._log_share: torch.Tensor | None = None  # of the last inference about all items
 
     def renew(self) -> None:
         """Predict again, after training."""
@@ -83,7 +84,16 @@ class Inferring:
             generator = round_generator(self._data.seed, MACHINE_DRAW + len(facts.item))
             known = known_by_answers(self._data.table, *answer_evidence(alone, generator))
             self._belief.hear(self._machines, known, self._data.held_out_labels(), self.predictions)
-        return self._infer(self.basis(facts), oracle)
+        basis = self.basis(facts)
+        found = self._infer(basis, oracle, self._shares)
+        self._log_share = found.crowd.log_share
+        return found
+
+    @property
+    def _shares(self) -> Shares:
+        if not (self._crowd.class_prior and self._crowd.prior == "tiered"):
+            return "none"
+        return "used" if self._belief.uses_shares else "compared"
 
     def stated_error(self, inference: Inference, round_: int) -> dict[str, float]:
         """Say how sure the stated error of the finished items is.
@@ -104,7 +114,7 @@ class Inferring:
             n_classes, generator = len(table.classes), round_generator(self._data.seed, STATED_DRAW + round_)
             rows = sample_rows(finished, n_classes, generator)
             ends = error_interval(
-                belief.with_prior(self.predictions)(rows),
+                with_class_prior(belief.with_prior(self.predictions), inference.crowd.log_share)(rows),
                 *people_evidence(inference.crowd, rows),
                 loss_by_class(inference.decision.label[rows], n_classes, self._cost),
                 belief.tempering,
@@ -122,10 +132,11 @@ class Inferring:
         """
         basis = self.basis(facts).of_answered()
         trusted = replace(basis, facts=self._belief.trusted(basis.facts))
+        trusted = replace(trusted, log_prior=with_class_prior(trusted.log_prior, self._log_share))
         return basis.facts, self._infer(trusted, self._oracle(facts))
 
-    def _infer(self, basis: Basis, oracle: torch.Tensor | None) -> Inference:
-        return infer(basis, self._crowd, self._threshold, self._cost, oracle, self._belief.tempering)
+    def _infer(self, basis: Basis, oracle: torch.Tensor | None, shares: Shares = "none") -> Inference:
+        return infer(basis, self._crowd, self._threshold, self._cost, oracle, self._belief.tempering, shares)
 
     def _basis(self, facts: Facts, log_prior: LogPrior) -> Basis:
         table = self._data.table

@@ -48,6 +48,9 @@ class BatchSettings:
             raise AnnotError(f"objective {self.objective!r} given; allowed are {', '.join(OBJECTIVES)}.")
 
 
+ANSWERS_A_CLASS = 100  # at which items without an answer weigh half of what the others do, at most
+
+
 class RoundBatches(Dataset[Batch]):
     """Step i is a batch of ``features`` (N, d) with soft ``target`` and ``fold``; mixmatch adds a second, paired set.
 
@@ -77,7 +80,7 @@ class RoundBatches(Dataset[Batch]):
         self.rows_a_step = size = min(settings.size, most)
         n_steps = max(settings.steps, round(settings.passes * len(rows) / size)) if size else 1
         self.pairs_a_step = pairs = max(1, round(settings.ratio * size))
-        weight = balanced_weights(pools.target, rows)
+        weight = _limited(balanced_weights(pools.target, rows), self._free[rows], pools)
         keep = slice(rank, None, world)
 
         def steps(pool: Tensor, by: Tensor, size: int) -> Tensor:
@@ -106,8 +109,8 @@ class RoundBatches(Dataset[Batch]):
         return len(self._rows)
 
     def __getitem__(self, step: int) -> Batch:
-        share = self._own.share
-        log_share = torch.zeros(self._target.shape[1]) if share is None else share.float().log()
+        shares = self._own.log_share
+        log_share = torch.zeros(self._target.shape[1]) if shares is None else shares.float()
         batch = self._gather("", self._rows[step])
         batch |= {"free": self._free[self._rows[step]], "log_share": log_share}
         batch |= {"exponent": torch.tensor(self._own.exponent), "above": torch.tensor(self._own.above)}
@@ -126,6 +129,17 @@ class RoundBatches(Dataset[Batch]):
             "target" + suffix: self._target[rows].float(),
             "fold" + suffix: self._folds[rows],
         }
+
+
+def _limited(weight: Tensor, free: Tensor, pools: Pools) -> Tensor:
+    """``weight`` (n,) of rows, less of those that are ``free`` (n,) bool: together A / (A + 100 K) of the others' at most.
+
+    With few answers A, what heads say themselves teaches them nothing new, and makes them too sure of it.
+    """
+    known, k = len(pools.labelled), pools.target.shape[1]
+    most = known / (known + ANSWERS_A_CLASS * k) * float(weight[~free].sum())
+    total = float(weight[free].sum())
+    return torch.where(free, weight * (most / total), weight) if total > most else weight
 
 
 def _mixable(pools: Pools, tau: float, chunk: int = 1 << 16) -> Tensor:

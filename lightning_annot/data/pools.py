@@ -14,13 +14,14 @@ OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatc
 
 @dataclass(frozen=True)
 class OwnTargets:
-    """What a head learns of an item that nobody has answered: its own p(y | x)^``exponent`` times ``share`` (K,), normalised.
+    """What a head learns of an item that nobody has answered: its own p(y | x) times class shares, to the power ``exponent``.
 
-    It learns so only where the largest of these is above ``above``. ``share``: class shares; None: all alike.
+    It learns so only where the largest of these, normalised, is above ``above``. ``log_share`` (K,): logarithms of the class
+    shares; None: all alike.
     """
 
     exponent: float = 1.0
-    share: Tensor | None = None
+    log_share: Tensor | None = None
     above: float = 0.9
 
 

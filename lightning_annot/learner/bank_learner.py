@@ -78,8 +78,8 @@ class BankLearner(nn.Module):
     def sure_rows(self, x: Tensor, fold: Tensor, own: OwnTargets) -> Tensor:
         """Which rows ``x`` (B, all banks) any head but that of their own ``fold`` (B,) is sure of, (B,) bool."""
         teacher, device = Teacher(self.predictor, float(self.temperature)), self.temperature.device
-        share = x.new_ones(self.heads.n_classes) if own.share is None else own.share
-        parts = (torch.tensor(own.exponent), share.log(), torch.tensor(own.above))
+        shares = x.new_zeros(self.heads.n_classes) if own.log_share is None else own.log_share.float()
+        parts = (torch.tensor(own.exponent), shares, torch.tensor(own.above))
         _, sure = teacher(self.columns(x).to(device), *(part.to(device) for part in parts))
         return (sure & fold_use(self.heads.n_folds, fold.to(device))).any(0).cpu()
 

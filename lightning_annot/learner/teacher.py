@@ -31,14 +31,14 @@ class Teacher:
             x: features (F, m, d), each head's own rows, or (m, d).
             exponent: () power of p(y | x), see crowd/tempering.py.
             log_share: (K,) logarithms of the class shares, up to a constant.
-            above: () least probability of the largest class of a sure head.
+            above: () least probability of the largest class of a sure head, as if all classes were of one size.
 
         Returns:
-            Probabilities (F, m, K), proportional to p(y | x)^exponent times the class share, and which are sure, (F, m) bool.
+            Probabilities (F, m, K), proportional to p(y | x) times the class share to the power ``exponent``, and which are sure, (F, m) bool.
         """
-        logits = self._heads(x).float() / self._temperature
-        said = (exponent * logits + log_share).softmax(-1)
-        most, label = said.max(-1)
+        log_p = (self._heads(x).float() / self._temperature).log_softmax(-1)
+        sure = (exponent * log_p).softmax(-1).amax(-1) > above
+        said = (exponent * (log_p + log_share)).softmax(-1)
         if self._hard:
-            said = torch.zeros_like(said).scatter_(-1, label[..., None], 1.0)
-        return said, most > above
+            said = torch.zeros_like(said).scatter_(-1, said.argmax(-1, keepdim=True), 1.0)
+        return said, sure

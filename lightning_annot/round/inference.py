@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_annot.crowd.em import PLAIN, EMResult, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import PLAIN, EMResult, Shares, run_em, run_tiered_em, write_posterior
 from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, rescale_rows, with_experts
 from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import gold_accuracy, reduce_accuracy
@@ -17,7 +17,6 @@ from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.types import Annotations
 
-ANCHOR = 10.0  # times the prior's strength is how much it counts for all workers together: rare classes keep their names by it
 HALF_ABOVE = 1 << 29  # values of (N, K); above it the posterior is kept as float16
 
 
@@ -38,14 +37,15 @@ def infer(
     cost: Tensor | None = None,
     oracle: Tensor | None = None,
     tempering: Tempering = PLAIN,
+    shares: Shares = "none",
 ) -> Inference:
     """Joint EM over the facts of ``basis``.
 
     ``threshold`` is C: an item is finished if its risk is below it. ``oracle`` (W, K, K): true confusions, where the settings
-    name them.
+    name them. ``shares``: whether class shares are learned, and the posterior goes by them.
     """
     basis = _with_prototypes(basis)
-    result = fit_crowd(basis, crowd, oracle, tempering)
+    result = fit_crowd(basis, crowd, oracle, tempering, shares)
     n_rows, n_classes, prototype = basis.n_rows, basis.n_classes, basis.prototype
     # Half precision is exact to 5e-4, and keeps the one array of this size within reach where N x K is vast.
     dtype = torch.float16 if n_rows * n_classes > HALF_ABOVE else torch.float32
@@ -62,7 +62,13 @@ def fitted_answers(facts: Facts, crowd: CrowdSettings) -> Annotations:
     return facts.annotations() if crowd.estimate == "gold" else facts.with_gold()
 
 
-def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, tempering: Tempering = PLAIN) -> EMResult:
+def fit_crowd(
+    basis: Basis,
+    crowd: CrowdSettings,
+    oracle: Tensor | None = None,
+    tempering: Tempering = PLAIN,
+    shares: Shares = "none",
+) -> EMResult:
     """The workers' confusions by EM under the prior that the settings name; arguments as in ``infer``.
 
     Experts have a prior of their own (crowd/priors.py). Gold answers are evidence like all others, about items whose class
@@ -89,8 +95,8 @@ def fit_crowd(basis: Basis, crowd: CrowdSettings, oracle: Tensor | None = None, 
         gold = facts.gold(basis.prototype)
         base = diagonal_prior(gold_accuracy(gold, crowd.prior, n_workers, n_classes, crowd.accuracy), strength)
     elif len(annotations) and crowd.prior == "tiered":
-        options |= {"strength": crowd.strength, "expert": expert}
-        return run_tiered_em(annotations, log_prior, ANCHOR * base, n_workers, **options)
+        options |= {"strength": crowd.strength, "expert": expert, "shares": shares}
+        return run_tiered_em(annotations, log_prior, base, n_workers, **options)
     elif len(annotations) and crowd.estimate == "em":
         ours = ~expert[annotations.worker]
         crowd_ = Annotations(annotations.item[ours], torch.zeros_like(annotations.worker[ours]), annotations.label[ours])

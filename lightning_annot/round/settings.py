@@ -34,7 +34,7 @@ class CrowdSettings:
     accuracy: float = 0.7
     strength: float | None = None
     temper: bool = True
-    class_prior: bool = False
+    class_prior: bool = True
     exclude: bool = True
     m_step: Literal["soft", "hard"] = "soft"
     max_iterations: int = 100
