@@ -72,7 +72,7 @@ _RELEASED_LEARNER = {
     "model.keep_best": "run",
     "model.restart": True,
     "model.calibration": "released",
-    "data.projection": "{dim: null, standardise: false, neighbours: 0}",  # features as they are
+    "data.projection": "{dim: null, scale: none, neighbours: 0}",  # features as they are
     "data.batches.steps": 300,
     "data.batches.targets": "hard",
     "data.batches.shrink": True,

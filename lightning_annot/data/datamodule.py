@@ -23,7 +23,7 @@ from lightning_annot.data.loading import BackboneSettings, Loaded, add_features
 from lightning_annot.data.owner import Owner
 from lightning_annot.data.pools import Pools, first_pools
 from lightning_annot.data.preflight import Sources
-from lightning_annot.data.projection import Projection, ProjectionSettings
+from lightning_annot.data.projection import NOTHING_KNOWN, Known, Projection, ProjectionSettings
 from lightning_annot.data.ranks import trainer_ranks
 from lightning_annot.data.view import FeatureView
 from lightning_annot.types import AnnotError
@@ -186,8 +186,17 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
         if self._view is None:
             assert self.loaded is not None
             own, machines = (self.loaded.features, *self.further.joined), list(self.further.machines.values())
-            self._view = FeatureView(own, machines, self._extra, self.projection_settings, self.seed, self._fitted)
+            self._view = FeatureView(
+                own, machines, self._extra, self.projection_settings, self.seed, self._fitted, self._known_rows()
+            )
         return self._view
+
+    def _known_rows(self) -> Known:
+        """Prototypes, and their clean classes."""
+        if self._table is None:
+            return NOTHING_KNOWN
+        rows = self._table.is_prototype.nonzero()[:, 0]
+        return Known(rows.numpy(), self._table.prototype[rows].numpy())
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -301,7 +310,7 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the checkpoint's projections; the features are projected by them at their next use."""
         if state_dict["projections"]:
-            self._fitted, self._view = [Projection(**state) for state in state_dict["projections"]], None
+            self._fitted, self._view = [Projection.restored(state) for state in state_dict["projections"]], None
         self.classes = state_dict["classes"] or self.classes
 
 
