@@ -69,9 +69,7 @@ CASES = {
     "largest_half": Case(rows=lambda n: (np.sign(clouds(n)) * 65504).astype(np.float16), slow=True),
     "smallest_half": Case(rows=lambda n: (np.sign(clouds(n)) * 6e-8).astype(np.float16), slow=True),
     "as_they_are": Case(rows=lambda n: clouds(n) * np.float32(1e14), more={"data.projection.scale": "none"}, slow=True),
-    "tiny_as_they_are": Case(
-        rows=lambda n: clouds(n) * np.float32(1e-30), more={"data.projection.scale": "none"}, slow=True
-    ),
+    "tiny_as_they_are": Case(rows=lambda n: clouds(n) * np.float32(1e-30), more={"data.projection.scale": "none"}, slow=True),
     "three_items": Case(3, prototypes=2, more=SIX, slow=True),
     "two_items": Case(2, prototypes=None, more=SIX, slow=True),
     "more_landmarks_than_items": Case(more={"data.projection.kernel": 500}, slow=True),

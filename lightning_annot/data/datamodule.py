@@ -18,12 +18,13 @@ from lightning_annot.data.bank_digest import Origin, bank_digest
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.images import Images
+from lightning_annot.data.known import NOTHING_KNOWN, known_rows
 from lightning_annot.data.listed_items import ListedItems
 from lightning_annot.data.loading import BackboneSettings, Loaded, add_features
 from lightning_annot.data.owner import Owner
 from lightning_annot.data.pools import Pools, first_pools
 from lightning_annot.data.preflight import Sources
-from lightning_annot.data.projection import NOTHING_KNOWN, Known, Projection, ProjectionSettings
+from lightning_annot.data.projection import Projection, ProjectionSettings
 from lightning_annot.data.ranks import trainer_ranks
 from lightning_annot.data.view import FeatureView
 from lightning_annot.types import AnnotError
@@ -110,6 +111,7 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
         self._extra_origin: Origin = ""
         self.further = Banks()
         self._fitted: list[Projection] = []
+        self._answered: tuple[Tensor, ...] = ()
         self._view: FeatureView | None = None
         self._folds: Tensor | None = None
         self._pools: Pools | None = None
@@ -186,17 +188,22 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
         if self._view is None:
             assert self.loaded is not None
             own, machines = (self.loaded.features, *self.further.joined), list(self.further.machines.values())
-            self._view = FeatureView(
-                own, machines, self._extra, self.projection_settings, self.seed, self._fitted, self._known_rows()
-            )
+            known = NOTHING_KNOWN if self._table is None else known_rows(self._table, *self._answered)
+            self._view = FeatureView(own, machines, self._extra, self.projection_settings, self.seed, self._fitted, known)
         return self._view
 
-    def _known_rows(self) -> Known:
-        """Prototypes, and their clean classes."""
-        if self._table is None:
-            return NOTHING_KNOWN
-        rows = self._table.is_prototype.nonzero()[:, 0]
-        return Known(rows.numpy(), self._table.prototype[rows].numpy())
+    def know(self, item: Tensor, label: Tensor) -> None:
+        """Choose how features are scaled by these answers, too: ``item`` (A,) and ``label`` (A,), -1 for none.
+
+        What has been chosen already, or is in a checkpoint, stays.
+        """
+        self._answered = (item, label)
+
+    @property
+    def scales(self) -> dict[str, tuple[str, str]]:
+        """How each bank's features are scaled, and why; the learner's own is ``features``."""
+        names = ["features", *(f"banks {i + 1}" for i in range(len(self.further.joined))), *self.further.machines]
+        return {name: (p.scale, p.reason) for name, p in zip(names, self.view.projections, strict=True)}
 
     @property
     def widths(self) -> tuple[int, ...]:

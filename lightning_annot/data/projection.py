@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_annot.data.graph import NeighbourMean
-from lightning_annot.data.scaling import SCALES, Chosen, choose_scale, moments, unit_rows
+from lightning_annot.data.known import NOTHING_KNOWN, Known
+from lightning_annot.data.scaling import Chosen, Scale, choose_scale, moments, unit_rows
 from lightning_annot.types import AnnotError
 
 logger = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ class ProjectionSettings:
     ``gamma``: width of its kernel exp(-gamma |a - b|^2), for features whose mean square norm is 1. ``rows``: most rows that
     are used to fit, and to find neighbours among.
 
-    ``scale``: ``standard`` gives each feature mean 0 and variance 1, ``raw`` mean 0 alone, ``unit`` divides each row by its norm
-    before; all together then have a mean square norm of 1. ``auto`` chooses one of these once a run, by labelled items.
-    ``none`` changes nothing: with ``dim: null`` and no kernel, features stay as they are.
+    ``scale``: ``standard`` gives each feature mean 0 and variance 1, ``raw`` only mean 0, and ``unit`` divides each row by its
+    norm first; all features together then have a mean square norm of 1. ``auto`` chooses among these by labelled items, once a
+    run. ``none`` changes nothing: with ``dim: null`` and no kernel, features stay as they are.
 
     ``neighbours``: appended is the mean of so many nearest rows' features, times ``neighbour_weight`` (0: nothing is appended).
     """
@@ -39,13 +39,13 @@ class ProjectionSettings:
     kernel: int = 0
     gamma: float = 0.2
     rows: int = 20_000
-    scale: str = "auto"
+    scale: Scale = "auto"
     neighbours: int = 5
     neighbour_weight: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise AnnotError(f"projection.scale {self.scale!r} given; allowed are {', '.join(SCALES)}.")
+        if self.scale not in get_args(Scale):
+            raise AnnotError(f"projection.scale {self.scale!r} given; allowed are {', '.join(get_args(Scale))}.")
         if (self.dim is not None and self.dim < 1) or self.kernel < 0 or self.gamma <= 0 or self.rows < 2:
             raise AnnotError(f"projection {self} given; dim and gamma must be above 0, kernel 0 or more, rows 2 or more.")
         if self.neighbours < 0 or self.neighbours > self.rows - 2 or self.neighbour_weight <= 0:
@@ -64,7 +64,8 @@ class ProjectionSettings:
 class Projection:
     """x -> (x - mean) @ matrix (D, d), then, with landmarks (m, d), k(x, landmarks) @ root (m, m) - offset (m,).
 
-    With ``scale`` unit, x is divided by its norm first; otherwise ``scale`` and ``reason`` only say how matrix was made, and why. With ``neighbours``, the mean over the nearest rows of ``reference`` (R, d or m) float16 is appended, times
+    With ``scale`` unit, x is divided by its norm first; any other ``scale`` is in mean and matrix already. ``reason`` says why
+    it was chosen. With ``neighbours``, the mean over the nearest rows of ``reference`` (R, d or m) float16 is appended, times
     ``neighbour_weight``.
     """
 
@@ -77,7 +78,7 @@ class Projection:
     reference: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float16))
     neighbours: int = 0
     neighbour_weight: float = 0.7
-    scale: str = "standard"
+    scale: Scale = "standard"
     reason: str = ""
 
     @classmethod
@@ -132,17 +133,6 @@ class Projection:
         return dict(self.__dict__)
 
 
-@dataclass(frozen=True)
-class Known:
-    """Labelled rows of a bank: ``row`` (P,) int64 and their classes ``label`` (P,) int64."""
-
-    row: NDArray[np.int64]
-    label: NDArray[np.int64]
-
-
-NOTHING_KNOWN = Known(np.empty(0, np.int64), np.empty(0, np.int64))
-
-
 def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int, known: Known = NOTHING_KNOWN) -> Projection:
     """Fit on at most ``settings.rows`` rows of ``features`` (N, D), drawn by ``seed``; result has unit mean square norm.
 
@@ -156,8 +146,7 @@ def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int
     sample = sample if power == 1.0 else sample / power
     chosen = Chosen(settings.scale)
     if settings.scale == "auto":
-        labelled = np.asarray(features[known.row], dtype=np.float32) / power
-        chosen = choose_scale(sample, labelled, known.label, seed)
+        chosen = choose_scale(sample, known, lambda rows: np.asarray(features[rows], dtype=np.float32) / power, seed)
     if chosen.scale == "unit":
         sample, power = unit_rows(sample), 1.0  # a row's norm knows no power
     mean, matrix = _linear(sample, settings.dim, chosen.scale, seed)
@@ -165,13 +154,11 @@ def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int
     size = 1.0 if chosen.scale == "none" else float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0
     arrays = (mean * power, matrix / size / power, *_nystroem(projected / size, settings, seed))
     mean_, matrix_, landmarks_, root_, offset_ = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
-    fitted = Projection(
-        mean_, matrix_, landmarks_, root_, offset_, settings.gamma, scale=chosen.scale, reason=chosen.reason
-    )
+    fitted = Projection(mean_, matrix_, landmarks_, root_, offset_, settings.gamma, scale=chosen.scale, reason=chosen.reason)
     return _with_reference(fitted, sample * power, settings) if settings.neighbours else fitted
 
 
-def _linear(sample: np.ndarray, dim: int | None, scale: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _linear(sample: np.ndarray, dim: int | None, scale: Scale, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and matrix (D, d) of the scaling and the principal components of ``sample`` (R, D)."""
     from sklearn.decomposition import PCA
 

@@ -1,15 +1,18 @@
-"""Whether features are standardised, kept in proportion, or brought to unit norm: chosen by labelled rows, or by their spread."""
+"""Choose whether features are standardised, keep their proportions, or are brought to unit norm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-CHOICES = ("standard", "raw", "unit")  # a later one must be clearly better
-SCALES = ("auto", *CHOICES, "none")
+from lightning_annot.data.known import Known
+
+Scale = Literal["auto", "standard", "raw", "unit", "none"]
+CHOICES: tuple[Scale, ...] = ("standard", "raw", "unit")
 _MOST_CLASSES, _MOST_ROWS = 20, 400  # whose labels are looked at: more cost time and decide nothing
 _LEAST_ROWS = 20  # fewer give no standard error worth the name
 _FOLDS = 5
@@ -21,9 +24,9 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Chosen:
-    """``scale``: one of ``CHOICES``, or ``none``. ``reason``: why, in words; empty where it was given."""
+    """``scale``: any but ``auto``. ``reason``: why, in words; empty where it was given."""
 
-    scale: str
+    scale: Scale
     reason: str = ""
 
 
@@ -39,9 +42,10 @@ class Moments:
 def unit_rows(rows: Floats) -> Floats:
     """``rows`` (n, D) divided by their norms; rows of zeros stay."""
     peak = np.abs(rows).max(1, keepdims=True, initial=0.0)
-    rows = rows / np.where(peak > 0, peak, 1.0)  # else the squares of small values are 0
+    rows = rows / np.where(peak > 0, peak, np.float32(1.0))  # else the squares of small values are 0
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(norm > 0, norm, 1.0), dtype=np.float32)
+    unit: Floats = rows / np.where(norm > 0, norm, np.float32(1.0))
+    return unit
 
 
 def moments(sample: Floats) -> Moments:
@@ -51,7 +55,7 @@ def moments(sample: Floats) -> Moments:
     return Moments(mean, deviation, constant)
 
 
-def choose_scale(sample: Floats, rows: Floats, label: NDArray[np.int64], seed: int) -> Chosen:
+def choose_scale(sample: Floats, known: Known, rows_of: Callable[[NDArray[np.int64]], Floats], seed: int) -> Chosen:
     """Choose among ``CHOICES`` for a bank.
 
     A linear classifier with the learner's own L2 penalty is cross-validated on the labelled rows under each scaling. Its
@@ -60,20 +64,21 @@ def choose_scale(sample: Floats, rows: Floats, label: NDArray[np.int64], seed: i
 
     Args:
         sample: Rows of the bank (R, D) that give the features' moments.
-        rows: Labelled rows (P, D).
-        label: Their classes (P,).
-        seed: Draws which labelled rows count, where there are many.
+        known: Labelled rows of the bank.
+        rows_of: Reads rows (n,) of the bank, (n, D).
+        seed: Draws at most 400 of the labelled rows.
     """
     stats = moments(sample)
     if stats.constant.all():
         return Chosen("standard", "no feature differs between the items")
     components = _are_components(sample, stats)
-    best = "raw" if components else "standard"
-    kept, fold = _folds(label, seed)
+    best: Scale = "raw" if components else "standard"
+    kept, fold = _folds(known.label, seed)
     if int((fold >= 0).sum()) < _LEAST_ROWS:
         seen = "they look like principal components" if components else "they do not look like principal components"
         return Chosen(best, f"{seen}; too few labels to compare scalings by")
-    loss = {scale: _losses(rows_, label[kept], fold) for scale, rows_ in _scaled(sample, rows[kept], stats)}
+    label = known.label[kept]
+    loss = {scale: _losses(rows, label, fold) for scale, rows in _scaled(sample, rows_of(known.row[kept]), stats)}
     for scale in CHOICES:
         if _is_clearly_less(loss[scale], loss[best]):
             best = scale
@@ -98,7 +103,7 @@ def _are_components(sample: Floats, stats: Moments) -> bool:
 
 
 def _folds(label: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of the rows that are looked at (n,), and their folds (n,); -1 where a class has one row alone, which only trains."""
+    """Places of the rows that count (n,), and their folds (n,): -1 for a class's only row, which is always trained on."""
     rng = np.random.default_rng(seed)
     classes = rng.permutation(np.unique(label))[:_MOST_CLASSES]
     most = max(2, _MOST_ROWS // max(1, len(classes)))
@@ -109,7 +114,7 @@ def _folds(label: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDAr
     return np.concatenate(drawn), np.concatenate(fold)
 
 
-def _scaled(sample: Floats, rows: Floats, stats: Moments) -> Iterator[tuple[str, Floats]]:
+def _scaled(sample: Floats, rows: Floats, stats: Moments) -> Iterator[tuple[Scale, Floats]]:
     """Each of ``CHOICES`` with ``rows`` (n, D) scaled so that the bank's mean square norm is 1, in at most n dimensions."""
     vary = ~stats.constant
     centred = (rows - stats.mean)[:, vary]

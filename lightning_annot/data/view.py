@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_annot.data.projection import NOTHING_KNOWN, Known, Projection, ProjectionSettings, fit_projection
+from lightning_annot.data.known import NOTHING_KNOWN, Known
+from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
 
 _NOTHING = 1e-20  # of a moment: features of so little size are rounding errors
 
