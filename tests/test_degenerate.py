@@ -18,6 +18,7 @@ from lightning_annot.crowd.em import PLAIN, run_em, run_tiered_em, write_posteri
 from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.data.features import load_features
 from lightning_annot.data.projection import ProjectionSettings, fit_projection
+from lightning_annot.data.scaling import Scale
 from lightning_annot.data.view import FeatureView
 from lightning_annot.sampling.assignment import assign
 from lightning_annot.types import Annotations, AnnotError
@@ -200,15 +201,15 @@ def test_nobody_to_ask() -> None:
 
 
 @pytest.mark.parametrize("kernel", [0, 8])
-@pytest.mark.parametrize("standardise", [True, False])
-@pytest.mark.parametrize("scale", [0.0, 1e-42, 1e-30, 1e-9, 1.0, 1e9])
-def test_projections_are_finite_at_every_scale(scale: float, standardise: bool, kernel: int) -> None:
-    bank = clouds(20) * np.float32(scale)
-    chosen = ProjectionSettings(dim=2, kernel=kernel, standardise=standardise, neighbours=3)
+@pytest.mark.parametrize("scale", ["auto", "standard", "raw", "unit", "none"])
+@pytest.mark.parametrize("size", [0.0, 1e-42, 1e-30, 1e-9, 1.0, 1e9])
+def test_projections_are_finite_at_every_size(size: float, scale: Scale, kernel: int) -> None:
+    bank = clouds(20) * np.float32(size)
+    chosen = ProjectionSettings(dim=2, kernel=kernel, scale=scale, neighbours=3)
     view = FeatureView([bank], [], None, chosen, 0)
     assert bool(view.rows.isfinite().all())
     assert view.curvatures[0] > 0
-    if standardise and scale >= 1e-30:
+    if scale != "none" and size >= 1e-30:
         assert float(view.rows[:, : view.rows.shape[1] // 2].square().sum(1).mean()) == pytest.approx(1.0, rel=1e-3)
 
 

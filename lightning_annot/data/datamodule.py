@@ -111,7 +111,6 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
         self._extra_origin: Origin = ""
         self.further = Banks()
         self._fitted: list[Projection] = []
-        self._answered: tuple[Tensor, ...] = ()
         self._view: FeatureView | None = None
         self._folds: Tensor | None = None
         self._pools: Pools | None = None
@@ -188,7 +187,7 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
         if self._view is None:
             assert self.loaded is not None
             own, machines = (self.loaded.features, *self.further.joined), list(self.further.machines.values())
-            known = NOTHING_KNOWN if self._table is None else known_rows(self._table, *self._answered)
+            known = NOTHING_KNOWN if self._table is None else known_rows(self._table)
             self._view = FeatureView(own, machines, self._extra, self.projection_settings, self.seed, self._fitted, known)
         return self._view
 
@@ -197,7 +196,7 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
 
         What has been chosen already, or is in a checkpoint, stays.
         """
-        self._answered = (item, label)
+        self.view.known = known_rows(self.table, item, label)
 
     @property
     def scales(self) -> dict[str, tuple[str, str]]:

@@ -21,7 +21,8 @@ class FeatureView:
 
     The learner's ``own`` banks come first, scaled so that together they have the mean square norm of one; then one for each of
     the ``machines``. ``extra`` (M, D) are rows that follow the items, where there is one bank alone. ``fitted``: projections
-    of an earlier run, in this order. ``known``: labelled items, by which each bank's scaling is chosen.
+    of an earlier run, in this order. ``known``: labelled items, by which a bank's scaling is chosen when its projection is
+    fitted.
     """
 
     def __init__(
@@ -36,14 +37,14 @@ class FeatureView:
     ) -> None:
         self._own, self._machines, self._extra = list(own), list(machines), extra
         self._settings, self._seed = settings, seed
-        self._fitted, self._known = list(fitted), known
+        self._fitted, self.known = list(fitted), known
 
     @property
     def projections(self) -> list[Projection]:
         """One a bank, fitted at the first call."""
         banks = [*self._own, *self._machines]
         for bank in banks[len(self._fitted) :]:
-            self._fitted.append(fit_projection(bank, self._settings, self._seed, self._known))
+            self._fitted.append(fit_projection(bank, self._settings, self._seed, self.known))
         return self._fitted
 
     @property
