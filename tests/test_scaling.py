@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
+from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.items import ItemTable, build_items
 from lightning_annot.data.known import NOTHING_KNOWN, Known, known_rows
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
@@ -237,12 +238,12 @@ def test_a_run_says_how_features_are_scaled_and_keeps_it(components: Bank, tmp_p
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["feature_scale"] == {"features": "raw"}
     assert "Feature scale" in (tmp_path / "run" / "report.html").read_text()
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    (state,) = checkpoint(tmp_path / "run")["AnnotationDataModule"]["projections"]
-    assert state["scale"] == "raw"
-    more = call("fit", {**settings, "trainer.max_epochs": 3, "data.projection.scale": "auto", "ckpt_path": last})
-    assert more.status == 0, more.err
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["feature_scale"] == {"features": "raw"}
+    paths = {name: str(settings[f"data.{name}"]) for name in ("features", "labels")}
+    again = AnnotationDataModule(**paths, projection=ProjectionSettings(scale="standard"))
+    again.load_state_dict(checkpoint(tmp_path / "run")["AnnotationDataModule"])
+    again.setup("fit")
+    again.know(torch.arange(100), torch.zeros(100, dtype=torch.int64))
+    assert [scale for scale, _ in again.scales.values()] == ["raw"]
 
 
 def test_answers_that_are_there_choose_where_no_prototypes_are(components: Bank, tmp_path: Path) -> None:

@@ -41,10 +41,10 @@ class Moments:
 
 def unit_rows(rows: Floats) -> Floats:
     """``rows`` (n, D) divided by their norms; rows of zeros stay."""
-    peak = np.abs(rows).max(1, keepdims=True, initial=0.0)
-    rows = rows / np.where(peak > 0, peak, np.float32(1.0))  # else the squares of small values are 0
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = rows / np.where(norm > 0, norm, np.float32(1.0))
+    peak = np.maximum(rows.max(1, keepdims=True), -rows.min(1, keepdims=True))
+    unit: Floats = rows / np.where(peak > 0, peak, np.float32(1.0))  # else the squares of small values are 0
+    norm = np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
+    unit /= np.where(norm > 0, norm, np.float32(1.0))
     return unit
 
 
