@@ -29,6 +29,7 @@ _NO_LEARNER = {
     **_PAPER,
     "model": "lightning_annot.learner.uniform.UniformModule",
     "data.projection.dim": 1,
+    "data.projection.scale": "standard",  # nothing learns from features, so there is nothing to choose
     "data.projection.neighbours": 0,
     "data.batches.size": 1,
     "data.batches.steps": 1,
