@@ -29,6 +29,7 @@ _NO_LEARNER = {
     **_PAPER,
     "model": "lightning_annot.learner.uniform.UniformModule",
     "data.projection.dim": 1,
+    "data.projection.scale": "standard",  # nothing learns from features, so there is nothing to choose
     "data.projection.neighbours": 0,
     "data.batches.size": 1,
     "data.batches.steps": 1,
@@ -72,7 +73,7 @@ _RELEASED_LEARNER = {
     "model.keep_best": "run",
     "model.restart": True,
     "model.calibration": "released",
-    "data.projection": "{dim: null, standardise: false, neighbours: 0}",  # features as they are
+    "data.projection": "{dim: null, scale: none, neighbours: 0}",  # features as they are
     "data.batches.steps": 300,
     "data.batches.targets": "hard",
     "data.batches.shrink": True,

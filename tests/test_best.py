@@ -111,7 +111,7 @@ def test_hard_targets_and_confident_rows() -> None:
 
 def test_features_can_stay_as_they_are() -> None:
     features = (3.0 + 2.0 * torch.randn(40, D)).numpy()
-    projection = fit_projection(features, ProjectionSettings(dim=None, standardise=False, neighbours=0), 0)
+    projection = fit_projection(features, ProjectionSettings(dim=None, scale="none", neighbours=0), 0)
     torch.testing.assert_close(projection.apply(features), torch.from_numpy(features))
 
 

@@ -74,6 +74,9 @@ def refused(*words: str) -> str:
         ("--annotation.crowd.prior teired", ["did you mean tiered", "tiered, homogeneous, class, worker, class_worker"]),
         ("--trainer.max_epochs 1 --trainer.fast_dev_run=1.5", ["--trainer.fast_dev_run 1.5 given"]),
         ("--data.holdout item", ["did you mean items", "items, prototypes"]),
+        ("--data.projection.standardise false", ["--data.projection.standardise given; it is now --data.projection.scale"]),
+        ('--data.projection={"standardise":0}', ["it is now --data.projection.scale", "standard for true and none for false"]),
+        ("--data.projection.scale standart", ["did you mean standard", "auto, standard, raw, unit, none"]),
         ("--data.folds=", ["--data.folds '' given", "a whole number"]),
         ("--data.folds --data.root x", ["--data.folds '' given"]),
         ("--trainer.accelerator gpuu", ["refuses the trainer's settings", "gpuu"]),
@@ -91,6 +94,7 @@ def test_a_fault_of_fit_is_one_line(words: str, told: list[str]) -> None:
     ("document", "told"),
     [
         ("annotation: {treshold: 0.2}", ["no setting --annotation.treshold in", "did you mean --annotation.threshold?"]),
+        ("data: {init_args: {projection: {standardise: true}}}", ["standardise given in", "--data.projection.scale"]),
         ("annotation: {threshold: high}", ["--annotation.threshold high given in", "allowed is a number"]),
         ("data: {init_args: {batches: {steps: 1.5}}}", ["--data.batches.steps 1.5 given in", "allowed is a whole number"]),
         (f"annotation: {{workers: {{class_path: {LIVE}, init_args: {{untill: all}}}}}}", ["--annotation.workers.until?"]),

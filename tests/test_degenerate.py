@@ -18,6 +18,7 @@ from lightning_annot.crowd.em import PLAIN, run_em, run_tiered_em, write_posteri
 from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.data.features import load_features
 from lightning_annot.data.projection import ProjectionSettings, fit_projection
+from lightning_annot.data.scaling import Scale
 from lightning_annot.data.view import FeatureView
 from lightning_annot.sampling.assignment import assign
 from lightning_annot.types import Annotations, AnnotError
@@ -68,10 +69,8 @@ CASES = {
     "repeated": Case(rows=lambda n: clouds(2)[np.arange(n) % 2], slow=True),
     "largest_half": Case(rows=lambda n: (np.sign(clouds(n)) * 65504).astype(np.float16), slow=True),
     "smallest_half": Case(rows=lambda n: (np.sign(clouds(n)) * 6e-8).astype(np.float16), slow=True),
-    "as_they_are": Case(rows=lambda n: clouds(n) * np.float32(1e14), more={"data.projection.standardise": False}, slow=True),
-    "tiny_as_they_are": Case(
-        rows=lambda n: clouds(n) * np.float32(1e-30), more={"data.projection.standardise": False}, slow=True
-    ),
+    "as_they_are": Case(rows=lambda n: clouds(n) * np.float32(1e14), more={"data.projection.scale": "none"}, slow=True),
+    "tiny_as_they_are": Case(rows=lambda n: clouds(n) * np.float32(1e-30), more={"data.projection.scale": "none"}, slow=True),
     "three_items": Case(3, prototypes=2, more=SIX, slow=True),
     "two_items": Case(2, prototypes=None, more=SIX, slow=True),
     "more_landmarks_than_items": Case(more={"data.projection.kernel": 500}, slow=True),
@@ -202,15 +201,15 @@ def test_nobody_to_ask() -> None:
 
 
 @pytest.mark.parametrize("kernel", [0, 8])
-@pytest.mark.parametrize("standardise", [True, False])
-@pytest.mark.parametrize("scale", [0.0, 1e-42, 1e-30, 1e-9, 1.0, 1e9])
-def test_projections_are_finite_at_every_scale(scale: float, standardise: bool, kernel: int) -> None:
-    bank = clouds(20) * np.float32(scale)
-    chosen = ProjectionSettings(dim=2, kernel=kernel, standardise=standardise, neighbours=3)
+@pytest.mark.parametrize("scale", ["auto", "standard", "raw", "unit", "none"])
+@pytest.mark.parametrize("size", [0.0, 1e-42, 1e-30, 1e-9, 1.0, 1e9])
+def test_projections_are_finite_at_every_size(size: float, scale: Scale, kernel: int) -> None:
+    bank = clouds(20) * np.float32(size)
+    chosen = ProjectionSettings(dim=2, kernel=kernel, scale=scale, neighbours=3)
     view = FeatureView([bank], [], None, chosen, 0)
     assert bool(view.rows.isfinite().all())
     assert view.curvatures[0] > 0
-    if standardise and scale >= 1e-30:
+    if scale != "none" and size >= 1e-30:
         assert float(view.rows[:, : view.rows.shape[1] // 2].square().sum(1).mean()) == pytest.approx(1.0, rel=1e-3)
 
 

@@ -69,7 +69,7 @@ def bank(n: int = 90, d: int = 7) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, d)).astype(np.float16)
 
 
-@pytest.mark.parametrize("chosen", [{"dim": 4}, {"dim": None, "standardise": False}, {"dim": 3, "kernel": 12}])
+@pytest.mark.parametrize("chosen", [{"dim": 4}, {"dim": None, "scale": "none"}, {"dim": 3, "kernel": 12}])
 def test_projection_appends_the_weighted_mean(chosen: dict[str, int]) -> None:
     features = bank()
     plain = fit_projection(features, ProjectionSettings(**chosen, neighbours=0), seed=1).apply(features)  # type: ignore[arg-type]

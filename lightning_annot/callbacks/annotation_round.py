@@ -29,6 +29,7 @@ from lightning_annot.callbacks.run_folder import (
     load_prices,
     progress,
     round_figures,
+    tell_scales,
     truth_metrics,
 )
 from lightning_annot.crowd.evidence import answer_evidence
@@ -166,9 +167,12 @@ class AnnotationRound(Callback):
         if self._annotation_log is not None:
             size, name, file = self._annotation_log.size(), self._annotation_log.name, trainer.ckpt_path
             refuse_older(size, self._log_size, name, file, self.folder.path)
-        self._listen(pl_module)
         self._clock, self.stop_reason, self._leftover = time.perf_counter(), None, {}
         self.facts = self._shared_facts(trainer, self._next_round - 1 if self._next_round else 0)
+        self._data.know(self.facts.item, self.facts.label)
+        self._listen(pl_module)
+        if trainer.is_global_zero:
+            tell_scales(self._data)
         if self._next_round == 0:
             self._set_pools(self._inferring.infer(self.facts))
             return

@@ -39,7 +39,7 @@ from lightning_annot.report.tables import (
     write_posterior,
     write_rounds,
 )
-from lightning_annot.report.terminal import print_summary
+from lightning_annot.report.terminal import print_lines, print_summary
 from lightning_annot.report.thumbnails import EDGE
 from lightning_annot.round.facts import Facts
 from lightning_annot.round.inference import Inference
@@ -119,6 +119,8 @@ class RunFolder:
             "prototypes": int(table.is_prototype.sum()),
             "prototypes_drawn": table.drawn,
             "unreadable_images": list(loaded.unreadable),
+            "feature_scale": {name: scale for name, (scale, _) in data.scales.items()},
+            "feature_scale_reason": {name: reason for name, (_, reason) in data.scales.items()},
             "passed_over": {} if loaded.source is None else dict(loaded.source.passed_over),
             **more,
         }
@@ -142,6 +144,11 @@ class RunFolder:
 def _or_none(value: float | None) -> float | None:
     """None for nan, which JSON does not have."""
     return None if value is None or math.isnan(value) else value
+
+
+def tell_scales(data: AnnotationDataModule) -> None:
+    """Print how each bank's features are scaled, where that was chosen."""
+    print_lines(Console(), (f"{name} scaled: {scale} ({reason})" for name, (scale, reason) in data.scales.items() if reason))
 
 
 def thumbnails(data: AnnotationDataModule) -> Any:

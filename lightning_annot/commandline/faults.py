@@ -17,6 +17,9 @@ from lightning_annot.commandline.options import did_you_mean
 Given = tuple[str, Any, str]
 """Dotted name without the words ``init_args`` and ``class_path``, value, and a file's name with a word before it."""
 
+RENAMED = {"data.projection.standardise": "data.projection.scale; write standard for true and none for false"}
+"""Settings of earlier versions, and what to write now."""
+
 
 class UsageFault(Exception):
     """What jsonargparse says of the settings given."""
@@ -74,6 +77,8 @@ def _shown(value: Any) -> str:
 
 
 def _unknown(name: str, where: str, known: Mapping[str, Any]) -> str | None:
+    if name in RENAMED:
+        return f"--{name} given{where}; it is now --{RENAMED[name]}"
     parts = name.split(".")
     above = next((".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in known), None)
     if above is not None and not any(key.startswith(f"{above}.") for key in known):
@@ -128,7 +133,22 @@ def _of_words(args: Sequence[str]) -> Iterator[Given]:
         name, equals, value = word[2:].partition("=")
         if word.startswith("--") and name not in ("config", "help") and not name.startswith("print_"):
             text = value if equals else "" if after.startswith("--") else after
-            yield _plain(name.removesuffix("+")), [text] if name.endswith("+") else text, ""
+            group = _braces(text)
+            if group is not None:
+                yield from _of_mapping(group, _plain(name), "")
+            else:
+                yield _plain(name.removesuffix("+")), [text] if name.endswith("+") else text, ""
+
+
+def _braces(text: str) -> Mapping[Any, Any] | None:
+    """The settings of a group that is given in braces; None for any other value."""
+    if not text.startswith("{"):
+        return None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None  # jsonargparse's message says where
+    return content if isinstance(content, Mapping) and content else None
 
 
 def _of_files(args: Sequence[str]) -> Iterator[Given]:

@@ -18,6 +18,7 @@ from lightning_annot.data.bank_digest import Origin, bank_digest
 from lightning_annot.data.banks import Banks, BankSettings, load_banks
 from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.images import Images
+from lightning_annot.data.known import NOTHING_KNOWN, known_rows
 from lightning_annot.data.listed_items import ListedItems
 from lightning_annot.data.loading import BackboneSettings, Loaded, add_features
 from lightning_annot.data.owner import Owner
@@ -186,8 +187,22 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
         if self._view is None:
             assert self.loaded is not None
             own, machines = (self.loaded.features, *self.further.joined), list(self.further.machines.values())
-            self._view = FeatureView(own, machines, self._extra, self.projection_settings, self.seed, self._fitted)
+            known = NOTHING_KNOWN if self._table is None else known_rows(self._table)
+            self._view = FeatureView(own, machines, self._extra, self.projection_settings, self.seed, self._fitted, known)
         return self._view
+
+    def know(self, item: Tensor, label: Tensor) -> None:
+        """Choose how features are scaled by these answers, too: ``item`` (A,) and ``label`` (A,), -1 for none.
+
+        What has been chosen already, or is in a checkpoint, stays.
+        """
+        self.view.known = known_rows(self.table, item, label)
+
+    @property
+    def scales(self) -> dict[str, tuple[str, str]]:
+        """How each bank's features are scaled, and why; the learner's own is ``features``."""
+        names = ["features", *(f"banks {i + 1}" for i in range(len(self.further.joined))), *self.further.machines]
+        return {name: (p.scale, p.reason) for name, p in zip(names, self.view.projections, strict=True)}
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -307,7 +322,7 @@ class AnnotationDataModule(ListedItems, LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the checkpoint's projections; the features are projected by them at their next use."""
         if state_dict["projections"]:
-            self._fitted, self._view = [Projection(**state) for state in state_dict["projections"]], None
+            self._fitted, self._view = [Projection.restored(state) for state in state_dict["projections"]], None
         self.classes = state_dict["classes"] or self.classes
 
 

@@ -1,4 +1,4 @@
-"""What the learner sees: features standardised, projected, mapped by a kernel, and with the mean of each row's neighbours.
+"""What the learner sees: features scaled, projected, mapped by a kernel, and with the mean of each row's neighbours.
 
 Kernel and neighbours are optional; all is fitted once a run.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_annot.data.graph import NeighbourMean
+from lightning_annot.data.known import NOTHING_KNOWN, Known
+from lightning_annot.data.scaling import Chosen, Scale, choose_scale, moments, unit_rows
 from lightning_annot.types import AnnotError
 
 logger = logging.getLogger(__name__)
@@ -23,8 +26,11 @@ class ProjectionSettings:
     """``dim``: principal components kept (None: all features). ``kernel``: landmarks of a Nystroem map (0: none).
 
     ``gamma``: width of its kernel exp(-gamma |a - b|^2), for features whose mean square norm is 1. ``rows``: most rows that
-    are used to fit, and to find neighbours among. ``standardise``: give each feature mean 0 and variance 1 first, and all
-    together a mean square norm of 1; without it, and with ``dim`` and ``kernel`` unset, features stay as they are.
+    are used to fit, and to find neighbours among.
+
+    ``scale``: ``standard`` gives each feature mean 0 and variance 1, ``raw`` only mean 0, and ``unit`` divides each row by its
+    norm first; all features together then have a mean square norm of 1. ``auto`` chooses among these by labelled items, once a
+    run. ``none`` changes nothing: with ``dim: null`` and no kernel, features stay as they are.
 
     ``neighbours``: appended is the mean of so many nearest rows' features, times ``neighbour_weight`` (0: nothing is appended).
     """
@@ -33,11 +39,13 @@ class ProjectionSettings:
     kernel: int = 0
     gamma: float = 0.2
     rows: int = 20_000
-    standardise: bool = True
+    scale: Scale = "auto"
     neighbours: int = 5
     neighbour_weight: float = 0.7
 
     def __post_init__(self) -> None:
+        if self.scale not in get_args(Scale):
+            raise AnnotError(f"projection.scale {self.scale!r} given; allowed are {', '.join(get_args(Scale))}.")
         if (self.dim is not None and self.dim < 1) or self.kernel < 0 or self.gamma <= 0 or self.rows < 2:
             raise AnnotError(f"projection {self} given; dim and gamma must be above 0, kernel 0 or more, rows 2 or more.")
         if self.neighbours < 0 or self.neighbours > self.rows - 2 or self.neighbour_weight <= 0:
@@ -56,7 +64,8 @@ class ProjectionSettings:
 class Projection:
     """x -> (x - mean) @ matrix (D, d), then, with landmarks (m, d), k(x, landmarks) @ root (m, m) - offset (m,).
 
-    With ``neighbours``, the mean over the nearest rows of ``reference`` (R, d or m) float16 is appended, times
+    With ``scale`` unit, x is divided by its norm first; any other ``scale`` is in mean and matrix already. ``reason`` says why
+    it was chosen. With ``neighbours``, the mean over the nearest rows of ``reference`` (R, d or m) float16 is appended, times
     ``neighbour_weight``.
     """
 
@@ -69,6 +78,14 @@ class Projection:
     reference: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float16))
     neighbours: int = 0
     neighbour_weight: float = 0.7
+    scale: Scale = "standard"
+    reason: str = ""
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Projection:
+        """The projection with this ``state``; that of an older version names no scale."""
+        known = "standard" if state["mean"].any() else "none"
+        return cls(**{"scale": known, **state})
 
     @property
     def n_inputs(self) -> int:
@@ -104,49 +121,67 @@ class Projection:
 
     def apply_rows(self, rows: Tensor) -> Tensor:
         """Project float32 ``rows`` (n, D), without what neighbours append."""
+        if self.scale == "unit":
+            rows = torch.from_numpy(unit_rows(rows.numpy()))
         rows = (rows - self.mean) @ self.matrix
         if len(self.landmarks):
             rows = torch.exp(-self.gamma * torch.cdist(rows, self.landmarks).square()) @ self.root - self.offset
         return rows
 
-    def state(self) -> dict[str, Tensor | float]:
+    def state(self) -> dict[str, Tensor | float | str]:
         """Tensors and plain values, for a checkpoint."""
         return dict(self.__dict__)
 
 
-def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int) -> Projection:
-    """Fit on at most ``settings.rows`` rows of ``features`` (N, D), drawn by ``seed``; result has unit mean square norm."""
-    from sklearn.decomposition import PCA
+def fit_projection(features: np.ndarray, settings: ProjectionSettings, seed: int, known: Known = NOTHING_KNOWN) -> Projection:
+    """Fit on at most ``settings.rows`` rows of ``features`` (N, D), drawn by ``seed``; result has unit mean square norm.
 
+    ``known``: labelled rows of ``features``, by which ``scale: auto`` chooses.
+    """
     rng = np.random.default_rng(seed)
-    n, width = features.shape
+    n = len(features)
     rows = np.arange(n) if n <= settings.rows else np.sort(rng.choice(n, settings.rows, replace=False))
     sample = np.asarray(features[rows], dtype=np.float32)
-    unit = _unit(sample) if settings.standardise else 1.0
-    sample = sample if unit == 1.0 else sample / unit
-    mean, deviation = sample.mean(0), sample.std(0)
-    constant = deviation < 1e-6 * np.maximum(1.0, np.abs(mean))  # their differences are rounding errors
-    deviation[constant] = 1.0
-    if settings.standardise and constant.all():
+    power = 1.0 if settings.scale == "none" else _power(sample)
+    sample = sample if power == 1.0 else sample / power
+    chosen = Chosen(settings.scale)
+    if settings.scale == "auto":
+        chosen = choose_scale(sample, known, lambda rows: np.asarray(features[rows], dtype=np.float32) / power, seed)
+    if chosen.scale == "unit":
+        sample, power = unit_rows(sample), 1.0  # a row's norm knows no power
+    mean, matrix = _linear(sample, settings.dim, chosen.scale, seed)
+    projected = (sample - mean) @ matrix
+    size = 1.0 if chosen.scale == "none" else float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0
+    arrays = (mean * power, matrix / size / power, *_nystroem(projected / size, settings, seed))
+    mean_, matrix_, landmarks_, root_, offset_ = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    fitted = Projection(mean_, matrix_, landmarks_, root_, offset_, settings.gamma, scale=chosen.scale, reason=chosen.reason)
+    return _with_reference(fitted, sample * power, settings) if settings.neighbours else fitted
+
+
+def _linear(sample: np.ndarray, dim: int | None, scale: Scale, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and matrix (D, d) of the scaling and the principal components of ``sample`` (R, D)."""
+    from sklearn.decomposition import PCA
+
+    n, width = sample.shape
+    stats = moments(sample)
+    mean, deviation = stats.mean, np.where(stats.constant, np.float32(1.0), stats.deviation)
+    if scale != "none" and stats.constant.all():
         logger.warning("no feature differs between the items, so images tell nothing: labels come from answers alone")
-    if not settings.standardise:
-        mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
+    if scale == "none":
+        mean = np.zeros_like(mean)
+    if scale != "standard":
+        deviation = np.ones_like(deviation)
+    weight = (np.ones_like(deviation) if scale == "none" else ~stats.constant) / deviation
     matrix = np.eye(width, dtype=np.float32)
-    dim = min(settings.dim or width, width, len(rows))
-    if constant.all():
+    dim = min(dim or width, width, n)
+    if stats.constant.all():
         matrix = matrix[:, :dim]
     elif dim < width:
-        matrix = PCA(dim, random_state=seed).fit((sample - mean) / deviation).components_.T.astype(np.float32)
-    matrix = matrix / deviation[:, None]
-    projected = (sample - mean) @ matrix
-    scale = (float(np.sqrt(np.square(projected).sum(1).mean())) or 1.0) if settings.standardise else 1.0
-    arrays = (mean * unit, matrix / scale / unit, *_nystroem(projected / scale, settings, seed))
-    mean_, matrix_, landmarks_, root_, offset_ = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
-    fitted = Projection(mean_, matrix_, landmarks_, root_, offset_, settings.gamma)
-    return _with_reference(fitted, sample * unit, settings) if settings.neighbours else fitted
+        matrix = PCA(dim, random_state=seed).fit((sample - mean) * weight).components_.T.astype(np.float32)
+    return mean, matrix * weight[:, None]
 
 
-def _unit(sample: np.ndarray) -> float:
+def _power(sample: np.ndarray) -> float:
     """A power of two that brings very small values near 1; 1 for others, and for those that are too small to tell apart."""
     peak = float(np.abs(sample).max())
     return float(2.0 ** np.floor(np.log2(peak))) if 1e-30 < peak < 1e-6 else 1.0

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_annot.data.known import NOTHING_KNOWN, Known
 from lightning_annot.data.projection import Projection, ProjectionSettings, fit_projection
 
 _NOTHING = 1e-20  # of a moment: features of so little size are rounding errors
@@ -20,7 +21,8 @@ class FeatureView:
 
     The learner's ``own`` banks come first, scaled so that together they have the mean square norm of one; then one for each of
     the ``machines``. ``extra`` (M, D) are rows that follow the items, where there is one bank alone. ``fitted``: projections
-    of an earlier run, in this order.
+    of an earlier run, in this order. ``known``: labelled items, by which a bank's scaling is chosen when its projection is
+    fitted.
     """
 
     def __init__(
@@ -31,17 +33,18 @@ class FeatureView:
         settings: ProjectionSettings,
         seed: int,
         fitted: Sequence[Projection] = (),
+        known: Known = NOTHING_KNOWN,
     ) -> None:
         self._own, self._machines, self._extra = list(own), list(machines), extra
         self._settings, self._seed = settings, seed
-        self._fitted = list(fitted)
+        self._fitted, self.known = list(fitted), known
 
     @property
     def projections(self) -> list[Projection]:
         """One a bank, fitted at the first call."""
         banks = [*self._own, *self._machines]
         for bank in banks[len(self._fitted) :]:
-            self._fitted.append(fit_projection(bank, self._settings, self._seed))
+            self._fitted.append(fit_projection(bank, self._settings, self._seed, self.known))
         return self._fitted
 
     @property

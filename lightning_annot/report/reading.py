@@ -189,6 +189,11 @@ def _mapping(value: object) -> None:
         raise TypeError(f"a {type(value).__name__} where an object belongs")
 
 
+def _words(value: Any) -> None:
+    _mapping(value)
+    texts(list(value.values()))
+
+
 def _leftover(value: Any) -> None:
     _mapping(value)
     for items in value.values():
@@ -222,6 +227,7 @@ _SUMMARY: dict[str, Callable[[Any], object]] = {
     "classes": texts,
     "class_names": texts,
     "unreadable_images": texts,
+    "feature_scale": _words,
     "threshold": _number,
     "n_items": _count,
     "prototypes": _count,

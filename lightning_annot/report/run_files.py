@@ -138,6 +138,7 @@ def headlines(run: RunFiles) -> list[Headline]:
     finished = float((items["status"] == "finished").mean()) if len(items) else 0.0
     cost = "cost of a label" if (run.settings.get("annotation") or {}).get("cost") else "share of wrong labels"
     left_out, paused = (run.summary.get(f"{how}_workers", {}) for how in ("excluded", "paused"))
+    scales = run.summary.get("feature_scale", {})
     numbers = [
         ("Accuracy", percent(last.get("accuracy")), "of all labels, against the known truth"),
         ("Accuracy of finished", percent(last.get("finished_precision")), "of the labels called final"),
@@ -151,6 +152,7 @@ def headlines(run: RunFiles) -> list[Headline]:
         ("Workers", f"{len(run.workers):,}" if len(run.workers) else "", "gave at least one answer"),
         ("Left out", f"{len(left_out):,}" if left_out else "", f"workers who do not look, or lie: {_some(left_out)}"),
         ("Paused", f"{len(paused):,}" if paused else "", f"workers who are not good enough: {_some(paused)}"),
+        ("Feature scale", ", ".join(dict.fromkeys(scales.values())), "how features were scaled for the learner"),
         ("Rounds", f"{len(run.rounds):,}" if len(run.rounds) else "", "of training, inferring and asking"),
     ]
     return [Headline(name, value, note) for name, value, note in numbers if value]
