@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def crowd(
     seed: int, n: int, n_answers: int, skill: Tensor, k: int = 10, scale: float = 1.5
 ) -> tuple[Annotations, Tensor, Tensor]:
-    """Answers, a calibrated learner's log p(y | x), and the truth; workers are right in a share ``skill`` (W,), and err evenly."""
+    """Answers, a calibrated learner's log p(y | x), and the truth; workers are right with ``skill`` (W,), and err evenly."""
     g = generator(seed)
     log_prior = (scale * torch.randn(n, k, generator=g)).log_softmax(1)
     truth = torch.multinomial(log_prior.exp(), 1, generator=g)[:, 0]
@@ -70,7 +70,7 @@ def exact(answers: Annotations, log_prior: Tensor, prior: Tensor, n_workers: int
 def test_the_sampler_has_the_exact_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers with priors of their own, so that nothing is pooled."""
     monkeypatch.setattr(accuracy, "EXPONENT_SPREAD", 0.0)
-    monkeypatch.setattr(accuracy, "DRAWS", 6000)
+    monkeypatch.setattr(accuracy, "DRAWS", 4000)
     answers, log_prior, _ = crowd(3, 6, 14, torch.tensor([0.8, 0.6, 0.7]), k=2, scale=1.0)
     prior = torch.stack([homogeneous_prior(2, a, s) for a, s in ((0.8, 5.0), (0.6, 2.0), (0.7, 10.0))])
     result = run_em(answers, log_prior, prior, 3)
@@ -99,18 +99,17 @@ def test_the_items_prior_is_what_the_fit_was_given(tempering: Tempering) -> None
     torch.testing.assert_close(sample.log_prior.log_softmax(1), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("n", "n_answers", "n_workers"), [(300, 300, 12), (300, 900, 12), (2000, 1500, 40)])
 @pytest.mark.parametrize("k", [2, 10])
-def test_intervals_cover_the_true_share(k: int, n: int, n_answers: int, n_workers: int) -> None:
-    """Workers who are right in 50 to 100%, with 25 answers or more; their own interval covers in .85 of the cases."""
+def test_intervals_cover_the_true_share(k: int) -> None:
+    """Workers who are right in 50 to 100%, with 25 to 150 answers each, after few and many answers an item; four crowds each."""
     inside = []
-    for seed in range(6):
+    for (n, n_answers, n_workers), seed in product([(300, 300, 12), (2000, 1500, 40), (2000, 6000, 40)], range(4)):
         skill = 0.5 + 0.5 * torch.rand(n_workers, generator=generator(seed))
         answers, log_prior, truth = crowd(seed, n, n_answers, skill, k)
         found = worker_accuracy(answers, *fitted(answers, log_prior, n_workers)[::-1], Tempering(), generator(), n_workers)
         share = true_share(answers, truth, n_workers)
         inside.append((found.low <= share) & (share <= found.high))
-    assert 0.85 <= np.mean(inside) <= 0.99
+    assert 0.85 <= np.concatenate(inside).mean() <= 0.97
 
 
 def test_a_sample_of_the_items_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +121,8 @@ def test_a_sample_of_the_items_is_as_good(monkeypatch: pytest.MonkeyPatch) -> No
     part = worker_accuracy(answers, posterior, result, Tempering(), generator(), 20)
     share = true_share(answers, truth, 20)
     assert np.mean((part.low <= share) & (share <= part.high)) >= 0.85
-    np.testing.assert_allclose(part.mean, whole.mean, atol=0.03)
+    assert np.abs(part.mean - share).mean() <= 0.03
+    assert np.abs(whole.mean - share).mean() <= 0.03
     width = (part.high - part.low).mean() / (whole.high - whole.low).mean()
     assert 0.8 < width < 2.0
 
@@ -144,8 +144,7 @@ def test_certain_labels_leave_nothing_open() -> None:
     assert found.mean == pytest.approx([1.0, 0.0, 0.75, 1.0])
     assert found.high[0] == 1.0
     assert found.low[1] == 0.0
-    assert found.low[2] == pytest.approx(0.75 - 0.25 / 60, abs=1e-4)
-    assert found.high[2] == pytest.approx(0.75 + 0.25 / 60, abs=1e-4)
+    assert (found.low[2], found.high[2]) == pytest.approx((0.75, 0.75), abs=1e-4)
     assert (found.low <= found.mean).all()
     assert (found.mean <= found.high).all()
 

@@ -11,9 +11,10 @@ the model of crowd/em.py with the exponents of crowd/tempering.py. One sweep dra
 
 where s is the strength of the fit's prior, m its mean with ``POOLED`` pseudo-counts a row, and r_j the share of right answers
 that c makes of worker j's questions. c_j is c with the odds of a right answer changed by one factor, so that it makes t_j of
-them: a worker who is good at one class is probably good at the others. log e and log f ~ N(0, ``EXPONENT_SPREAD``^2) are common
-to all items of a sweep: the exponents are estimates too. The share of worker j's answers z_ij that equal the drawn y_i is one
-draw of the accuracy. Workers with priors of their own, as experts have, keep these.
+them: a worker who is good at one class is probably good at the others. log e and log f are common to all items of a sweep,
+since the exponents are estimates too; they are normal, with a standard deviation that falls from ``EXPONENT_SPREAD`` as answers
+come in. The share of worker j's answers z_ij that equal the drawn y_i is one draw of the accuracy. Workers with priors of their
+own, as experts have, keep these.
 
 An accuracy is about the answers given, to the items that the worker saw; other items may be easier or harder. Its interval
 assumes that the learner is calibrated up to the spread of the exponents, and that workers err independently given the class,
@@ -22,6 +23,7 @@ up to the exponents.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,12 +38,13 @@ from lightning_annot.crowd.incidence import Incidence
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.types import Annotations
 
-BURN_IN, DRAWS = 20, 80  # sweeps; the sampler starts at the posterior of the fit
+BURN_IN, DRAWS = 30, 120  # sweeps; the sampler starts at the posterior of the fit
 LIKENESS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)  # strengths, in answers, of the skills' common prior
 POOLED = 10.0  # pseudo-counts a row of the fit's own prior mean in the pooled confusion
-EXPONENT_SPREAD = 0.2  # standard deviation of the logarithm of each exponent
-MARGIN = 0.25  # answers added to each side of an interval
-MOST_ELEMENTS = 1 << 18  # values of (answers, K) in a sweep; of more answers the items are a sample
+EXPONENT_SPREAD = 0.3  # standard deviation of the logarithm of each exponent before any answer, as in crowd/tempering.py
+HALVING = 4000.0  # answers after which its variance is half of that
+SHARED = 10.0  # answers of a sample that count as much as the other workers'
+MOST_ELEMENTS = 1 << 17  # values of (answers, K) in a sweep; of more answers the items are a sample
 
 Float64s = NDArray[np.float64]
 
@@ -61,6 +64,7 @@ class _Sample:
 
     Args:
         whole: Whether these are all answers of the fit.
+        known: Answers of the fit.
         rows: The items, (n,).
         item: Item of each answer as an index into ``rows``, (A,).
         pair: (worker, answer) pair of each answer, (A,).
@@ -78,6 +82,7 @@ class _Sample:
     """
 
     whole: bool
+    known: int
     rows: Tensor
     item: Tensor
     pair: Tensor
@@ -104,8 +109,9 @@ def worker_accuracy(
 ) -> Accuracy:
     """Accuracy of each worker among ``answers``.
 
-    Where the answers are too many for ``MOST_ELEMENTS``, the sampler sees a sample of the items. The mean difference between
-    its draws and ``posterior``, and the variance beyond that of independent labels, are then those of all workers together.
+    Where the answers are too many for ``MOST_ELEMENTS``, the sampler sees a sample of the items. Its difference from
+    ``posterior``, drawn towards that of all workers together, then holds for the worker's other answers too, and the variance
+    beyond that of independent labels is the mean of all workers.
 
     Args:
         answers: The answers that count, of any workers.
@@ -143,7 +149,8 @@ def _departure(
     difference = right.mean(0) - _per_worker(worker, chance, n_workers)
     excess = right.var(0) - _per_worker(worker, chance * (1.0 - chance), n_workers)
     if not sample.whole:
-        difference = size * difference.sum() / size.sum().clamp(min=1.0)
+        usual = difference.sum() / size.sum().clamp(min=1.0)
+        difference = size * (difference + SHARED * usual) / (size + SHARED)
         excess = size.square() * excess.sum() / size.square().sum().clamp(min=1.0)
     return size, difference, excess
 
@@ -151,16 +158,15 @@ def _departure(
 def _interval(mean: Float64s, variance: Float64s, n: Float64s) -> Accuracy:
     """The interval of a beta distribution with ``mean`` and ``variance``, (W,), of the share of ``n`` answers.
 
-    Each end is moved outwards by ``MARGIN`` answers, and to 0 or 1 where it is less than half an answer away.
+    An end that is less than half an answer from 0 or 1 is moved there.
     """
     mean = mean.clip(0.0, 1.0)
     centre = mean.clip(1e-6, 1.0 - 1e-6)
     size = centre * (1.0 - centre) / variance.clip(1e-12, 0.99 * centre * (1.0 - centre)) - 1.0
     a, b = centre * size, (1.0 - centre) * size
-    answer = 1.0 / np.maximum(n, 1.0)
-    low, high = beta.ppf(0.05, a, b) - MARGIN * answer, beta.ppf(0.95, a, b) + MARGIN * answer
-    low = np.where(low < 0.5 * answer, 0.0, low)
-    high = np.where(high > 1.0 - 0.5 * answer, 1.0, high)
+    low, high = beta.ppf(0.05, a, b), beta.ppf(0.95, a, b)
+    low = np.where(low * n < 0.5, 0.0, low)
+    high = np.where((1.0 - high) * n < 0.5, 1.0, high)
     return Accuracy(mean, np.minimum(low, mean), np.maximum(high, mean))
 
 
@@ -168,11 +174,12 @@ def _sweeps(sample: _Sample, generator: torch.Generator) -> Iterator[Tensor]:
     """Labels y (n,) of each sweep after the first ``BURN_IN``."""
     k = sample.belief.shape[1]
     rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
+    spread = EXPONENT_SPREAD / math.sqrt(1.0 + sample.known / HALVING)
     y = _draw(sample.belief, generator)
     for sweep in range(BURN_IN + DRAWS):
         counts = torch.bincount(sample.pair * k + y[sample.item], minlength=sample.prior.numel()).view(-1, k).float()
         log_w = _draw_confusions(sample, counts, rng)
-        model, people = np.exp(EXPONENT_SPREAD * rng.standard_normal(2))
+        model, people = np.exp(spread * rng.standard_normal(2))
         said = _add_rows(len(sample.rows), sample.item, sample.exponent[:, None] * log_w[sample.pair])
         y = _draw(float(model) * sample.log_prior + float(people) * said, generator)
         if sweep >= BURN_IN:
@@ -214,7 +221,7 @@ def _draw_prior(sample: _Sample, counts: Tensor, mass: Tensor, given: Tensor, rn
 
 
 def _draw_skill(right: Tensor, n: Tensor, expected: Tensor, free: Tensor, rng: np.random.Generator) -> Tensor:
-    """Skill (V,) of workers with ``right`` of ``n`` answers, ``expected`` (V,) to be right in such a share; float.
+    """Skill (V,) of workers with ``right`` of ``n`` answers (V,), who are ``expected`` to be right in such a share (V,).
 
     Skills ~ Beta with mean ``expected`` and a strength out of ``LIKENESS``, which is drawn by its marginal likelihood over the
     workers who are ``free`` (V,) bool.
@@ -258,6 +265,7 @@ def _take_sample(posterior: Tensor, result: EMResult, tempering: Tempering, gene
         pooled = pooled.index_add(0, inc.pair_label[ours], elsewhere[ours])
     return _Sample(
         whole=whole,
+        known=sum(len(chunk.pair) for chunk in inc.chunks),
         rows=rows,
         item=item,
         pair=pair,
