@@ -101,7 +101,7 @@ def test_the_items_prior_is_what_the_fit_was_given(tempering: Tempering) -> None
 
 @pytest.mark.parametrize("k", [2, 10])
 def test_intervals_cover_the_true_share(k: int) -> None:
-    """Workers who are right in 50 to 100%, with 25 to 150 answers each, after few and many answers an item; four crowds each."""
+    """Workers who are right in 50 to 100%, with 25 to 150 answers each, after few and many answers an item."""
     inside = []
     for (n, n_answers, n_workers), seed in product([(300, 300, 12), (2000, 1500, 40), (2000, 6000, 40)], range(4)):
         skill = 0.5 + 0.5 * torch.rand(n_workers, generator=generator(seed))
