@@ -69,8 +69,8 @@ def check_people(run: Path, n_classes: int) -> None:
     given = log["worker"].value_counts().reindex(workers["worker"], fill_value=0)
     assert workers["n_annotations"].tolist() == given.tolist()
     assert given.sum() == len(log)
-    assert (workers["accuracy_low"] < workers["accuracy_mean"]).all()
-    assert (workers["accuracy_mean"] < workers["accuracy_high"]).all()
+    assert (workers["accuracy_low"] <= workers["accuracy_mean"]).all()
+    assert (workers["accuracy_mean"] <= workers["accuracy_high"]).all()
     with np.load(run / "confusions.npz") as arrays:
         assert arrays["workers"].tolist() == workers["worker"].tolist()
         assert arrays["confusions"].shape == (len(workers), n_classes, n_classes)

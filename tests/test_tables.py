@@ -8,7 +8,9 @@ import pytest
 import torch
 from scipy.stats import beta
 
+from lightning_annot.crowd.accuracy import Accuracy
 from lightning_annot.crowd.em import EMResult, run_em
+from lightning_annot.crowd.machines import Machine
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.risk import Decision
 from lightning_annot.report import tables
@@ -16,6 +18,7 @@ from lightning_annot.report.tables import (
     ROUND_COLUMNS,
     TRUTH_COLUMNS,
     class_share,
+    machine_table,
     worker_table,
     write_confusions,
     write_labels,
@@ -66,28 +69,43 @@ def test_posterior_has_the_most_probable_classes(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["posterior.npz"]
 
 
-def test_worker_interval_is_exact_for_one_class() -> None:
+def machine(confusion: np.ndarray, answers: float) -> Machine:
+    """A machine whose ``confusion`` (K, K) was learned from so many ``answers`` a row."""
+    return Machine("clip", torch.zeros(1, K).log_softmax(1).__getitem__, torch.from_numpy(answers * confusion).float())
+
+
+def test_machine_interval_is_exact_for_one_class() -> None:
     """With all weight on class 0 accuracy is one entry of a Dirichlet row, which is beta distributed."""
-    result = fitted()
-    frame = worker_table(NAMES, torch.tensor([40, 40, 40]), result, torch.tensor([1.0, 0.0, 0.0]))
+    confusion = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
+    frame = machine_table([machine(confusion, 40.0)], torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0, 0.0]))
+    assert list(frame) == ["machine", "weight", "accuracy_mean", "accuracy_low", "accuracy_high"]
+    assert frame["accuracy_mean"][0] == pytest.approx(0.7)
+    assert frame["accuracy_low"][0] == pytest.approx(beta.ppf(0.05, 28.0, 12.0), abs=1e-5)
+    assert frame["accuracy_high"][0] == pytest.approx(beta.ppf(0.95, 28.0, 12.0), abs=1e-5)
+
+
+def test_machine_interval_agrees_with_draws_of_whole_confusions() -> None:
+    share, rng = torch.tensor([0.5, 0.3, 0.2]), np.random.default_rng(0)
+    confusion = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
+    frame = machine_table([machine(confusion, 40.0)], torch.tensor([0.5, 0.5]), share)
+    draws = sum(float(share[y]) * rng.dirichlet(40.0 * confusion[y], 20_000)[:, y] for y in range(K))
+    assert frame["accuracy_mean"][0] == pytest.approx(np.mean(draws), abs=0.005)
+    assert frame["accuracy_low"][0] == pytest.approx(np.quantile(draws, 0.05), abs=0.015)
+    assert frame["accuracy_high"][0] == pytest.approx(np.quantile(draws, 0.95), abs=0.015)
+
+
+def test_workers_have_their_accuracy_or_what_the_fit_expects() -> None:
+    """The last worker has answered nothing but gold."""
+    result, third = fitted(), np.array([0.8, 0.6, np.nan])
+    accuracy = Accuracy(third, third - 0.1, third + 0.1)
+    answers = Annotations(torch.arange(3), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2]))
+    frame = worker_table(NAMES, answers, accuracy, result, torch.tensor([1.0, 0.0, 0.0]))
     assert list(frame) == ["worker", "n_annotations", "accuracy_mean", "accuracy_low", "accuracy_high"]
     assert frame["worker"].tolist() == NAMES
-    total, right = result.row_totals()[:, 0].numpy(), result.diagonal()[:, 0].numpy()
-    np.testing.assert_allclose(frame["accuracy_mean"], right, atol=1e-6)
-    np.testing.assert_allclose(frame["accuracy_low"], beta.ppf(0.05, right * total, (1 - right) * total), atol=2e-6)
-    np.testing.assert_allclose(frame["accuracy_high"], beta.ppf(0.95, right * total, (1 - right) * total), atol=2e-6)
-
-
-def test_worker_interval_agrees_with_draws_of_whole_confusions() -> None:
-    result, share = fitted(), torch.tensor([0.5, 0.3, 0.2])
-    frame = worker_table(NAMES, torch.tensor([40, 40, 40]), result, share)
-    rng = np.random.default_rng(0)
-    rows = (result.confusions() * result.row_totals()[:, :, None]).numpy()
-    for j in range(len(NAMES)):
-        draws = sum(float(share[y]) * rng.dirichlet(rows[j, y], 20_000)[:, y] for y in range(K))
-        assert frame["accuracy_mean"][j] == pytest.approx(np.mean(draws), abs=0.005)
-        assert frame["accuracy_low"][j] == pytest.approx(np.quantile(draws, 0.05), abs=0.015)
-        assert frame["accuracy_high"][j] == pytest.approx(np.quantile(draws, 0.95), abs=0.015)
+    assert frame["n_annotations"].tolist() == [2, 1, 0]
+    assert frame["accuracy_mean"].tolist() == pytest.approx([0.8, 0.6, float(result.diagonal()[2, 0])], abs=1e-6)
+    assert frame["accuracy_low"][:2].tolist() == pytest.approx([0.7, 0.5])
+    assert frame["accuracy_low"][2] < frame["accuracy_mean"][2] < frame["accuracy_high"][2]
 
 
 @pytest.mark.parametrize("dense", [True, False])

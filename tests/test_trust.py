@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from cli_runs import QUIET, Bank, answers, assert_equal_runs, call, fit, questions
 from scipy.integrate import quad
 from sklearn.datasets import load_digits
-from test_spam import right, simulate
+from test_spam import right, shares, simulate
 from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
@@ -70,7 +71,7 @@ def test_soft_classes_equal_plain_loops() -> None:
     told = chance_of_accuracy(answers, posterior, result, Tempering(), known, least).tolist()
     confusions, triples = result.confusions(), list(zip(*(t.tolist() for t in vars(answers).values()), strict=True))
     for j in range(n_workers):
-        agrees = []
+        agrees, shared = [], []
         for i, worker, z in triples:
             if worker == j:
                 joint = log_prior[i].clone()
@@ -78,11 +79,13 @@ def test_soft_classes_equal_plain_loops() -> None:
                     if other == i and w != j:
                         joint += confusions[w, :, label].log()
                 agrees.append(float(joint.softmax(0)[z]))
+                others = torch.ones(k) + torch.bincount(answers.label[answers.worker != j], minlength=k)
+                shared.append(float((joint + others.log()).softmax(0)[z]))
 
-        def likelihood(s: float, agrees: list[float] = agrees) -> float:
-            return math.prod(s * q + (1.0 - s) * (1.0 - q) / (k - 1) for q in agrees)
+        def likelihood(s: float, true: list[float] = agrees) -> float:
+            return math.prod(s * q + (1.0 - s) * (1.0 - q) / (k - 1) for q in true)
 
-        best = max(likelihood(s) for s in np.linspace(least, 1.0, 1001))
+        best = max(likelihood(s, true) for s in np.linspace(least, 1.0, 1001) for true in (agrees, shared))
         mean = quad(likelihood, 0.0, least, epsabs=0.0)[0] / least
         assert told[j] == pytest.approx(best / (best + mean), rel=0.01)
 
@@ -97,6 +100,20 @@ def test_who_is_just_good_enough_is_hardly_ever_paused() -> None:
         told = chance(*certain(kinds.tolist(), (n - kinds).tolist()), len(kinds), least)
         ever |= (np.array(told) < 0.05)[back]
     assert 0 < ever.mean() <= 0.05
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("k", [2, 10])
+def test_good_workers_are_not_paused_where_one_class_dominates(k: int, told: bool) -> None:
+    """One class has 95%; all are right in 85%, and 0.8 is asked for; the learner knows the class shares or it does not."""
+    share, known = shares(k, 0.95), torch.ones(10, dtype=torch.bool)
+    for seed, logit in product(range(3), (0.0, 2.0)):
+        answers, log_prior = simulate([right(k, 0.85)] * 10, seed, n=2000, each=200, logit=logit, share=share)
+        if told:
+            log_prior = (log_prior + torch.from_numpy(share).log()).log_softmax(1)
+        result = run_tiered_em(answers, log_prior, homogeneous_prior(k, dtype=torch.float64), 10)
+        posterior = write_posterior(result, log_prior, len(log_prior))
+        assert float(chance_of_accuracy(answers, posterior, result, Tempering(), known, 0.8).min()) > 0.05
 
 
 def test_silent_workers_are_not_judged() -> None:

@@ -48,6 +48,7 @@ from lightning_annot.types import AnnotError, Learner
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import StructuredWorkers
 
+ACCURACY_DRAW = 1 << 20  # plus the round: the draws of the workers' accuracies
 CALIBRATION_DRAW = 1 << 21  # plus the round: the draw of the answered items to calibrate on
 
 
@@ -222,7 +223,8 @@ class AnnotationRound(Callback):
             self.stop_reason = self._ask(trainer, round_, row)
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
         if trainer.is_global_zero:
-            self.folder.save_tables(self._table, facts, self._inference, self._belief)
+            generator = round_generator(self._data.seed, ACCURACY_DRAW + round_)
+            self.folder.save_tables(self._table, facts, self._inference, self._belief, generator)
         if trainer.is_global_zero and self.stop_reason is not None:
             finished = self._inference.finished[: len(self._table)]
             self._leftover = leftover(self._table, finished, self._experts, self._latest, self.workers, self.sampling)

@@ -21,6 +21,7 @@ from lightning_annot.annotations.formats import read_table, write_table
 from lightning_annot.annotations.sheets import COMMA, split_sheet
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.progress import RoundProgress
+from lightning_annot.crowd.accuracy import worker_accuracy
 from lightning_annot.crowd.risk import check_cost
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.items import ItemTable
@@ -32,7 +33,6 @@ from lightning_annot.report.scorecard_page import write_scorecards
 from lightning_annot.report.tables import (
     class_share,
     machine_table,
-    with_barred,
     worker_table,
     write_confusions,
     write_labels,
@@ -55,10 +55,13 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save_tables(self, table: ItemTable, facts: Facts, inference: Inference, belief: Belief) -> None:
+    def save_tables(
+        self, table: ItemTable, facts: Facts, inference: Inference, belief: Belief, generator: torch.Generator
+    ) -> None:
         """``labels.csv``, ``posterior.npz``, ``workers.csv``, ``confusions.npz``: what is believed after this round.
 
         Workers who are barred have answers, but no part in the inference. Machine workers are in ``machines.csv``.
+        ``generator`` draws the workers' accuracies.
         """
         n = len(table)
         annotations, result = facts.annotations(), inference.crowd
@@ -74,11 +77,11 @@ class RunFolder:
         )
         write_posterior(self.path / "posterior.npz", table.classes, inference.posterior[:n])
         names = facts.workers
-        given = torch.bincount(annotations.worker, minlength=result.incidence.n_workers)
         share = class_share(inference.posterior[:n])
         if names:
-            workers = worker_table(names, given, result, share)
-            workers = with_barred(workers, belief.is_barred(names), annotations, inference.posterior)
+            posterior, tempering = inference.posterior[:n], belief.tempering
+            accuracy = worker_accuracy(annotations, posterior, result, tempering, generator, len(names))
+            workers = worker_table(names, annotations, accuracy, result, share)
             workers["state"], workers["reason"] = belief.standing(names)
             write_table(self.path / "workers.csv", workers)
         else:

@@ -1,4 +1,4 @@
-"""Who answers without looking: a likelihood ratio of "answers do not depend on the class" for each worker."""
+"""Find workers who answer without looking: a likelihood ratio of "the answers do not depend on the class" for each worker."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lightning_annot.crowd.em import EMResult
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.types import Annotations
 
-MOST_ELEMENTS = 1 << 25  # values of (answers, K) looked at; of more answers the latest count
-PSEUDO = 2.0  # answers' worth of an even habit that every worker starts with
+MOST_ELEMENTS = 1 << 24  # values of (answers, K) looked at; of more answers the latest count
+PSEUDO = 1.0  # answers' worth of an even habit that every worker starts with
 LAPSE = 0.05  # share of answers that even an honest worker gives by chance
 SHARES = (0.4, 0.6, 0.8, 0.95)  # of an honest worker's answers that are the item's class; the rest come at random
 CERTAINTY = 1e-3  # chance, over all workers, that an honest one is called a spammer
@@ -31,25 +31,44 @@ class Conduct:
 def judge_workers(answers: Annotations, posterior: Tensor, result: EMResult, tempering: Tempering, known: Tensor) -> Conduct:
     """Compare, for each worker, answers by habit with answers by class.
 
-    ``posterior`` (N, K) of the items holds the answers of those who are ``known`` (W,) bool, whom ``result`` was fitted to. For
-    each answer the item's class is taken from the other answers and the learner. By class: an answer is that class in one of
-    ``SHARES`` of the cases, whichever explains the worker's answers best, and otherwise by habit or even. By habit: an answer
-    has the share of the worker's other answers that are the same, or all are alike, with equal chances. No fitted confusion is
-    asked here: it holds the answer itself, and where spammers are many it is theirs. An honest worker, for whom a model of the
-    first kind is true, reaches a ratio of W / ``CERTAINTY`` with a probability of about ``CERTAINTY`` / W at most (Markov).
-    Whoever's own confusion, from all his other answers, explains an answer as surely better than habit is no spammer; if he is
-    also right less often than chance, he is an adversary.
+    For each answer, the item's class is taken from the other answers and the learner.
+
+    - By habit: the answer depends on the worker's earlier answers alone, or all classes are equally likely; both have equal
+      chances. This is a probability: over all sequences of answers it sums to 1.
+    - By class: the answer is the item's class in one of ``SHARES`` of the cases, and otherwise by habit or even. The item's
+      class is believed as ``posterior`` has it, or with the class shares of ``with_class_shares`` as well. The best of these
+      explanations counts.
+
+    An honest worker, for whom an explanation by class is true, therefore reaches a ratio of W / ``CERTAINTY`` with a
+    probability of at most ``CERTAINTY`` / W (Markov). Fitted confusions are not used here: they contain the answer itself, and
+    where spammers are many they are theirs.
+
+    A worker whose own confusion, learned from the earlier answers, explains the answers surely better than habit is no
+    spammer; if this worker is also right less often than chance, it is an adversary.
+
+    Args:
+        answers: All answers, in the order of the log.
+        posterior: What is believed of each item, (N, K), class shares included; from the answers of ``known`` workers.
+        result: The EM that was fitted to those answers.
+        tempering: The exponents of ``posterior``.
+        known: Workers whose answers are believed, (W,) bool.
+
+    Returns:
+        The log ratio and the verdicts, each (W,).
     """
     n_workers, k = len(known), posterior.shape[1]
     worker, label, q = held_out(answers, posterior, result, tempering, known)
-    chance = _habit(worker, label, n_workers, k), torch.full((len(label),), 1.0 / k)
-    habit, even = (_sums(worker, p.log(), n_workers) for p in chance)
-    agrees = q.gather(1, label[:, None])[:, 0]
-    honest = [_sums(worker, (share * agrees + (1.0 - share) * p).log(), n_workers) for share in SHARES for p in chance]
-    by_habit = torch.logaddexp(habit, even) - math.log(2.0)
+    chance = habit(worker, label, k), torch.full((len(label),), 1.0 / k)
+    by_habit = torch.logaddexp(*(_sums(worker, p.log(), n_workers) for p in chance)) - math.log(2.0)
+    agrees = q.gather(1, label[:, None])[:, 0], with_class_shares(q, worker, label, known)
+    honest = [
+        _sums(worker, (share * true + (1.0 - share) * p).log(), n_workers)
+        for share in SHARES
+        for true in agrees
+        for p in chance
+    ]
     log_ratio = by_habit - torch.stack(honest).amax(0)
-    counted = posterior[answers.item[len(answers) - len(worker) :]].float() * known[worker][:, None]
-    alone = (q * _without(result, worker, label, counted)).sum(1)
+    alone = (q * own_confusion(result, worker, label, q)).sum(1)
     own = _sums(worker, ((1.0 - LAPSE) * alone + LAPSE / k).log(), n_workers) - by_habit
     certain = math.log(max(1, n_workers) / CERTAINTY)
     poor = result.diagonal().mean(1) < 1.0 / k
@@ -72,19 +91,55 @@ def held_out(
     return worker, label, log_q.softmax(1)
 
 
-def _without(result: EMResult, worker: Tensor, label: Tensor, own: Tensor) -> Tensor:
-    """p(answer | class) of each answer (A, K) by the worker's confusion without it, which counts ``own`` (A, K) in the fit."""
-    totals = result.row_totals()[worker]
-    mass = result.log_answer(worker, label).exp() * totals
-    return (mass - own).clamp(min=1e-6) / (totals - own).clamp(min=1e-6)
+def with_class_shares(q: Tensor, worker: Tensor, label: Tensor, known: Tensor) -> Tensor:
+    """Probability that each answer is its item's class (A,), by ``q`` times the class shares that other workers report.
+
+    A learner that is trained with all classes alike does not know that one of them dominates. As long as the run has not
+    learned the class shares, ``q`` lacks them, and a worker who rightly gives the common answer seems to follow a habit. The
+    share of a class is that of the answers of all other workers who are ``known`` (W,) bool, with one more of each class.
+
+    Args:
+        q: The class of each answer's item by all but this answer, (A, K), rows sum to 1.
+        worker: Worker of each answer, (A,).
+        label: Class of each answer, (A,).
+        known: Workers whose answers are believed, (W,) bool.
+    """
+    k = q.shape[1]
+    own = torch.bincount(worker * k + label, minlength=len(known) * k).view(-1, k) * known[:, None]
+    weight = q * (own.sum(0) - own + 1).to(q)[worker]
+    return weight.gather(1, label[:, None])[:, 0] / weight.sum(1)
 
 
-def _habit(worker: Tensor, label: Tensor, n_workers: int, k: int) -> Tensor:
-    """Share of each answer's label among the worker's other answers, (A,), with ``PSEUDO`` even ones."""
-    cell = worker * k + label
-    same = torch.bincount(cell, minlength=n_workers * k)[cell] - 1
-    return (same + PSEUDO / k) / (torch.bincount(worker, minlength=n_workers)[worker] - 1 + PSEUDO)
+def own_confusion(result: EMResult, worker: Tensor, label: Tensor, q: Tensor) -> Tensor:
+    """p(answer | class) of each answer (A, K) by the worker's prior and the expected counts of the worker's earlier answers.
+
+    ``q`` (A, K): the class of each answer's item by all but this answer.
+    """
+    totals = result.prior.totals()
+    prior = totals if totals.ndim == 1 else totals[worker]
+    mass = result.prior.rows(worker, label) + _earlier(q, worker * q.shape[1] + label)
+    return mass / (prior + _earlier(q, worker))
+
+
+def habit(worker: Tensor, label: Tensor, k: int) -> Tensor:
+    """Probability of each answer's label (A,) by the same worker's earlier answers, with ``PSEUDO`` even ones.
+
+    A symmetric Dirichlet prior; with two classes, the estimator of Krichevsky and Trofimov (1981).
+    """
+    one = torch.ones(len(label), 1)
+    same, given = _earlier(one, worker * k + label)[:, 0], _earlier(one, worker)[:, 0]
+    return (same + PSEUDO / k) / (given + PSEUDO)
+
+
+def _earlier(value: Tensor, group: Tensor) -> Tensor:
+    """Sum of ``value`` (A, C) over the earlier rows of the same ``group`` (A,), (A, C)."""
+    order = torch.argsort(group, stable=True)
+    value_of = value[order]
+    total = value_of.cumsum(0, dtype=torch.float64).sub_(value_of)
+    _, size = torch.unique_consecutive(group[order], return_counts=True)
+    first = (size.cumsum(0) - size).repeat_interleave(size)
+    return torch.empty_like(value).index_copy_(0, order, (total - total[first]).to(value))
 
 
 def _sums(worker: Tensor, value: Tensor, n_workers: int) -> Tensor:
-    return torch.bincount(worker, value.double(), minlength=n_workers).double()  # of nothing torch counts in whole numbers
+    return torch.bincount(worker, value.double(), minlength=n_workers).double()  # torch counts an empty tensor in whole numbers

@@ -12,6 +12,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from lightning_annot.annotations.formats import write_table
+from lightning_annot.crowd.accuracy import Accuracy
 from lightning_annot.crowd.em import EMResult
 from lightning_annot.crowd.machines import Machine
 from lightning_annot.crowd.risk import Decision
@@ -55,20 +56,26 @@ def write_labels(
     write_table(path, frame)
 
 
-def worker_table(names: Sequence[str], n_annotations: Tensor, result: EMResult, class_share: Tensor) -> pd.DataFrame:
-    """Accuracy of each worker with a central 90% interval.
+def worker_table(
+    names: Sequence[str], answers: Annotations, accuracy: Accuracy, result: EMResult, class_share: Tensor
+) -> pd.DataFrame:
+    """Accuracy of each worker among ``answers`` with a central 90% interval.
 
-    The mean is sum_y pi_y w_j[y, y] with ``class_share`` pi (K,); the interval is that of a beta distribution with the mean and
-    variance which the Dirichlet posteriors of the rows give.
+    A worker without any has what the fit expects: sum_y pi_y w_j[y, y] with ``class_share`` pi (K,), and the interval of a beta
+    distribution with the mean and variance that the Dirichlet posteriors of the rows give.
     """
-    given = {"worker": list(names), "n_annotations": n_annotations.numpy()}
-    return pd.DataFrame(given | _accuracy(result.row_totals(), result.diagonal(), class_share)).round(6)
+    n_annotations = torch.bincount(answers.worker, minlength=len(names)).numpy()
+    expected = _accuracy(result.row_totals(), result.diagonal(), class_share)
+    told = {"accuracy_mean": accuracy.mean, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+    columns = {name: np.where(n_annotations > 0, told[name], expected[name]) for name in told}
+    return pd.DataFrame({"worker": list(names), "n_annotations": n_annotations} | columns).round(6)
 
 
 def machine_table(machines: Sequence[Machine], weights: Tensor, class_share: Tensor) -> pd.DataFrame:
-    """Weight of each machine worker, and how often it sees the right class, as in ``worker_table``.
+    """Weight of each machine worker, and how often it sees the right class, by its confusion and ``class_share`` pi (K,).
 
-    ``weights`` (1 + M,): the learner's first.
+    ``weights`` (1 + M,): the learner's first. The interval is that of a beta distribution with the mean and variance that the
+    Dirichlet posteriors of the confusion's rows give, as if the labels that it was learned from were certain.
     """
     given = {"machine": [machine.name for machine in machines], "weight": weights[1:].numpy()}
     counts = torch.stack([machine.counts for machine in machines])
@@ -84,24 +91,6 @@ def _accuracy(total: Tensor, diagonal: Tensor, class_share: Tensor) -> dict[str,
     size = (mean * (1 - mean) / variance.clamp(min=1e-12) - 1).clamp(min=1e-3)
     a, b = (mean * size).numpy(), ((1 - mean) * size).numpy()
     return {"accuracy_mean": mean.numpy(), "accuracy_low": beta.ppf(0.05, a, b), "accuracy_high": beta.ppf(0.95, a, b)}
-
-
-def with_barred(frame: pd.DataFrame, barred: Tensor, answers: Annotations, posterior: Tensor) -> pd.DataFrame:
-    """The worker table, where those who are ``barred`` (W,) bool have the accuracy that others' answers give to theirs.
-
-    They are right as often as ``posterior`` (N, K), which does not hold their answers, says; one right and one wrong are added.
-    """
-    rows = barred.nonzero()[:, 0]
-    if not len(rows):
-        return frame
-    here = barred[answers.worker]
-    worker, right = answers.worker[here], posterior[answers.item[here], answers.label[here]].double()
-    hits, n = (torch.bincount(worker, weight, minlength=len(barred))[rows].numpy() for weight in (right, None))
-    a, b = hits + 1.0, n - hits + 1.0
-    frame = frame.copy()
-    columns = ["accuracy_mean", "accuracy_low", "accuracy_high"]
-    frame.loc[rows.tolist(), columns] = np.stack([a / (a + b), beta.ppf(0.05, a, b), beta.ppf(0.95, a, b)], axis=1).round(6)
-    return frame
 
 
 def write_confusions(
