@@ -31,8 +31,8 @@ class CertifiedSet:
 
     @cached_property
     def digest(self) -> str:
-        """Which tasks are in the set and what they are called; changes with any of it."""
-        text = pd.DataFrame({"task": self.task, "label": self.label}).to_csv(index=False)
+        """Which tasks are in the set, what they are called and their risks, which order them; changes with any of it."""
+        text = pd.DataFrame({"task": self.task, "label": self.label, "risk": self.risk}).to_csv(index=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
