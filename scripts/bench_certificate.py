@@ -2,9 +2,9 @@
 
     python scripts/bench_certificate.py ../shared/data/pac_labels/imagenet.csv ../shared/data/pac_labels/imagenetv2.csv
 
-Prints JSON: for each file and method the share of labels that are kept without an audit (``saved``; mean and standard deviation
-over the repetitions), the share that is audited, and how often the error of the whole set exceeds the target (``too_many``). The
-expert labels all other items, audited ones among them. Repetition i draws its audits by seed i.
+Prints JSON: for each file and method the share of labels that are kept without an audit (``saved``; mean and standard
+deviation over the repetitions), the share that is audited, and how often the error of the whole set exceeds the target
+(``too_many``). The expert labels all other items, audited ones among them. Repetition i draws its audits by seed i.
 
 ``walk`` is lightning_annot/certificate/walk.py. ``binomial`` and ``hypergeometric`` audit a tenth of all items uniformly and
 test prefixes from the safest on until one fails. ``truth`` knows all errors. ``published`` are the numbers of Candes, Ilyas &
@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_annot.certificate.bounds import binomial_upper, hypergeometric_upper
-from lightning_annot.certificate.walk import allowed_errors, walk_length, walk_limit, walk_rate
+from lightning_annot.certificate.walk import allowed_errors, plan_walk, walk_length
 
 _STEP = 50
 PUBLISHED = {"imagenet": {"saved": 0.595, "spread": 0.009}, "imagenetv2": {"saved": 0.394, "spread": 0.022}}
@@ -78,16 +78,15 @@ def repeated(
 
 
 def walk(risk: NDArray[np.float64], given: argparse.Namespace) -> Method:
-    """A walk that audits no more than the budget; its rate comes from the model's own confidences."""
-    allowed, rate = allowed_errors(len(risk), given.error), walk_rate(risk, given.error, given.confidence)
-    limit, most = walk_limit(allowed, rate, given.confidence), round(given.budget * len(risk))
+    """A walk that audits no more than the budget, planned by the model's own confidences."""
+    plan, most = plan_walk(risk, given.error, given.confidence), round(given.budget * len(risk))
 
     def method(risk: NDArray[np.float64], wrong: NDArray[np.bool_], rng: np.random.Generator) -> Outcome:
-        drawn = rng.random(len(risk)) < rate
+        drawn = rng.random(len(risk)) < plan.rate
         paid = int(np.searchsorted(np.cumsum(drawn), most, side="right"))
-        passed = np.arange(len(risk)) < min(paid, walk_length(drawn, wrong, allowed, limit))
-        stopped_by = np.argmin(passed)  # the audit of this item ends the walk
-        return drawn & (passed | (np.arange(len(risk)) == stopped_by)), passed
+        end = min(paid, walk_length(drawn, wrong, plan))
+        order = np.arange(len(risk))
+        return drawn & (order <= end), order < end  # the audit of the last item ends the walk
 
     return method
 
