@@ -72,7 +72,7 @@ def test_the_order_is_a_function_of_seed_set_and_stage_alone() -> None:
     order = drawn_order(found, 0, 0)
     assert sorted(order) == list(range(500))
     assert (order == drawn_order(labelled(500), 0, 0)).all()
-    assert order[:8].tolist() == [16, 291, 196, 181, 485, 281, 94, 428]  # the same on every machine
+    assert order[:8].tolist() == [391, 110, 378, 320, 443, 63, 67, 92]  # the same on every machine
     others = [drawn_order(found, 1, 0), drawn_order(found, 0, 1), drawn_order(labelled(500, "bee"), 0, 0)]
     assert all((order != other).mean() > 0.9 for other in others)
 
