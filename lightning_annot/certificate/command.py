@@ -145,6 +145,9 @@ def _state(session: _Session, target: float | None, confidence: float) -> None:
 
     record, found = session.record, session.found
     index = record.find(found.digest)
+    if index is None and (weighted := record.find_weighted(found.digest)) is not None:
+        _restate(session, weighted, confidence)
+        return
     if index is None:
         raise AnnotError(
             "no audit was drawn for these labels as they are now; labels that change need an audit of their own: "
@@ -162,6 +165,18 @@ def _state(session: _Session, target: float | None, confidence: float) -> None:
     write_certificate(session.run.directory, record)
     whole = "finished labels" if session.below is None else f"labels with a risk below {session.below:g}"
     print("\n".join(describe(certificate, whole)))
+
+
+def _restate(session: _Session, index: int, confidence: float) -> None:
+    """Print what the run's own audit of these labels has shown."""
+    from lightning_annot.certificate.audit import known_answers
+    from lightning_annot.certificate.trial import describe_trial, resume
+
+    record = session.record
+    trial, looks = resume(session.found, record, index), record.stages[index].looks
+    n = looks[-1][0] if looks else 0
+    standing = trial.standing(known_answers(session.log), n, record.stage_level(index, confidence))
+    print(describe_trial(standing, trial, confidence))
 
 
 def _keep(session: _Session, record: Record) -> _Session:

@@ -12,7 +12,7 @@ together, and a plan of one look has one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ class Stage:
         once: Number of audits at the only look; None for any number of looks.
         grid: Risk thresholds that may be chosen, ascending, fixed when the audit was planned.
         error: The only claim of a stage that is drawn by importance: at most this share is wrong. None for a uniform draw.
+        round: The round of the run that audits by importance.
         looks: (audited, wrong) at each look, where it differs from the look before.
     """
 
@@ -42,6 +43,7 @@ class Stage:
     once: int | None
     grid: tuple[float, ...] = ()
     error: float | None = None
+    round: int | None = None
     looks: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -66,9 +68,16 @@ class Record:
     lost: int = 0
     certificate: Mapping[str, Any] | None = None
 
-    def find(self, digest: str) -> int | None:
-        """Return the last stage of that set of labels."""
-        return next((i for i in reversed(range(len(self.stages))) if self.stages[i].digest == digest), None)
+    def find(self, digest: str, error: float | None = None) -> int | None:
+        """Return the last stage of that set of labels, drawn uniformly, or by importance for the claim ``error``."""
+        return self._last(lambda stage: (stage.digest, stage.error) == (digest, error))
+
+    def find_weighted(self, digest: str) -> int | None:
+        """Return the last stage of that set of labels that was drawn by importance."""
+        return self._last(lambda stage: stage.digest == digest and stage.error is not None)
+
+    def _last(self, fits: Callable[[Stage], bool]) -> int | None:
+        return next((i for i in reversed(range(len(self.stages))) if fits(self.stages[i])), None)
 
     def planned(self, new: Stage) -> tuple[int, Record]:
         """Return the stage to which a draw under the set and plan of ``new`` belongs, and the record with it.
@@ -79,19 +88,19 @@ class Record:
         Raises:
             AnnotError: The plan would be changed after a look.
         """
-        index = self.find(new.digest)
+        index = self.find(new.digest, new.error)
         if index is not None and not self.stages[index].is_over:
             stage = self.stages[index]
-            if (stage.once, stage.error) == (new.once, new.error):
+            if stage.once == new.once:
                 return index, self
             if stage.once is not None:
                 raise AnnotError(
                     f"the audit of these labels was planned as one look at {stage.once}; answer these first (--draw "
                     f"{stage.once} --once writes those that are left)."
                 )
-            if stage.looks and stage.error is None:
+            if stage.looks:
                 raise AnnotError("--once given, but the audit of these labels was looked at already; go on without --once.")
-            if index == len(self.stages) - 1 and not stage.looks:
+            if index == len(self.stages) - 1:
                 return index, self.with_stage(index, new)
         return len(self.stages), self.with_stage(len(self.stages), new)
 

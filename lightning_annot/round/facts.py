@@ -127,3 +127,9 @@ class Basis:
             return self.log_prior(items[rows])
 
         return Basis(about, log_prior, self.prototype[items], len(items), self.n_classes)
+
+
+def with_payments(facts: Facts, later: Facts) -> Facts:
+    """Return ``facts`` with all that was paid until ``later``: estimates stay as they are, and figures count every answer."""
+    extra = later.extra_paid + len(later.item) - len(facts.item)
+    return replace(facts, extra_paid=extra, paid_worker=later.paid_worker, paid_seconds=later.paid_seconds)

@@ -108,6 +108,10 @@ class FileWorkers(Workers):
         self._answered |= Counter(pairs)
         self._people |= {*people}
 
+    def trust(self, name: str) -> None:
+        """Audits stand in ``questions.csv`` with the name of the auditor, as other questions to a person do."""
+        worker_names([name])
+
     def submit(self, questions: Sequence[Question]) -> None:
         """Take all open questions and write them to ``questions.csv``."""
         self._open = {question.id: question for question in questions if question.id not in self._returned}
