@@ -52,8 +52,8 @@ class Ledger:
         """Names by worker index: those who can be asked first, then others as they appear in the log."""
         return tuple(self._names)
 
-    def facts(self, before_round: int) -> Facts:
-        """Answers to, and open questions of, rounds before ``before_round``."""
+    def facts(self, before_round: int, with_audits: bool = False) -> Facts:
+        """Answers to, and open questions of, rounds before ``before_round``; ``with_audits``: its audits are paid too."""
         self._read()
         item, worker, label, _, kind, _ = self._columns
         label = label.copy()
@@ -70,11 +70,12 @@ class Ledger:
         arrays |= {"open_gold_item": self._codes(self._items, owed["item"][~ordinary], "item")}
         arrays |= {"open_gold_worker": whom[~ordinary]}
         arrays |= {"gold_item": item[gold], "gold_worker": worker[gold], "gold_label": label[gold]}
-        arrays |= {"paid_worker": worker[now], "paid_seconds": self._seconds[now]}
+        paid = now | ((kind == KINDS.index("audit")) & (round_ == before_round) & with_audits)
+        arrays |= {"paid_worker": worker[paid], "paid_seconds": self._seconds[paid]}
         return Facts(
             self.workers,
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
-            extra_paid=int((now & ~use).sum()),
+            extra_paid=int((paid & ~use).sum()),
             replies=self._replies(before_round),
             experts=frozenset(self._experts),
         )
@@ -116,8 +117,9 @@ class Ledger:
         Gold questions look like all others to the workers.
         """
         waiting = self._open(with_audits=True)
+        kinds: list[Kind] = ["audit" if is_audit else "annotation" for is_audit in waiting["kind"] == "audit"]
         columns = (waiting[c] for c in ("item", "worker", "round", "id"))
-        questions = [Question(item, worker, round=r, id=id_) for item, worker, r, id_ in zip(*columns, strict=True)]
+        questions = [Question(item, worker, kind, r, id_) for item, worker, r, id_, kind in zip(*columns, kinds, strict=True)]
         self._workers.submit(questions)
         return self._log.answer(self._workers.collect())
 

@@ -117,7 +117,7 @@ def test_a_person_audits_through_files(bank: Bank, tmp_path: Path) -> None:
             break
         asked = pd.read_csv(run / "questions.csv", dtype=str, keep_default_na=False)
         asked["label"] = truth[asked["task"]].to_numpy()
-        asked["worker"] = asked["worker"].replace("", "anna")
+        asked["worker"] = asked["worker"].replace("", "anna").mask(asked.index % 2 == 1, "")  # half of them unsigned
         before = pd.read_csv(run / "answers.csv", dtype=str) if (run / "answers.csv").exists() else None
         pd.concat([before, asked[["task", "worker", "label"]]]).to_csv(run / "answers.csv", index=False)
     assert reason.startswith("the finished labels are certified")
@@ -144,6 +144,14 @@ def test_an_audit_that_fails_lets_the_run_go_on(bank: Bank, tmp_path: Path) -> N
     assert n_stages == 1
     assert 0 < len(audits) <= 40
     assert audits["round"].nunique() == 1
+
+
+def test_audits_cost_money(bank: Bank, tmp_path: Path) -> None:
+    run = fit(audited(bank, **{"annotation.stopping.money": 100, "annotation.prices.per_answer": 2.0}), tmp_path / "run")
+    said = answers(run)
+    assert said["kind"].value_counts().to_dict() == {"annotation": 20, "audit": 30}
+    assert rounds(run)["money"].iloc[-1] == pytest.approx(100)
+    assert summary(run)["stop_reason"].startswith("the money is spent: 100 of 100")
 
 
 @pytest.mark.parametrize(

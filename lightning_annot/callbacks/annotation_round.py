@@ -255,6 +255,7 @@ class AnnotationRound(Callback):
             return None
         if (reason := self._certified(trainer, ledger, round_)) is not None:
             return reason
+        facts = self.facts
         asking = Asking(
             self._terms, self._data, round_, self._inferring.basis(facts), self._inference,
             self._belief.is_barred(facts.workers), self._belief.is_paused(facts.workers),
@@ -290,15 +291,15 @@ class AnnotationRound(Callback):
 
     def _certified(self, trainer: Trainer, ledger: Ledger, round_: int) -> str | None:
         """Audit the finished labels, if that is wanted and likely to certify them; return why the run ends, or None."""
-        if self._auditing is None or self._annotation_log is None:
+        if self._auditing is None or self._auditor is None or self._annotation_log is None:
             return None
         self._stage(trainer, "auditing")
         labels = self.folder.label_table(self._table, self.facts, self._inference)
-        log, seed = self._annotation_log, self._data.seed
-        reason = self._auditing.stop_reason(log, ledger, self.workers, labels, round_, seed, trainer)
-        if reason is not None:
-            self._latest = ledger.facts(round_ + 1)
-            self.facts = with_payments(self.facts, self._latest)
+        log, most, seed = self._annotation_log, self._terms.audits_paid(self.facts, self._auditor), self._data.seed
+        reason = self._auditing.stop_reason(log, ledger, self.workers, labels, most, round_, seed, trainer)
+        paid = with_payments(self.facts, ledger.facts(round_, with_audits=True))
+        if paid.extra_paid > self.facts.extra_paid:
+            self.facts = self._latest = paid
             self.rows[-1] |= self._figures()
         return reason
 

@@ -86,6 +86,7 @@ class Auditing:
         ledger: Ledger,
         workers: Workers,
         labels: pd.DataFrame,
+        most: int,
         round_: int,
         seed: int,
         trainer: Trainer,
@@ -97,6 +98,7 @@ class Auditing:
             ledger: The same, which hands questions to the workers.
             workers: Among them, or beside them, the auditor.
             labels: The table of ``labels.csv``, as it is after this round.
+            most: Most audits in this round.
             round_: This round.
             seed: Seed of the run.
             trainer: Tells of signals to stop, and shows progress.
@@ -111,7 +113,7 @@ class Auditing:
             return None
         trial, planned = begin(found, record, self._error, round_)
         keep_stages(log, record, planned)
-        return self._audit(trial, planned, log, ledger, workers, round_, trainer)
+        return self._audit(trial, planned, log, ledger, workers, min(most, len(found)), round_, trainer)
 
     def _is_time(self, found: CertifiedSet, record: Record, round_: int) -> bool:
         """Whether to audit: always where it was begun, else if it is likely to certify and no audit has just failed."""
@@ -122,10 +124,17 @@ class Auditing:
         return rested and float(found.risk.mean()) <= LIKELY * self._error
 
     def _audit(
-        self, trial: Trial, record: Record, log: AnnotationLog, ledger: Ledger, workers: Workers, round_: int, trainer: Trainer
+        self,
+        trial: Trial,
+        record: Record,
+        log: AnnotationLog,
+        ledger: Ledger,
+        workers: Workers,
+        most: int,
+        round_: int,
+        trainer: Trainer,
     ) -> str | None:
         level, n = record.stage_level(trial.index, self._stopping.confidence), 0
-        most = min(self._stopping.audits, len(trial.found))
         while n < most:
             n = min(n + BATCH, most)
             known = known_answers(log)

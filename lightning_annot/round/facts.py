@@ -130,6 +130,5 @@ class Basis:
 
 
 def with_payments(facts: Facts, later: Facts) -> Facts:
-    """Return ``facts`` with all that was paid until ``later``: estimates stay as they are, and figures count every answer."""
-    extra = later.extra_paid + len(later.item) - len(facts.item)
-    return replace(facts, extra_paid=extra, paid_worker=later.paid_worker, paid_seconds=later.paid_seconds)
+    """Return ``facts`` with all that was paid until ``later``: money counts these answers, and no estimate does."""
+    return replace(facts, extra_paid=later.extra_paid, paid_worker=later.paid_worker, paid_seconds=later.paid_seconds)
