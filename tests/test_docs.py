@@ -196,8 +196,8 @@ def test_a_certificate_is_stated(
     """The session of its page, with an expert between the commands, on a copy of the run."""
     shutil.copytree(desk / "checkpoints" / "digits", tmp_path / "checkpoints" / "digits")
     monkeypatch.chdir(tmp_path)
-    shown = commands("\n".join(blocks(CERTIFICATE, "sh")))
-    assert [args[0] for args in shown] == ["certify"] * 3
+    shown = [args for args in commands("\n".join(blocks(CERTIFICATE, "sh"))) if args[0] == "certify"]
+    assert len(shown) == 3
     assert main(shown[0]) == 0
     audit = pd.read_csv("audit.csv", dtype=str, keep_default_na=False)
     audit["label"] = load_digits().target.astype(str)[audit["task"].astype(int)]
