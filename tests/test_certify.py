@@ -127,7 +127,7 @@ def test_one_planned_look_waits_for_all_answers(folder: Path, truth: Path) -> No
     said(folder, "--draw", "150", "--once", "--out", str(audit))
     fill(audit, truth, 100)
     assert "waiting: 100 answers so far; one look was planned, at 150 audits" in said(folder, "--answers", str(audit))
-    assert not (folder / "certificate.json").exists()
+    assert record(folder)["certificate"] is None
     refused = certify(folder, "--draw", "10", "--out", str(audit))
     assert refused.status == 2
     assert "planned as one look at 150" in refused.err

@@ -84,7 +84,7 @@ PAGES = (README, FEATURES, LABEL_STUDIO, MACHINES, TRUST)
 SHOWN = commands("\n".join(block for page in PAGES for block in blocks(page, "sh"))) + [
     c for path in CONFIGS for c in commands(in_comments(path))
 ]
-FITS = [c for c in SHOWN if c[0] == "fit"]
+FITS = [c for c in [*SHOWN, *commands("\n".join(blocks(CERTIFICATE, "sh")))] if c[0] == "fit"]
 OTHERS = [c for c in SHOWN if c[0] != "fit"]
 FOLDER = next(c for c in FITS if "configs/folder.yaml" in c)
 PROGRAM = next(c for c in FITS if "my_workers.ProgramWorkers" in c)

@@ -115,6 +115,7 @@ def _take_answers(session: _Session, path: Path) -> None:
 def _draw(session: _Session, given: argparse.Namespace) -> _Session:
     """Plan the stage, commit the questions, and write them for the expert or let the simulated one answer."""
     from lightning_annot.certificate import audit
+    from lightning_annot.certificate.keeping import write_certificate
     from lightning_annot.certificate.sample import drawn_order
     from lightning_annot.certificate.statement import plan
     from lightning_annot.report.run_files import image_root
@@ -128,6 +129,7 @@ def _draw(session: _Session, given: argparse.Namespace) -> _Session:
     drawn = [task for task in among if task not in known][: given.draw]
     answers = {} if given.expert is None else audit.simulated_answers(given.expert, drawn, session.run.classes)
     session = _keep(session, record)  # before the questions: a stage that was begun is never forgotten
+    write_certificate(session.run.directory, record)
     audit.ask(session.log, drawn, int(session.run.last_round.get("round", 0)))
     if given.out is not None:
         audit.write_audit(given.out, drawn, image_root(session.run))
