@@ -68,6 +68,15 @@ def test_certify_restates_the_certificate_of_the_run_and_counts_it(bank: Bank, c
     assert found["certificate"]["level"] == pytest.approx(1 - 0.05 * 0.16 * 0.8)
 
 
+def test_a_run_that_ends_otherwise_is_audited_at_its_end(bank: Bank, tmp_path: Path) -> None:
+    """The budget is spent before nine tenths of the items are finished."""
+    more = {"annotation.stopping.budget": 0.05, "annotation.stopping.audit_from": 1.0}
+    run = fit(audited(bank, **more), tmp_path / "run")
+    reason = summary(run)["stop_reason"]
+    assert reason.startswith("the budget of 0.05 annotations per item is spent; the finished labels are certified")
+    assert f" {(answers(run)['kind'] == 'audit').sum()} audits" in reason.replace("(", " ")
+
+
 @pytest.mark.parametrize("from_log", [False, True])
 def test_a_run_that_was_cut_off_is_audited_as_if_it_had_not_been(
     bank: Bank, certified: Path, tmp_path: Path, from_log: bool

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from lightning_annot.certificate.bounds import anytime_upper
 from lightning_annot.certificate.importance import audit_weights, grouped, log_wealth
+from lightning_annot.certificate.record import Record
 from lightning_annot.certificate.sample import CertifiedSet, weighted_order
+from lightning_annot.certificate.trial import begin, describe_trial, resume
 
 ALPHA = 0.05
 
@@ -101,3 +103,43 @@ def test_labels_of_more_weight_come_first_as_often_as_they_should() -> None:
     found = CertifiedSet(task, task, pd.Series([0.0, 0.0, 0.0]), 0.1)
     first = [int(weighted_order(found, np.array([1.0, 2.0, 3.0]), seed, 0)[0]) for seed in range(3000)]
     np.testing.assert_allclose(np.bincount(first) / 3000, [1 / 6, 2 / 6, 3 / 6], atol=0.03)
+
+
+@pytest.mark.parametrize("repetitions", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_no_stage_of_a_run_certifies_labels_that_are_too_bad_more_often_than_stated(repetitions: int) -> None:
+    """Three versions of the labels, one after the other, each with one wrong label too many and audited 400 times."""
+    size, false = 1000, 0
+    task = pd.Series([f"item{i}" for i in range(size)], dtype=object)
+    for seed in range(repetitions):
+        rng, record = np.random.default_rng(seed), Record(seed)
+        for version in ("ant", "bee", "fly"):
+            risk = pd.Series(np.sort(rng.beta(0.4, 20, size)).round(6))
+            wrong = rng.permutation(size) < size // 20 + 1
+            found = CertifiedSet(task, pd.Series([version] * size, dtype=object), risk, 1.0)
+            answers = {item: "other" if bad else version for item, bad in zip(task, wrong, strict=True)}
+            trial, record = begin(found, record, 0.05)
+            standing = trial.standing(answers, 400, record.stage_level(trial.index, 1 - ALPHA))
+            false += standing.certified
+    assert false / repetitions <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / repetitions)
+
+
+def test_an_audit_says_when_it_certifies_and_when_it_seems_hopeless() -> None:
+    size = 2000
+    task = pd.Series([f"item{i}" for i in range(size)], dtype=object)
+    found = CertifiedSet(task, pd.Series(["ant"] * size, dtype=object), pd.Series([0.01] * size), 0.1)
+    trial, record = begin(found, Record(0), 0.05, round_=3)
+    assert record.stages[0].round == 3
+    right, bad = dict.fromkeys(task, "ant"), {item: "bee" if i % 5 == 0 else "ant" for i, item in enumerate(task)}
+    level = record.stage_level(0, 0.95)
+    assert not trial.standing(right, 25, level).certified
+    good = trial.standing(right, 150, level)
+    assert (good.audited, good.wrong, good.certified, good.hopeless) == (150, 0, True, False)
+    assert describe_trial(good, trial, 0.95).endswith("at most 5% wrong at confidence 0.95 (150 audits, 0 wrong)")
+    poor = trial.standing(bad, 150, level)
+    assert not poor.certified
+    assert poor.hopeless
+    assert "are not certified" in describe_trial(poor, trial, 0.95)
+    again = resume(found, record, 0)
+    assert (again.order == trial.order).all()
+    unsure = trial.standing(right | dict.fromkeys(trial.tasks(1)), 150, level)
+    assert unsure.wrong == 1

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import refuse_password
 from lightning_annot.callbacks.asking import Asking, Terms, await_answers, why_not
-from lightning_annot.callbacks.auditing import Auditing, auditor_of
+from lightning_annot.callbacks.auditing import CERTIFIED, Auditing, auditor_of
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
@@ -43,7 +43,7 @@ from lightning_annot.round.facts import Facts, with_payments
 from lightning_annot.round.inference import Inference
 from lightning_annot.round.settings import CrowdSettings, SamplingSettings, TrustSettings
 from lightning_annot.sampling.price import PriceSettings
-from lightning_annot.sampling.stopping import StopSettings
+from lightning_annot.sampling.stopping import LAST_ROUND, StopSettings
 from lightning_annot.types import AnnotError, Learner
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import StructuredWorkers
@@ -220,7 +220,7 @@ class AnnotationRound(Callback):
         self._lap()
         self._latest = facts
         if trainer.is_global_zero:
-            self.stop_reason = self._ask(trainer, round_, row)
+            self.stop_reason = self._at_the_end(trainer, round_, self._ask(trainer, round_, row))
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
         if trainer.is_global_zero:
             self.folder.save_tables(self._table, facts, self._inference, self._belief)
@@ -289,14 +289,24 @@ class AnnotationRound(Callback):
             return None
         return why_not(self._terms, now, too_dear, asking.nobody_left)
 
-    def _certified(self, trainer: Trainer, ledger: Ledger, round_: int) -> str | None:
+    def _at_the_end(self, trainer: Trainer, round_: int, reason: str | None) -> str | None:
+        """Audit the finished labels of a run that ends without a certificate; return why it ends.
+
+        The last allowed round is no end: more rounds may be allowed later, and must find the same facts.
+        """
+        if reason is None or self._ledger is None or reason.startswith(("interrupted", "waiting", LAST_ROUND, CERTIFIED)):
+            return reason
+        found = self._certified(trainer, self._ledger, round_, ending=True)
+        return f"{reason}; {found}" if found is not None and found.startswith(CERTIFIED) else found or reason
+
+    def _certified(self, trainer: Trainer, ledger: Ledger, round_: int, ending: bool = False) -> str | None:
         """Audit the finished labels, if that is wanted and likely to certify them; return why the run ends, or None."""
         if self._auditing is None or self._auditor is None or self._annotation_log is None:
             return None
         self._stage(trainer, "auditing")
         labels = self.folder.label_table(self._table, self.facts, self._inference)
         log, most, seed = self._annotation_log, self._terms.audits_paid(self.facts, self._auditor), self._data.seed
-        reason = self._auditing.stop_reason(log, ledger, self.workers, labels, most, round_, seed, trainer)
+        reason = self._auditing.stop_reason(log, ledger, self.workers, labels, most, round_, seed, trainer, ending)
         paid = with_payments(self.facts, ledger.facts(round_, with_audits=True))
         if paid.extra_paid > self.facts.extra_paid:
             self.facts = self._latest = paid

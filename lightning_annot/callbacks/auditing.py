@@ -34,6 +34,7 @@ from lightning_annot.workers.base import Workers
 
 BATCH = 25  # audits between two looks
 PAUSE = 5  # rounds after an audit that did not certify
+CERTIFIED = "the finished labels are certified"  # how the reason of a run begins that ends by its audits
 LIKELY = 0.6  # of the target: the stated error up to which an audit is likely to certify
 
 
@@ -90,6 +91,7 @@ class Auditing:
         round_: int,
         seed: int,
         trainer: Trainer,
+        ending: bool = False,
     ) -> str | None:
         """Audit the finished ones of ``labels`` if that is likely to certify them; return why the run ends, or None.
 
@@ -102,23 +104,29 @@ class Auditing:
             round_: This round.
             seed: Seed of the run.
             trainer: Tells of signals to stop, and shows progress.
+            ending: The run ends with this round in any case, so that this is the last chance.
         """
         ours = labels[labels["status"] != "prototype"]
         finished = ours[ours["status"] == "finished"]
-        if len(finished) == 0 or len(finished) < self._stopping.audit_from * len(ours):
+        if len(finished) == 0 or (not ending and len(finished) < self._stopping.audit_from * len(ours)):
             return None
         found, record = certified_set(labels, self._threshold, None), read_record(log, self._folder)
         record = record if record.stages else replace(record, seed=seed)
-        if not self._is_time(found, record, round_):
+        if not self._is_time(found, record, round_, ending):
             return None
         trial, planned = begin(found, record, self._error, round_)
         keep_stages(log, record, planned)
         return self._audit(trial, planned, log, ledger, workers, min(most, len(found)), round_, trainer)
 
-    def _is_time(self, found: CertifiedSet, record: Record, round_: int) -> bool:
-        """Whether to audit: always where it was begun, else if it is likely to certify and no audit has just failed."""
+    def _is_time(self, found: CertifiedSet, record: Record, round_: int, ending: bool) -> bool:
+        """Whether to audit: always where it was begun, else if it is likely to certify and no audit has just failed.
+
+        At the end of a run it is enough that it is possible.
+        """
         if record.find(found.digest, self._error) is not None:
             return True
+        if ending:
+            return float(found.risk.mean()) <= self._error
         before = [stage.round for stage in record.stages if stage.round is not None and stage.round < round_]
         rested = not before or round_ - max(before) >= PAUSE
         return rested and float(found.risk.mean()) <= LIKELY * self._error

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from lightning_annot.types import AnnotError
 
+LAST_ROUND = "the last allowed round is done (trainer.max_epochs)"
+
 
 @dataclass(frozen=True)
 class StopSettings:
@@ -106,7 +108,7 @@ def stop_reason(
     if money is not None and money < cheapest:
         return f"the money is spent: {spent:g} of {settings.money:g}, where an answer costs {cheapest:g} or more"
     if last_round:
-        return "the last allowed round is done (trainer.max_epochs)"
+        return LAST_ROUND
     n = settings.patience
     if n is not None and len(finished_history) >= 2 * n:
         before, now = sum(finished_history[-2 * n : -n]), sum(finished_history[-n:])
