@@ -156,11 +156,11 @@ def test_an_audit_that_fails_lets_the_run_go_on(bank: Bank, tmp_path: Path) -> N
 
 
 def test_audits_cost_money(bank: Bank, tmp_path: Path) -> None:
-    run = fit(audited(bank, **{"annotation.stopping.money": 100, "annotation.prices.per_answer": 2.0}), tmp_path / "run")
+    run = fit(audited(bank, **{"annotation.stopping.money": 120, "annotation.prices.per_answer": 2.0}), tmp_path / "run")
     said = answers(run)
-    assert said["kind"].value_counts().to_dict() == {"annotation": 20, "audit": 30}
-    assert rounds(run)["money"].iloc[-1] == pytest.approx(100)
-    assert summary(run)["stop_reason"].startswith("the money is spent: 100 of 100")
+    assert said["kind"].value_counts().to_dict() == {"annotation": 20, "audit": 40}
+    assert rounds(run)["money"].iloc[-1] == pytest.approx(120)
+    assert summary(run)["stop_reason"].startswith("the money is spent: 120 of 120")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lightning_annot.certificate.bounds import anytime_upper
 from lightning_annot.certificate.importance import audit_weights, grouped, log_wealth
 from lightning_annot.certificate.record import Record
 from lightning_annot.certificate.sample import CertifiedSet, weighted_order
-from lightning_annot.certificate.trial import begin, describe_trial, resume
+from lightning_annot.certificate.trial import begin, describe_trial, expected_audits, resume
 
 ALPHA = 0.05
 
@@ -143,3 +143,14 @@ def test_an_audit_says_when_it_certifies_and_when_it_seems_hopeless() -> None:
     assert (again.order == trial.order).all()
     unsure = trial.standing(right | dict.fromkeys(trial.tasks(1)), 150, level)
     assert unsure.wrong == 1
+
+
+def test_more_audits_are_expected_for_more_errors() -> None:
+    task = pd.Series([f"item{i}" for i in range(400)], dtype=object)
+    found = CertifiedSet(task, pd.Series(["ant"] * 400, dtype=object), pd.Series([0.01] * 400), 0.1)
+    known = {item: "bee" if i % 25 == 0 else "ant" for i, item in enumerate(task[:100])}
+    by_risk, by_audits = (expected_audits(found, 0.05, 0.95, answers) for answers in ({}, known))
+    assert by_risk == pytest.approx(math.log(20) / 0.05)
+    assert by_audits == pytest.approx(math.log(20) * 0.08 / 0.01**2)
+    assert expected_audits(found, 0.05, 0.95, dict.fromkeys(list(known)[:40], "bee")) == by_risk  # too few to tell
+    assert expected_audits(found, 0.04, 0.95, known) == math.inf

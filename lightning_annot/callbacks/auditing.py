@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from lightning_annot.certificate.audit import EXPERT, ask, known_answers
 from lightning_annot.certificate.keeping import keep_stages, read_record, write_certificate
 from lightning_annot.certificate.record import Record
 from lightning_annot.certificate.sample import CertifiedSet, certified_set
-from lightning_annot.certificate.trial import Standing, Trial, begin, describe_trial
+from lightning_annot.certificate.trial import Standing, Trial, begin, describe_trial, expected_audits
 from lightning_annot.ledger import Ledger
 from lightning_annot.sampling.stopping import StopSettings
 from lightning_annot.types import AnnotError
@@ -35,7 +35,6 @@ from lightning_annot.workers.base import Workers
 BATCH = 25  # audits between two looks
 PAUSE = 5  # rounds after an audit that did not certify
 CERTIFIED = "the finished labels are certified"  # how the reason of a run begins that ends by its audits
-LIKELY = 0.6  # of the target: the stated error up to which an audit is likely to certify
 
 
 def auditor_of(stopping: StopSettings, experts: Sequence[str]) -> str | None:
@@ -112,24 +111,28 @@ class Auditing:
             return None
         found, record = certified_set(labels, self._threshold, None), read_record(log, self._folder)
         record = record if record.stages else replace(record, seed=seed)
-        if not self._is_time(found, record, round_, ending):
+        if not self._is_time(found, record, known_answers(log, round_), most, round_, ending):
             return None
         trial, planned = begin(found, record, self._error, round_)
         keep_stages(log, record, planned)
         return self._audit(trial, planned, log, ledger, workers, min(most, len(found)), round_, trainer)
 
-    def _is_time(self, found: CertifiedSet, record: Record, round_: int, ending: bool) -> bool:
-        """Whether to audit: always where it was begun, else if it is likely to certify and no audit has just failed.
-
-        At the end of a run it is enough that it is possible.
-        """
+    def _is_time(
+        self,
+        found: CertifiedSet,
+        record: Record,
+        answers: Mapping[str, str | None],
+        most: int,
+        round_: int,
+        ending: bool,
+    ) -> bool:
+        """Whether to audit: always where it was begun, else if it is likely to certify and no audit has just failed."""
         if record.find(found.digest, self._error) is not None:
             return True
-        if ending:
-            return float(found.risk.mean()) <= self._error
         before = [stage.round for stage in record.stages if stage.round is not None and stage.round < round_]
-        rested = not before or round_ - max(before) >= PAUSE
-        return rested and float(found.risk.mean()) <= LIKELY * self._error
+        level = record.stage_level(len(record.stages), self._stopping.confidence)
+        rested = ending or not before or round_ - max(before) >= PAUSE
+        return rested and expected_audits(found, self._error, level, answers) <= most
 
     def _audit(
         self,

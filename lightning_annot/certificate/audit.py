@@ -16,9 +16,9 @@ EXPERT = "expert"
 SKIPS = ("skip", "unsure")
 
 
-def known_answers(log: AnnotationLog) -> dict[str, str | None]:
-    """What the expert said of each audited item; None where unsure."""
-    answers = log.answers(kind="audit").drop_duplicates("item")
+def known_answers(log: AnnotationLog, before_round: int | None = None) -> dict[str, str | None]:
+    """What the expert said of each audited item, asked ``before_round`` alone if given; None where unsure."""
+    answers = log.answers(before_round, kind="audit").drop_duplicates("item")
     return dict(zip(answers["item"], answers["label"], strict=True))
 
 

@@ -71,6 +71,27 @@ class Standing:
     hopeless: bool
 
 
+def expected_audits(found: CertifiedSet, error: float, level: float, answers: Mapping[str, str | None]) -> float:
+    """Return about how many audits it takes to certify ``error``; infinity where more seems to be wrong.
+
+    With a share p wrong, the log wealth grows by (error - p)^2 / (2 p) an audit, and by no more than ``error``. The share is
+    the stated risk, or what earlier audits say of the labels as they are now, whichever is more.
+
+    Args:
+        found: The labels.
+        error: The claim.
+        level: Confidence of the claim.
+        answers: Class by item of all earlier audits.
+    """
+    known = [(said, answers[task]) for task, said in zip(found.task, found.label, strict=True) if task in answers]
+    seen = sum(said != true for said, true in known) / len(known) if len(known) >= _ENOUGH else 0.0
+    wrong = max(float(found.risk.mean()), seen)
+    if wrong >= error:
+        return math.inf
+    growth = min(error, (error - wrong) ** 2 / (2 * wrong)) if wrong > 0 else error
+    return -math.log(1 - level) / growth
+
+
 def begin(found: CertifiedSet, record: Record, error: float, round_: int | None = None) -> tuple[Trial, Record]:
     """Return the audit of ``found`` for the claim ``error``, and the record with its stage."""
     index, record = record.planned(Stage(found.digest, len(found), None, None, error=error, round=round_))
