@@ -151,6 +151,6 @@ def test_more_audits_are_expected_for_more_errors() -> None:
     known = {item: "bee" if i % 25 == 0 else "ant" for i, item in enumerate(task[:100])}
     by_risk, by_audits = (expected_audits(found, 0.05, 0.95, answers) for answers in ({}, known))
     assert by_risk == pytest.approx(math.log(20) / 0.05)
-    assert by_audits == pytest.approx(math.log(20) * 0.08 / 0.01**2)
+    assert by_audits == pytest.approx(math.log(20) * 2 * 0.02 / 0.03**2)  # 4 of 100, less 2
     assert expected_audits(found, 0.05, 0.95, dict.fromkeys(list(known)[:40], "bee")) == by_risk  # too few to tell
-    assert expected_audits(found, 0.04, 0.95, known) == math.inf
+    assert expected_audits(found, 0.02, 0.95, known) == math.inf

@@ -54,11 +54,12 @@ class Trial:
         return Standing(n, int(wrong.sum()), certified, self._is_hopeless(drawn, wrong))
 
     def _is_hopeless(self, drawn: NDArray[np.int64], wrong: NDArray[np.bool_]) -> bool:
-        """Whether about as many labels seem to be wrong as the claim allows, or more."""
+        """Whether more labels seem to be wrong than the claim allows, by a standard error."""
         if len(drawn) < _ENOUGH:
             return False
         inverse = 1 / self.groups.weight[self.groups.of[drawn]]
-        return bool(inverse[wrong].sum() >= self.error * inverse.sum())
+        margin = math.sqrt(self.error / len(drawn))
+        return bool(inverse[wrong].sum() >= (self.error + margin) * inverse.sum())
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def expected_audits(found: CertifiedSet, error: float, level: float, answers: Ma
     """Return about how many audits it takes to certify ``error``; infinity where more seems to be wrong.
 
     With a share p wrong, the log wealth grows by (error - p)^2 / (2 p) an audit, and by no more than ``error``. The share is
-    the stated risk, or what earlier audits say of the labels as they are now, whichever is more.
+    the stated risk, or what earlier audits say of the labels as they are now, less a standard error, whichever is more.
 
     Args:
         found: The labels.
@@ -84,7 +85,8 @@ def expected_audits(found: CertifiedSet, error: float, level: float, answers: Ma
         answers: Class by item of all earlier audits.
     """
     known = [(said, answers[task]) for task, said in zip(found.task, found.label, strict=True) if task in answers]
-    seen = sum(said != true for said, true in known) / len(known) if len(known) >= _ENOUGH else 0.0
+    n, k = len(known), sum(said != true for said, true in known)
+    seen = (k - math.sqrt(k)) / n if n >= _ENOUGH else 0.0
     wrong = max(float(found.risk.mean()), seen)
     if wrong >= error:
         return math.inf
