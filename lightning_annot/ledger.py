@@ -40,6 +40,7 @@ class Ledger:
         # Item, worker, label, round, kind as a row of KINDS, question; by question, whenever the answers came.
         self._columns = np.empty((6, 0), dtype=np.int64)
         self._experts: set[str] = set()
+        self.auditor: str | None = None  # whose audits are handed out with the other questions
         self._seconds = np.empty(0)  # of the same answers, 0 where unknown
         self._repeats, self._n_contradictions = np.empty(0, dtype=np.int64), 0  # rows of the columns
         answered = self._read()
@@ -51,8 +52,8 @@ class Ledger:
         """Names by worker index: those who can be asked first, then others as they appear in the log."""
         return tuple(self._names)
 
-    def facts(self, before_round: int) -> Facts:
-        """Answers to, and open questions of, rounds before ``before_round``."""
+    def facts(self, before_round: int, with_audits: bool = False) -> Facts:
+        """Answers to, and open questions of, rounds before ``before_round``; ``with_audits``: its audits are paid too."""
         self._read()
         item, worker, label, _, kind, _ = self._columns
         label = label.copy()
@@ -69,12 +70,12 @@ class Ledger:
         arrays |= {"open_gold_item": self._codes(self._items, owed["item"][~ordinary], "item")}
         arrays |= {"open_gold_worker": whom[~ordinary]}
         arrays |= {"gold_item": item[gold], "gold_worker": worker[gold], "gold_label": label[gold]}
-        paid = now & (kind != KINDS.index("audit"))
+        paid = now | ((kind == KINDS.index("audit")) & (round_ == before_round) & with_audits)
         arrays |= {"paid_worker": worker[paid], "paid_seconds": self._seconds[paid]}
         return Facts(
             self.workers,
             **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
-            extra_paid=int((now & ~use).sum()),
+            extra_paid=int((paid & ~use).sum()),
             replies=self._replies(before_round),
             experts=frozenset(self._experts),
         )
@@ -115,9 +116,10 @@ class Ledger:
 
         Gold questions look like all others to the workers.
         """
-        waiting = self._open()
+        waiting = self._open(with_audits=True)
+        kinds: list[Kind] = ["audit" if is_audit else "annotation" for is_audit in waiting["kind"] == "audit"]
         columns = (waiting[c] for c in ("item", "worker", "round", "id"))
-        questions = [Question(item, worker, round=r, id=id_) for item, worker, r, id_ in zip(*columns, strict=True)]
+        questions = [Question(item, worker, kind, r, id_) for item, worker, r, id_, kind in zip(*columns, kinds, strict=True)]
         self._workers.submit(questions)
         return self._log.answer(self._workers.collect())
 
@@ -142,16 +144,18 @@ class Ledger:
         asked = (kind != KINDS.index("audit")) & (round_ != IMPORT_ROUND) & (round_ < before_round)
         return len(np.unique(question[asked]))
 
-    def _open(self, before_round: int | None = None) -> pd.DataFrame:
+    def _open(self, before_round: int | None = None, with_audits: bool = False) -> pd.DataFrame:
         """Open questions, of rounds before ``before_round`` alone if given, less those to experts: audits, see certificate/,
         and unfinished items, see exchange/handover.py. Nobody waits for these; what a round asks does not depend on them.
+        ``with_audits``: those to the run's own auditor stay.
         """
         waiting = self._log.questions(open_only=True, from_id=self._first_open)
         if len(waiting):
             self._first_open = int(waiting["id"].iloc[0])
         if before_round is not None:
             waiting = waiting[waiting["round"] < before_round]
-        return waiting[(waiting["kind"] != "audit") & (waiting["round"] != IMPORT_ROUND)]
+        ours = (waiting["worker"] == self.auditor) if with_audits and self.auditor is not None else False
+        return waiting[((waiting["kind"] != "audit") | ours) & (waiting["round"] != IMPORT_ROUND)]
 
     def _read(self) -> pd.DataFrame:
         """Rows that came since the last call, less audits; all are added to the columns.
@@ -166,8 +170,11 @@ class Ledger:
             given = rows["label"].notna().to_numpy()
             label = np.full(len(rows), -1, dtype=np.int64)
             label[given] = self._codes(self._classes, rows["label"][given], "label")
-            codes, names = pd.factorize(rows["worker"].mask(rows["kind"] == "audit"))
-            worker = np.array([*(self._number(name) for name in names), -1], dtype=np.int64)[codes]  # code -1: an audit
+            unnamed = (rows["kind"] == "audit") & ~rows["worker"].isin(self._names)
+            codes, names = pd.factorize(rows["worker"].mask(unnamed))  # -1: unnamed, which is the last row below
+            worker = np.array([*(self._number(name) for name in names), -1], dtype=np.int64)[
+                codes
+            ]  # code -1: an audit by nobody else
             kind = self._codes(pd.Index(KINDS), rows["kind"], "kind")
             round_, question = rows["round"].to_numpy(np.int64), rows["question"].to_numpy(np.int64)
             new = np.stack([item, worker, label, round_, kind, question])

@@ -16,7 +16,6 @@ from run_folder import make_run
 from lightning_annot.__main__ import main
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.callbacks.run_folder import load_cost, load_oracle, load_prices
-from lightning_annot.certificate.record import Record, Stage, write_record
 from lightning_annot.data.page_task import TASK_FILE, PageTask
 from lightning_annot.data.run_labels import read_run_labels
 from lightning_annot.report.run_files import read_run
@@ -103,7 +102,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     machines = {"machine": ["clip"], "weight": [0.5], "accuracy_mean": [0.9], "accuracy_low": [0.8], "accuracy_high": [0.95]}
     pd.DataFrame({**machines, "n_annotations": [1.5]}).to_csv(run / "machines.csv", index=False)
     (run / TASK_FILE).write_text(PageTask(tuple(CLASSES), tuple(CLASSES), {"cat": ("00000",)}, None).to_json())
-    write_record(run, Record(0).planned(Stage("a", 10, None, None))[1])
+    older = {"seed": 0, "stages": [], "claims": [], "lost": 0, "certificate": None}
+    (run / "certificate.json").write_text(json.dumps(older))
     load_thumbnails(run, ["00000"], lambda _: None)
     (run / FILE).write_text(json.dumps({"00030": "aGVsbG8="}))
     with AnnotationLog(run / "annotations.db") as log:

@@ -56,6 +56,19 @@ def test_two_processes_without_a_learner(bank: Bank, tmp_path: Path) -> None:
     assert rounds(tmp_path)["annotations"].tolist() == [0, 20, 40]
 
 
+@pytest.mark.slow
+def test_two_processes_end_with_one_certificate(bank: Bank, tmp_path: Path) -> None:
+    """Rank 0 audits, and both stop by what it found."""
+    audited = {"annotation.threshold": 0.2, "annotation.stopping.target_error": 0.1, "annotation.stopping.auditor": "eve"}
+    parallel = {"trainer.devices": 2, "trainer.strategy": "ddp", "annotation.output_dir": tmp_path, "trainer.max_epochs": 8}
+    result = run("fit", *arguments({**bank.settings(**audited), **parallel}), OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Stopped: the finished labels are certified: at most 10% wrong") == 1
+    audits = questions(tmp_path).query("kind == 'audit'")
+    assert len(audits) > 0
+    assert not audits["item"].duplicated().any()
+
+
 def files(folder: Path) -> set[str]:
     """All files below a run, by name."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -37,7 +37,7 @@ ALLOWED = {
     "certificate": {"types", "annotations", "report", "commandline"},
     "exchange": {"types", "annotations", "data", "report", "commandline"},
     "serve": {"types", "annotations", "data", "report", "exchange", "commandline"},
-    "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report", "commandline"},
+    "callbacks": PURE | {"workers", "learner", "data", "ledger", "recalibration", "report", "certificate", "commandline"},
     "presets": {"types", "commandline"},
     "commandline": {"types"},
     "check": PURE | {"data", "backbones", "callbacks", "presets", "cli", "commandline"},

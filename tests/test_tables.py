@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import beta
 
+from lightning_annot.annotations.formats import write_table
 from lightning_annot.crowd.accuracy import Accuracy
 from lightning_annot.crowd.em import EMResult, run_em
 from lightning_annot.crowd.machines import Machine
@@ -18,10 +19,10 @@ from lightning_annot.report.tables import (
     ROUND_COLUMNS,
     TRUTH_COLUMNS,
     class_share,
+    label_table,
     machine_table,
     worker_table,
     write_confusions,
-    write_labels,
     write_posterior,
     write_rounds,
 )
@@ -45,7 +46,8 @@ def test_labels(tmp_path: Path) -> None:
     decision = Decision(torch.tensor([1, 0, 1, 0]), torch.tensor([0.05, 0.4, 0.0, 0.2]), torch.tensor([0.95, 0.6, 1.0, 0.8]))
     path = tmp_path / "labels.csv"
     finished, prototype = torch.tensor([True, False, True, True]), torch.tensor([-1, -1, 1])
-    write_labels(path, ["007", "x,y", "é"], ["cat", "dog"], decision, finished, prototype, torch.tensor([2, 0, 1]))
+    n = torch.tensor([2, 0, 1])
+    write_table(path, label_table(["007", "x,y", "é"], ["cat", "dog"], decision, finished, prototype, n))
     frame = pd.read_csv(path, dtype={"task": str})
     assert list(frame) == ["task", "label", "confidence", "risk", "n_annotations", "status"]
     assert frame.to_numpy().tolist() == [

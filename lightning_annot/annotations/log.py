@@ -21,6 +21,7 @@ from lightning_annot.annotations.schema import (
     FORMAT_KEY,
     IDENTITY,
     QUESTION,
+    RUN_KEYS,
     check_tables,
     create_tables,
     has_log,
@@ -228,7 +229,7 @@ class AnnotationLog:
 
 
 def _identity(connection: Connection) -> dict[str, str]:
-    query = select(IDENTITY.c.key, IDENTITY.c.value).where(IDENTITY.c.key != FORMAT_KEY)
+    query = select(IDENTITY.c.key, IDENTITY.c.value).where(RUN_KEYS)
     return dict(connection.execute(query).tuples().all())
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Engine, create_engine, inspect, select
 
 from lightning_annot.annotations.failures import explained
-from lightning_annot.annotations.schema import FORMAT_KEY, IDENTITY, open_engine
+from lightning_annot.annotations.schema import IDENTITY, RUN_KEYS, open_engine
 from lightning_annot.types import AnnotError
 
 _SECONDS = "5"  # to reach a server
@@ -58,7 +58,7 @@ def _read(engine: Engine, name: str) -> dict[str, str]:
         with explained(engine, "cannot be read as an annotation log"), engine.connect() as connection:
             if not inspect(connection).has_table(IDENTITY.name):
                 return {}
-            query = select(IDENTITY.c.key, IDENTITY.c.value).where(IDENTITY.c.key != FORMAT_KEY)
+            query = select(IDENTITY.c.key, IDENTITY.c.value).where(RUN_KEYS)
             return dict(connection.execute(query).tuples().all())
     finally:
         engine.dispose()

@@ -65,8 +65,10 @@ ANSWER = Table(
     UniqueConstraint("question", "worker"),
 )
 IDENTITY = Table("identity", _TABLES, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+PLAN_KEYS = IDENTITY.c.key.like("audit plan %")  # audit plans stand beside the identity, see annotations/plans.py
 
 _ADDRESS = "give a path, or a SQLAlchemy URL whose driver is installed (PostgreSQL: pip install 'lightning-annot[postgres]')"
+RUN_KEYS = (IDENTITY.c.key != FORMAT_KEY) & ~PLAN_KEYS  # what ties the log to one run
 _FORMAT_THERE = select(IDENTITY.c.value).where(IDENTITY.c.key == FORMAT_KEY)
 _PATIENCE = 30  # seconds
 _SQLITE_PRAGMAS = (

@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.annotations.schema import refuse_password
 from lightning_annot.callbacks.asking import Asking, Terms, await_answers, why_not
+from lightning_annot.callbacks.auditing import CERTIFIED, Auditing, auditor_of
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers, prototypes
 from lightning_annot.callbacks.inferring import Inferring
@@ -39,11 +40,11 @@ from lightning_annot.learner.predictions import Predictions
 from lightning_annot.ledger import Ledger
 from lightning_annot.locks import alone_in
 from lightning_annot.round.choice import round_generator
-from lightning_annot.round.facts import Facts
+from lightning_annot.round.facts import Facts, with_payments
 from lightning_annot.round.inference import Inference
 from lightning_annot.round.settings import CrowdSettings, SamplingSettings, TrustSettings
 from lightning_annot.sampling.price import PriceSettings
-from lightning_annot.sampling.stopping import StopSettings
+from lightning_annot.sampling.stopping import LAST_ROUND, StopSettings
 from lightning_annot.types import AnnotError, Learner
 from lightning_annot.workers.base import Workers
 from lightning_annot.workers.simulated import StructuredWorkers
@@ -102,6 +103,8 @@ class AnnotationRound(Callback):
         self._terms = Terms(self.workers, sampling, stopping, prices, listed, gold, gold_rate, trust)
         self.log_url, self.import_answers, self.cost_path = log_url, import_answers, cost
         self.folder = RunFolder(Path(output_dir))
+        self._auditor = auditor_of(stopping, crowd.experts)
+        self._auditing = None if self._auditor is None else Auditing(stopping, self._auditor, threshold, self.folder.path)
         self.stop_reason: str | None = None
         self._next_round = 0
         self._log_size = (0, 0)  # questions and answers in the log when the last round was concluded
@@ -125,7 +128,7 @@ class AnnotationRound(Callback):
         """What the run will read and claim before its first round."""
         return Opening(
             self.log_address, self.folder.path, self.workers, self.import_answers, self.cost_path, self.crowd.oracle,
-            self._terms.gold_asked,
+            self._terms.gold_asked, self._auditor,
         )  # fmt: skip
 
     @property
@@ -160,6 +163,8 @@ class AnnotationRound(Callback):
                 self._annotation_log, self._data, self.workers, self.folder.path, self.import_answers, self._terms.gold_asked,
                 hold_back=self.crowd.temper and trainer.max_epochs != 1,
             )  # fmt: skip
+            if self._auditing is not None:
+                self._auditing.bind(self.workers, self._ledger)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the facts where the checkpoint, if any, left them, and make the pools of the next round."""
@@ -220,7 +225,7 @@ class AnnotationRound(Callback):
         self._lap()
         self._latest = facts
         if trainer.is_global_zero:
-            self.stop_reason = self._ask(trainer, round_, row)
+            self.stop_reason = self._at_the_end(trainer, round_, self._ask(trainer, round_, row))
         self.stop_reason = trainer.strategy.broadcast(self.stop_reason)
         if trainer.is_global_zero:
             generator = round_generator(self._data.seed, ACCURACY_DRAW + round_)
@@ -255,6 +260,9 @@ class AnnotationRound(Callback):
         if round_ == 0 and ledger.holds_back() and not ledger.has_asked(0):
             self._latest = ledger.facts(1)  # what was imported is learned from before anything is asked
             return None
+        if (reason := self._certified(trainer, ledger, round_)) is not None:
+            return reason
+        facts = self.facts
         asking = Asking(
             self._terms, self._data, round_, self._inferring.basis(facts), self._inference,
             self._belief.is_barred(facts.workers), self._belief.is_paused(facts.workers), self._cost,
@@ -283,6 +291,30 @@ class AnnotationRound(Callback):
         if news or ledger.is_past(round_):
             return None
         return why_not(self._terms, now, too_dear, asking.nobody_left)
+
+    def _at_the_end(self, trainer: Trainer, round_: int, reason: str | None) -> str | None:
+        """Audit the finished labels of a run that ends without a certificate; return why it ends.
+
+        The last allowed round is no end: more rounds may be allowed later, and must find the same facts.
+        """
+        if reason is None or self._ledger is None or reason.startswith(("interrupted", "waiting", LAST_ROUND, CERTIFIED)):
+            return reason
+        found = self._certified(trainer, self._ledger, round_, ending=True)
+        return f"{reason}; {found}" if found is not None and found.startswith(CERTIFIED) else found or reason
+
+    def _certified(self, trainer: Trainer, ledger: Ledger, round_: int, ending: bool = False) -> str | None:
+        """Audit the finished labels, if that is wanted and likely to certify them; return why the run ends, or None."""
+        if self._auditing is None or self._auditor is None or self._annotation_log is None:
+            return None
+        self._stage(trainer, "auditing")
+        labels = self.folder.label_table(self._table, self.facts, self._inference)
+        log, most, seed = self._annotation_log, self._terms.audits_paid(self.facts, self._auditor), self._data.seed
+        reason = self._auditing.stop_reason(log, ledger, self.workers, labels, most, round_, seed, trainer, ending)
+        paid = with_payments(self.facts, ledger.facts(round_, with_audits=True))
+        if paid.extra_paid > self.facts.extra_paid:
+            self.facts = self._latest = paid
+            self.rows[-1] |= self._figures()
+        return reason
 
     def _look(self, ledger: Ledger, round_: int) -> None:
         """Judge the workers in the middle of ``round_``, by the learner as it is: whom to ask nothing more from now on."""

@@ -75,6 +75,13 @@ class Terms:
         money = {"money": self.account(facts).spent} if self.pays else {}
         return {"gold": self.gold, "cap": self.sampling.cap, "prices": prices, **money}
 
+    def audits_paid(self, facts: Facts, auditor: str) -> int:
+        """Return how many audits the money left after the facts pays for, at most those of one round."""
+        account, most = self.account(facts), self.stopping.audits
+        left = self.stopping.money_left(account.spent + account.owed)
+        price = self.listed.get(auditor, self.prices.per_answer) if auditor in facts.workers else self.prices.per_answer
+        return most if left is None or price <= 0 else max(0, min(most, int(left / price)))
+
     def account(self, facts: Facts) -> Account:
         """Money spent and owed after the facts."""
         return settle(self.prices, self.listed, facts.workers, facts.paid_worker, facts.paid_seconds, facts.owed_worker)

@@ -31,6 +31,7 @@ class Opening:
         cost: CSV of the cost matrix, or None.
         oracle: File of true confusions, relative to the folder, or None.
         gold: Settings that ask gold questions.
+        auditor: Who audits finished labels while the run goes on, or None.
     """
 
     log: str | Path
@@ -40,6 +41,7 @@ class Opening:
     cost: str | None
     oracle: str | None
     gold: Mapping[str, float]
+    auditor: str | None = None
 
     def checks(self, table: ItemTable, listed: Loaded, seed: int, may_shrink: bool) -> Mapping[str, Check]:
         """The checks by what they are about, in order; each raises AnnotError, or says what it found, None: nothing to tell.
@@ -96,6 +98,8 @@ class Opening:
         found = self.workers.check(run_task(table, listed, seed, self.folder, url))
         if found is not None:  # others need not know their names before they are bound
             check_gold(self.gold, table, named=bool(self.workers.names()))
+            if self.auditor is not None:
+                self.workers.trust(self.auditor)
         return found
 
 

@@ -32,10 +32,10 @@ from lightning_annot.report.page import write_report
 from lightning_annot.report.scorecard_page import write_scorecards
 from lightning_annot.report.tables import (
     class_share,
+    label_table,
     machine_table,
     worker_table,
     write_confusions,
-    write_labels,
     write_posterior,
     write_rounds,
 )
@@ -65,16 +65,7 @@ class RunFolder:
         """
         n = len(table)
         annotations, result = facts.annotations(), inference.crowd
-        answers = torch.bincount(annotations.item, minlength=n)
-        write_labels(
-            self.path / "labels.csv",
-            table.ids,
-            table.classes,
-            inference.decision,
-            inference.finished,
-            table.prototype,
-            answers,
-        )
+        write_table(self.path / "labels.csv", self.label_table(table, facts, inference))
         write_posterior(self.path / "posterior.npz", table.classes, inference.posterior[:n])
         names = facts.workers
         share = class_share(inference.posterior[:n])
@@ -90,6 +81,12 @@ class RunFolder:
         write_confusions(self.path / "confusions.npz", names, table.classes, result, belief.machines)
         if belief.machines:
             write_table(self.path / "machines.csv", machine_table(belief.machines, belief.weights, share))
+
+    @staticmethod
+    def label_table(table: ItemTable, facts: Facts, inference: Inference) -> pd.DataFrame:
+        """Return the table of ``labels.csv``."""
+        answers = torch.bincount(facts.annotations().item, minlength=len(table))
+        return label_table(table.ids, table.classes, inference.decision, inference.finished, table.prototype, answers)
 
     def save_rows(self, rows: Sequence[dict[str, float]]) -> None:
         """``rounds.csv``: all rounds so far."""

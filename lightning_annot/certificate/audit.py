@@ -16,9 +16,9 @@ EXPERT = "expert"
 SKIPS = ("skip", "unsure")
 
 
-def known_answers(log: AnnotationLog) -> dict[str, str | None]:
-    """What the expert said of each audited item; None where unsure."""
-    answers = log.answers(kind="audit").drop_duplicates("item")
+def known_answers(log: AnnotationLog, before_round: int | None = None) -> dict[str, str | None]:
+    """What the expert said of each audited item, asked ``before_round`` alone if given; None where unsure."""
+    answers = log.answers(before_round, kind="audit").drop_duplicates("item")
     return dict(zip(answers["item"], answers["label"], strict=True))
 
 
@@ -27,10 +27,11 @@ def draws(log: AnnotationLog) -> int:
     return int(log.questions(kind="audit")["asked_at"].nunique())
 
 
-def ask(log: AnnotationLog, tasks: Sequence[str], round_: int) -> None:
-    """Commit the question about each task, unless it is there already."""
-    asked = set(log.questions(kind="audit")["item"])
-    new = [Question(task, EXPERT, "audit", round_) for task in tasks if task not in asked]
+def ask(log: AnnotationLog, tasks: Sequence[str], round_: int, worker: str = EXPERT) -> None:
+    """Commit the question about each task to ``worker``, unless it is there already."""
+    questions = log.questions(kind="audit")
+    asked = set(questions["item"][questions["worker"] == worker])
+    new = [Question(task, worker, "audit", round_) for task in tasks if task not in asked]
     if new:
         log.ask(new)
 
@@ -57,7 +58,8 @@ def read_audit(log: AnnotationLog, path: Path, classes: Sequence[str]) -> dict[s
     table = read_table(path, ("task", "label"))
     table = table[table["label"] != ""]
     skipped = table["label"].str.casefold().isin(set(SKIPS) - {name.casefold() for name in classes})
-    drawn = list(log.questions(kind="audit")["item"])
+    questions = log.questions(kind="audit")
+    drawn = list(questions["item"][questions["worker"] == EXPERT])
     table["task"] = matched(table["task"], drawn)
     table["label"] = matched(table["label"], classes, ignore_case=True)
     check_members(path, table["task"], drawn, "items that were drawn")
@@ -87,5 +89,6 @@ def simulated_answers(path: Path, tasks: Sequence[str], classes: Sequence[str]) 
 def commit(log: AnnotationLog, answers: Mapping[str, str | None]) -> int:
     """Put answers to drawn items into the log, in one transaction; returns how many were new."""
     questions = log.questions(kind="audit")
+    questions = questions[questions["worker"] == EXPERT]
     by_item = dict(zip(questions["item"], questions["id"], strict=True))
     return log.answer([Answer(int(by_item[task]), EXPERT, label, source="audit") for task, label in answers.items()])

@@ -22,7 +22,7 @@ _DESCRIPTION = """State an upper bound of the share of wrong labels among the fi
   certify DIR --answers audit.csv          take the answers in, as many as there are, and state the certificate
   certify DIR                              state it from the answers so far
 
-DIR/certificate.json holds it, with the record of all looks so far, on which later claims depend.
+DIR/certificate.json holds it. The annotation log keeps the record of all audits and looks, on which later claims depend.
 """
 
 
@@ -95,15 +95,10 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _open(run: RunFiles, log: AnnotationLog, given: argparse.Namespace) -> _Session:
-    from lightning_annot.certificate.audit import draws
-    from lightning_annot.certificate.record import Record, read_record
+    from lightning_annot.certificate.keeping import read_record
     from lightning_annot.certificate.sample import certified_set
 
-    record = read_record(run.directory)
-    if record is None:
-        record = Record(given.seed or 0, lost=draws(log))
-    elif given.seed is not None and given.seed != record.seed:
-        raise AnnotError(f"--seed {given.seed} given; this run's audits are drawn by seed {record.seed}. Leave --seed out.")
+    record = read_record(log, run.directory, given.seed)
     below = given.below
     if below is None and given.draw is None and record.stages:
         below = record.stages[-1].below
@@ -120,41 +115,47 @@ def _take_answers(session: _Session, path: Path) -> None:
 def _draw(session: _Session, given: argparse.Namespace) -> _Session:
     """Plan the stage, commit the questions, and write them for the expert or let the simulated one answer."""
     from lightning_annot.certificate import audit
-    from lightning_annot.certificate.record import Stage, write_record
+    from lightning_annot.certificate.keeping import write_certificate
     from lightning_annot.certificate.sample import drawn_order
+    from lightning_annot.certificate.statement import plan
     from lightning_annot.report.run_files import image_root
 
     known = audit.known_answers(session.log)
-    digest, size = session.found.digest, len(session.found)
-    index, record = session.record.planned(Stage(digest, size, session.below, min(given.draw, size) if given.once else None))
-    tasks = session.found.task.to_numpy()[drawn_order(session.found, record.seed, record.lost + index)]
+    found, size = session.found, len(session.found)
+    new = plan(found, min(given.draw, size) if given.once else None, session.below)
+    index, record = session.record.planned(new)
+    tasks = found.task.to_numpy()[drawn_order(found, record.seed, record.lost + index)]
     among = tasks[: given.draw if given.once else given.draw + len(known)]  # no more than these can be needed
     drawn = [task for task in among if task not in known][: given.draw]
     answers = {} if given.expert is None else audit.simulated_answers(given.expert, drawn, session.run.classes)
-    write_record(session.run.directory, record)  # before the questions: a stage that was begun is never forgotten
+    session = _keep(session, record)  # before the questions: a stage that was begun is never forgotten
+    write_certificate(session.run.directory, record)
     audit.ask(session.log, drawn, int(session.run.last_round.get("round", 0)))
     if given.out is not None:
         audit.write_audit(given.out, drawn, image_root(session.run))
         print(f"{given.out}: {len(drawn)} labels to audit")
     audit.commit(session.log, answers)
-    return replace(session, record=record)
+    return session
 
 
 def _state(session: _Session, target: float | None, confidence: float) -> None:
     """Print the certificate, and keep it with the look that it was."""
     from lightning_annot.certificate.audit import known_answers
-    from lightning_annot.certificate.record import write_record
+    from lightning_annot.certificate.keeping import write_certificate
     from lightning_annot.certificate.sample import audits_of, drawn_order
     from lightning_annot.certificate.statement import describe, state
 
     record, found = session.record, session.found
     index = record.find(found.digest)
+    if index is None and (weighted := record.find_weighted(found.digest)) is not None:
+        _restate(session, weighted, confidence)
+        return
     if index is None:
         raise AnnotError(
             "no audit was drawn for these labels as they are now; labels that change need an audit of their own: "
             "draw it with --draw 300 --out audit.csv. Answers so far are kept, and count where their items are drawn again."
         )
-    stage, order = record.stages[index], drawn_order(found, record.seed, record.lost + index)
+    stage, order = session.record.stages[index], drawn_order(found, record.seed, record.lost + index)
     audits = audits_of(found, order, known_answers(session.log))
     if stage.once is not None:
         if len(audits.wrong) < stage.once:
@@ -162,7 +163,28 @@ def _state(session: _Session, target: float | None, confidence: float) -> None:
             return
         audits = audits.first(stage.once)
     believed = float(1 - session.run.labels.loc[found.task.index, "confidence"].mean())
-    certificate, record = state(found, audits, record, index, confidence, target, believed)
-    write_record(session.run.directory, replace(record, certificate=asdict(certificate)))
+    certificate, record = state(found, audits, session.record, index, confidence, target, believed)
+    record = _keep(session, replace(record, certificate=asdict(certificate))).record
+    write_certificate(session.run.directory, record)
     whole = "finished labels" if session.below is None else f"labels with a risk below {session.below:g}"
     print("\n".join(describe(certificate, whole)))
+
+
+def _restate(session: _Session, index: int, confidence: float) -> None:
+    """Print what the run's own audit of these labels has shown."""
+    from lightning_annot.certificate.audit import known_answers
+    from lightning_annot.certificate.trial import describe_trial, resume
+
+    record = session.record
+    trial, looks = resume(session.found, record, index), record.stages[index].looks
+    n = looks[-1][0] if looks else 0
+    standing = trial.standing(known_answers(session.log), n, record.stage_level(index, confidence))
+    print(describe_trial(standing, trial, confidence))
+
+
+def _keep(session: _Session, record: Record) -> _Session:
+    """Append to the log what the record has gained."""
+    from lightning_annot.certificate.keeping import keep_stages
+
+    keep_stages(session.log, session.record, record)
+    return replace(session, record=record)

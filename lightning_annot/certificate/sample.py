@@ -31,8 +31,10 @@ class CertifiedSet:
 
     @cached_property
     def digest(self) -> str:
-        """Which tasks are in the set and what they are called; changes with any of it."""
-        text = pd.DataFrame({"task": self.task, "label": self.label}).to_csv(index=False)
+        """Which tasks are in the set, what they are called and their risks, which order them; changes with any of it."""
+        text = pd.DataFrame({"task": self.task, "label": self.label, "risk": self.risk}).to_csv(
+            index=False, float_format="%.6f"
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -70,14 +72,27 @@ def certified_set(labels: pd.DataFrame, threshold: float | None, below: float | 
     return CertifiedSet(some["task"], some["label"], risk, float(np.nextafter(risk.max(), np.inf)) if top is None else top)
 
 
+def weighted_order(found: CertifiedSet, weight: NDArray[np.float64], seed: int, stage: int) -> NDArray[np.int64]:
+    """Positions of the set in a random order in which each is next with a probability proportional to its ``weight`` (N,).
+
+    An exponential clock of that rate runs for each; the order is that in which they ring (Efraimidis & Spirakis 2006).
+    """
+    uniform = ((_bits(found, seed, stage) >> np.uint64(11)).astype(np.float64) + 0.5) / float(1 << 53)
+    return np.argsort(-np.log(uniform) / weight, kind="stable")
+
+
 def drawn_order(found: CertifiedSet, seed: int, stage: int) -> NDArray[np.int64]:
     """Positions 0 ... N - 1 of the set in random order, a function of seed, set and stage.
 
     The set is a part of what the order depends on, so that nobody can know the order before the labels are what they are,
     and labels that change are audited in an order of their own. Raw bits of PCG64 are the same in every release of NumPy.
     """
+    return np.argsort(_bits(found, seed, stage), kind="stable")
+
+
+def _bits(found: CertifiedSet, seed: int, stage: int) -> NDArray[np.uint64]:
     key = hashlib.sha256(f"{seed} {found.digest} {stage}".encode()).digest()
-    return np.argsort(np.random.PCG64(int.from_bytes(key, "big")).random_raw(len(found)), kind="stable")
+    return np.random.PCG64(int.from_bytes(key, "big")).random_raw(len(found))
 
 
 def audits_of(found: CertifiedSet, order: NDArray[np.int64], answers: Mapping[str, str | None]) -> Audits:

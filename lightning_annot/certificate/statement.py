@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass
 
 from lightning_annot.certificate.bounds import anytime_upper, audits_needed, binomial_upper, hypergeometric_upper
-from lightning_annot.certificate.record import Record
+from lightning_annot.certificate.record import Record, Stage
 from lightning_annot.certificate.sample import Audits, CertifiedSet
-from lightning_annot.certificate.thresholds import ThresholdChoice, choose_threshold
+from lightning_annot.certificate.thresholds import (
+    ThresholdChoice,
+    choose_threshold,
+    threshold_grid,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class Certificate:
     more: int | None
 
 
+def plan(found: CertifiedSet, once: int | None, below: float | None) -> Stage:
+    """Return the stage of a uniform audit of ``found`` as it is planned: with its grid, before any answer."""
+    grid = threshold_grid(found.risk.to_numpy(), found.top)
+    return Stage(found.digest, len(found), below, once, grid=tuple(grid.tolist()))
+
+
 def state(
     found: CertifiedSet,
     audits: Audits,
@@ -53,26 +63,25 @@ def state(
     target: float | None,
     believed: float,
 ) -> tuple[Certificate, Record]:
-    """The certificate of ``found``, which is stage ``index``, and the record with what it claims.
+    """Return the certificate of ``found``, which is stage ``index``, and the record with this look.
 
-    Where the bound is within ``target``, so is the whole set, and nothing more is claimed; else a smaller threshold is looked
-    for, which is a claim of its own. Without audits nothing is claimed.
+    If the bound is within ``target``, so is the whole set; else a smaller threshold is looked for.
     """
     n, k, size = len(audits.wrong), int(audits.wrong.sum()), len(found)
     if n:
         record = record.looked(index, n, k)
     once = record.stages[index].once is not None
-    level = record.level((index, None), confidence)
+    level = record.bound_level(index, confidence)
     anytime, single = (float(upper(n, k, size, level)) for upper in (anytime_upper, hypergeometric_upper))
     bound, choice = single if once else anytime, None
     if target is not None and bound <= target:
         choice = ThresholdChoice(found.top, size, n, k, bound)
     elif target is not None and n:
-        record = record.claimed((index, target))
-        own, upper = record.level((index, target), confidence), hypergeometric_upper if once else anytime_upper
-        choice = choose_threshold(audits.risk, audits.wrong, target, own, upper, found.top)
+        level_below = record.thresholds_level(index, confidence)
+        upper = hypergeometric_upper if once else anytime_upper
+        choice = choose_threshold(audits.risk, audits.wrong, target, level_below, upper, record.stages[index].grid)
     goal = _goal(n, k, bound, target)
-    next_level = record.level((len(record.stages), None), confidence) if once else level
+    next_level = record.bound_level(len(record.stages), confidence) if once else level
     begin = (0, 0) if once else (n, k)
     certificate = Certificate(
         digest=found.digest,

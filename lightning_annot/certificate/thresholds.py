@@ -1,30 +1,30 @@
 """The largest risk threshold at which a set of labels is within a target, chosen by the same audits that certify it.
 
-Looking for the threshold at which the bound happens to pass would be testing many times and telling of the best. Fixed-
-sequence testing avoids the price of that: thresholds of a grid are tested in an order that was set before the answers, each
-at the full level, and the first that fails ends it. If one set of labels that is worse than the target passes, so has the
-first such in the order, whose test errs with probability 1 - confidence at most; hence the chance that any passes is no larger
-(Angelopoulos, Bates, Candes, Jordan & Lei, Learn then Test, 2021, Section 4; Bauer 1991). Bonferroni would test each of G
-thresholds at (1 - confidence) / G instead, and would take more audits for nothing.
+Telling of the threshold at which a bound happens to pass is testing many sets and telling of the best. Here the bounds of all G
+sets of a grid hold together, each at (1 - confidence) / G, so that any of them may be picked, for any target, and after any
+look at the answers. The grid is a function of the risks alone and is fixed when the audit is planned.
 
-The order is from small thresholds up. A set {risk < t} is a part of the audited one, and the audits that fall into it are a
-simple random sample of it, since the order of a random permutation within a part is random too. How many these are depends on
-the risks alone, not on the answers. So the grid may be made, and the sequence may begin, by looking at both: it begins with the
-smallest set that has audits enough to pass with errors at a quarter of the target, as a start that few audits decide would end
-many sequences at once, and a late one would miss what can be had. With an anytime bound all this holds at all looks together.
+A set {risk < t} is a part of the audited one, and the audits that fall into it are a simple random sample of it, since the
+order of a random permutation within a part is random too.
+
+Fixed-sequence testing (Angelopoulos, Bates, Candes, Jordan & Lei, Learn then Test, 2021, Section 4) would test one set after
+the other at the full level until one fails. It needs a start and a target that no answer has suggested: a start that follows
+the number of audits tests another sequence at each look, each with a first bad set of its own, and whoever chooses when to stop
+then errs more often than stated. With a start that is planned, few audits decide whether the sequence goes on at all, and over
+seven relations of risk and error it chose no larger sets than this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lightning_annot.certificate.bounds import Bound
 
-STEPS = 20
-_START = 0.25  # of the target; largest sets on the whole, among 0 to 0.65, over seven relations of risk and error
+STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,13 @@ class ThresholdChoice:
 
 
 def threshold_grid(risk: NDArray[np.float64], top: float, steps: int = STEPS) -> NDArray[np.float64]:
-    """Thresholds t, ascending, at which {risk < t} holds about 1/steps, 2/steps, ... of the items; the last is ``top``.
+    """Return thresholds t below ``top``, ascending, at which {risk < t} holds about 1/steps, 2/steps, ... of ``risk`` (N,).
 
-    ``risk`` (N,); ``top`` is above all of it, or stands for a set that holds all anyhow. Each threshold but the last is a
-    risk that occurs, so that many equal risks make fewer thresholds than ``steps``.
+    Each is a risk that occurs, so that many equal risks make fewer thresholds than ``steps`` - 1.
     """
     ordered = np.sort(risk)
     inner = ordered[(np.arange(1, steps) * len(ordered)) // steps]
-    inner = np.unique(inner[(inner > ordered[0]) & (inner < top)])
-    return np.append(inner, top)
+    return np.unique(inner[(inner > ordered[0]) & (inner < top)])
 
 
 def choose_threshold(
@@ -56,25 +54,30 @@ def choose_threshold(
     target: float,
     confidence: float,
     bound: Bound,
-    top: float,
+    grid: Sequence[float],
 ) -> ThresholdChoice | None:
-    """The largest threshold that fixed-sequence testing certifies at ``target``; None where not even the first passes.
+    """Return the largest threshold of ``grid`` whose set is certified at ``target``; None where there is none.
 
-    ``risk`` (N,) are those of the whole set in the order in which it is audited, ``wrong`` (n,) the verdicts on its first n;
-    ``top`` is the threshold of the whole set. The set of the threshold chosen has an error above the target with probability
-    1 - confidence at most.
+    Args:
+        risk: Risks (N,) of the whole set, in the order in which it is audited.
+        wrong: Verdicts (n,) on its first n labels.
+        target: Largest share of wrong labels.
+        confidence: The bounds of all sets of the grid hold together with this probability at least.
+        bound: Upper bound of the share of wrong labels.
+        grid: Thresholds, ascending, fixed before any answer.
     """
-    grid = threshold_grid(risk, top)
-    ordered, audited = np.sort(risk), np.sort(risk[: len(wrong)])
-    failed = np.sort(risk[: len(wrong)][wrong])
-    size, n, k = (np.searchsorted(values, grid) for values in (ordered, audited, failed))
-    size[-1], n[-1], k[-1] = len(ordered), len(audited), len(failed)  # rounded risks may reach the threshold itself
-    can_pass = bound(n, np.floor(n * target * _START).astype(np.int64), size, confidence) <= target
-    can_pass[-1] = True  # with few audits the whole set alone is tested
-    first = int(can_pass.argmax())
-    bounds = bound(n, k, size, confidence)
-    passed = bounds[first:] <= target
-    g = first + (len(passed) if passed.all() else int(passed.argmin())) - 1
-    if g < first:
+    if not len(grid):
         return None
+    audited = risk[: len(wrong)]
+    n, k, size = (_below(values, grid) for values in (audited, audited[wrong], risk))
+    bounds = bound(n, k, size, 1 - (1 - confidence) / len(grid))
+    passed = np.flatnonzero(bounds <= target)
+    if not len(passed):
+        return None
+    g = int(passed[-1])
     return ThresholdChoice(float(grid[g]), int(size[g]), int(n[g]), int(k[g]), float(bounds[g]))
+
+
+def _below(risk: NDArray[np.float64], grid: ArrayLike) -> NDArray[np.int64]:
+    """How many of ``risk`` are below each threshold."""
+    return np.searchsorted(np.sort(risk), np.asarray(grid)).astype(np.int64)

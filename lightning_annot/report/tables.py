@@ -31,19 +31,18 @@ PRICE_COLUMNS = ("money",)
 TRUTH_COLUMNS = ("accuracy", "top5_accuracy", "finished_precision", "ece", "learner_accuracy")
 
 
-def write_labels(
-    path: Path,
+def label_table(
     ids: Sequence[str],
     classes: Sequence[str],
     decision: Decision,
     finished: Tensor,
     prototype: Tensor,
     n_annotations: Tensor,
-) -> None:
-    """``labels.csv``: one row an item, in the order of the bank."""
+) -> pd.DataFrame:
+    """Return the table of ``labels.csv``."""
     n = len(ids)
     status = np.where(prototype.numpy() >= 0, "prototype", np.where(finished[:n].numpy(), "finished", "unfinished"))
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "task": list(ids),
             "label": np.asarray(classes, dtype=object)[decision.label[:n].numpy()],
@@ -53,7 +52,6 @@ def write_labels(
             "status": status,
         }
     )
-    write_table(path, frame)
 
 
 def worker_table(

@@ -127,3 +127,8 @@ class Basis:
             return self.log_prior(items[rows])
 
         return Basis(about, log_prior, self.prototype[items], len(items), self.n_classes)
+
+
+def with_payments(facts: Facts, later: Facts) -> Facts:
+    """Return ``facts`` with all that was paid until ``later``: money counts these answers, and no estimate does."""
+    return replace(facts, extra_paid=later.extra_paid, paid_worker=later.paid_worker, paid_seconds=later.paid_seconds)

@@ -65,14 +65,14 @@ def settle(
     paid_seconds: Tensor,
     owed_worker: Tensor,
 ) -> Account:
-    """The account after answers by ``paid_worker`` (P,) that took ``paid_seconds`` (P,), 0 where unknown, while questions to
-    ``owed_worker`` (Q,), -1 for anyone, are open.
+    """The account after answers by ``paid_worker`` (P,), -1 for an expert beside the workers, that took ``paid_seconds`` (P,),
+    0 where unknown, while questions to ``owed_worker`` (Q,), -1 for anyone, are open.
 
     ``listed``: prices by name of those who have one of their own. A question is expected to take the mean of all times so far,
     and one to anyone to cost the mean price of all answers so far, or, before any, of all workers.
     """
     base = torch.tensor([listed.get(name, prices.per_answer) for name in names], dtype=torch.float64)
-    answered = base[paid_worker]
+    answered = torch.cat([base, base.new_tensor([prices.per_answer])])[paid_worker]  # row -1 is the last
     typical = next((p for p in (answered, base, torch.tensor([*listed.values()]).double()) if len(p)), None)
     anyone = prices.per_answer if typical is None else float(typical.mean())
     seconds = float(paid_seconds.sum(dtype=torch.float64))

@@ -9,6 +9,7 @@ from statistics import fmean, variance
 from lightning_annot.types import AnnotError
 
 NOISE = 0.5  # standard errors that a mean must rise by: more ends runs that improve, less keeps runs that do not
+LAST_ROUND = "the last allowed round is done (trainer.max_epochs)"
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,21 @@ class StopSettings:
     ``money``: what all answers together may cost, gold questions and audits among them (None: no limit); see the prices.
     ``expert_price``: price of an expert's label, in ordinary answers, or in money where prices are given (None: there are no
     experts). An item is no longer asked where an expert takes away more risk for the price than answers do.
+
+    ``target_error``: audit finished labels, and end the run once at most this share of them is certified to be wrong (None: do
+    not), at ``confidence``. ``auditor`` audits, by default the first of ``crowd.experts``; ``audits`` are the most in a round,
+    and none are made before a share ``audit_from`` of the items is finished.
     """
 
     budget: float | None = None
     patience: int | None = 20
     money: float | None = None
     expert_price: float | None = None
+    target_error: float | None = None
+    confidence: float = 0.95
+    auditor: str | None = None
+    audits: int = 500
+    audit_from: float = 0.9
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 0:
@@ -40,6 +50,16 @@ class StopSettings:
             raise AnnotError(f"stopping.money {self.money} given; it must be 0 or more, or null.")
         if self.expert_price is not None and not self.expert_price > 0:
             raise AnnotError(f"stopping.expert_price {self.expert_price} given; it must be above 0, or null.")
+        if self.target_error is not None and not 0 < self.target_error < 1:
+            raise AnnotError(
+                f"stopping.target_error {self.target_error} given; it must be between 0 and 1, such as 0.05, or null."
+            )
+        if not 0.5 <= self.confidence < 1:
+            raise AnnotError(f"stopping.confidence {self.confidence} given; it must be 0.5 or more and below 1, such as 0.95.")
+        if self.audits < 1:
+            raise AnnotError(f"stopping.audits {self.audits} given; it must be 1 audit a round or more.")
+        if not 0 <= self.audit_from <= 1:
+            raise AnnotError(f"stopping.audit_from {self.audit_from} given; it must be a share of the items, from 0 to 1.")
 
     def left(self, n_annotations: int, n_items: int) -> int | None:
         """Annotations the budget still allows; None without a budget."""
@@ -95,7 +115,7 @@ def stop_reason(
     if money is not None and money < cheapest:
         return f"the money is spent: {spent:g} of {settings.money:g}, where an answer costs {cheapest:g} or more"
     if last_round:
-        return "the last allowed round is done (trainer.max_epochs)"
+        return LAST_ROUND
     n = settings.patience
     if n is not None and is_stalled(n, finished_history, risk_history, fresh_history):
         return f"no progress for {n} rounds in finished items, expected correct labels or fresh answers (stopping.patience)"

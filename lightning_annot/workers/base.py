@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from lightning_annot.types import Answer, Finding, Question, Task
+from lightning_annot.types import AnnotError, Answer, Finding, Question, Task
 
 
 class Workers(ABC):
@@ -55,6 +55,17 @@ class Workers(ABC):
     def set_aside(self, reasons: Mapping[str, str]) -> None:
         """Ask those in ``reasons``, name -> why, nothing more for now; all others may be asked again."""
         del reasons  # the run asks them nothing by name in any case
+
+    def trust(self, name: str) -> None:
+        """Let ``name``, whose word is taken for the truth, be asked for audits too; called after ``check`` or ``bind``.
+
+        Raises:
+            AnnotError: Nobody of that name can be asked.
+        """
+        raise AnnotError(
+            f"stopping.auditor {name!r} given, and {type(self).__name__} cannot hand audits to one person while a run goes on; "
+            "leave out stopping.target_error, and let an expert audit the finished labels by lightning-annot certify."
+        )
 
     @abstractmethod
     def submit(self, questions: Sequence[Question]) -> None:

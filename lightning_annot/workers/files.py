@@ -108,6 +108,10 @@ class FileWorkers(Workers):
         self._answered |= Counter(pairs)
         self._people |= {*people}
 
+    def trust(self, name: str) -> None:
+        """Audits stand in ``questions.csv`` with the name of the auditor, as other questions to a person do."""
+        worker_names([name])
+
     def submit(self, questions: Sequence[Question]) -> None:
         """Take all open questions and write them to ``questions.csv``."""
         self._open = {question.id: question for question in questions if question.id not in self._returned}
@@ -128,14 +132,18 @@ class FileWorkers(Workers):
             questions[question.item].append(question)
         self._warn_of_never_asked(path, table["task"], questions)
         rows = _rows_by_item(table[table["task"].isin(list(questions))])
-        answers = [answer for item in rows for answer in self._match(item, questions[item], rows[item])]
+        audits = [answer for item in rows for answer in _audited(questions[item], rows[item])]
+        ordinary = {item: [q for q in asked if q.kind != "audit"] for item, asked in questions.items()}
+        answers = [answer for item in rows for answer in self._match(item, ordinary[item], rows[item])]
         for answer in answers:
-            self._answered[self._open.pop(answer.question).item, answer.worker] += 1
+            self._answered[self._open[answer.question].item, answer.worker] += 1
             self._people.add(answer.worker)
+        for answer in (taken := answers + audits):
+            del self._open[answer.question]
             self._returned.add(answer.question)
-        if answers:
+        if taken:
             self._write_open()
-        return answers
+        return taken
 
     def _write_open(self) -> None:
         """Bring ``questions.csv`` up to date; untouched where nothing changed, as somebody may have it open."""
@@ -211,6 +219,21 @@ class FileWorkers(Workers):
         if count > self._never_asked:
             logger.warning("%s: %d rows answer tasks that were never asked; they wait until these are", path, count)
         self._never_asked = count
+
+
+def _audited(asked: list[Question], rows: list[_Row]) -> list[Answer]:
+    """Answers to the audits among the questions about one item; a line that answered another question serves here too.
+
+    An unsigned line is the auditor's if nothing else is asked about the item.
+    """
+    only = all(question.kind == "audit" for question in asked)
+    answers = []
+    for question in asked:
+        own = [row for row in rows if row.worker == question.worker or (only and not row.worker)]
+        if question.kind == "audit" and question.worker and own:
+            row = max(own, key=lambda row: bool(row.worker))
+            answers.append(Answer(question.id, question.worker, row.label, row.seconds, source="file"))
+    return answers
 
 
 def _rows_by_item(table: pd.DataFrame) -> dict[str, list[_Row]]:

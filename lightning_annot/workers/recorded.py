@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -37,11 +37,13 @@ class RecordedWorkers(Workers):
         self._ignore_unknown = ignore_unknown
         self._submitted: set[int] = set()
         self._arrived: list[Answer] = []
+        self._truth: Mapping[str, str] | None = None
+        self._auditor: str | None = None
 
     def bind(self, task: Task) -> None:
         """Read the file; AnnotError for unknown tasks or labels, a worker's second answer to a task, and no answer."""
         table = read_answers(self._path, task.classes, None if self._ignore_unknown else task.items)
-        self._items = pd.Index(task.items, dtype=object)
+        self._items, self._truth = pd.Index(task.items, dtype=object), task.truth
         item = self._items.get_indexer(table["task"])
         table = table.assign(item=item)[item >= 0]
         if table.empty:
@@ -91,10 +93,20 @@ class RecordedWorkers(Workers):
         rows = self._find([item for item, _ in given], [worker for _, worker in given])
         self._used[rows[rows >= 0]] = True
 
+    def trust(self, name: str) -> None:
+        """An expert who knows the truth audits, since recorded people were not asked to; AnnotError where it is not known."""
+        if self._truth is None or name in self._names:
+            raise AnnotError(
+                f"stopping.auditor {name!r} given, and recorded people answer no audits; an expert of another name can be "
+                "simulated where data.labels gives the truth."
+            )
+        self._auditor = name
+
     def submit(self, questions: Sequence[Question]) -> None:
         """Answer the questions not submitted before; AnnotError, with none taken, where no recorded answer is left."""
         new = sorted({q.id: q for q in questions if q.id not in self._submitted}.values(), key=lambda q: q.id)
-        addressed = [q for q in new if q.worker is not None]
+        audits = [q for q in new if q.worker is not None and q.worker == self._auditor]
+        addressed = [q for q in new if q.worker is not None and q.worker != self._auditor]
         to_anyone = [q for q in new if q.worker is None]
         own = self._find([q.item for q in addressed], [str(q.worker) for q in addressed])
         used = self._used.copy()
@@ -110,6 +122,8 @@ class RecordedWorkers(Workers):
             )
         self._used[rows] = True
         self._submitted.update(q.id for q in new)
+        truth = self._truth or {}
+        self._arrived += [Answer(q.id, str(q.worker), truth[q.item], source="simulated") for q in audits]
         self._arrived += [self._answer(q, row) for q, row in zip(asked, rows.tolist(), strict=True)]
 
     def collect(self) -> list[Answer]:

@@ -28,6 +28,7 @@ class SimulatedWorkers(Workers):
             raise AnnotError(f"n_workers {n_workers} given; at least 1 is needed.")
         self.n_workers, self.spammers = n_workers, check_probability("spammers", spammers)
         self._waiting: dict[int, Question] = {}
+        self._auditor: str | None = None
 
     @abstractmethod
     def confusions(self, classes: Sequence[str], seed: int) -> Matrix:
@@ -75,23 +76,30 @@ class SimulatedWorkers(Workers):
         """w000, w001, ..."""
         return self._names
 
+    def trust(self, name: str) -> None:
+        """One of the workers audits as well as they can; anybody else is an expert who knows the truth."""
+        self._auditor = None if name in self._number else name
+
     def submit(self, questions: Sequence[Question]) -> None:
         """Take questions; each must name its worker."""
         for q in questions:
-            if q.worker not in self._number:
+            if q.worker not in self._number and (q.worker is None or q.worker != self._auditor):
                 raise AnnotError(f"question {q.id} is for worker {q.worker!r}; simulated workers are {self._names[:3]} ...")
             self._waiting[q.id] = q
 
     def collect(self) -> Sequence[Answer]:
         """Answer everything that was submitted, at once."""
-        questions = list(self._waiting.values())
+        waiting = list(self._waiting.values())
         self._waiting.clear()
+        audits = [q for q in waiting if q.worker == self._auditor]
+        told = [Answer(q.id, str(q.worker), self._classes[self._truth[self._row[q.item]]], source="simulated") for q in audits]
+        questions = [q for q in waiting if q.worker != self._auditor]
         if not questions:
-            return []
+            return told
         item = np.fromiter((self._row[q.item] for q in questions), np.int64, len(questions))
         worker = np.fromiter((self._number[str(q.worker)] for q in questions), np.int64, len(questions))
         label = self.answer(worker, item)
-        return [
+        return told + [
             Answer(q.id, str(q.worker), self._classes[k], source="simulated") for q, k in zip(questions, label, strict=True)
         ]
 
