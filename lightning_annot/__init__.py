@@ -20,7 +20,7 @@ _HOMES = {
     "MixMatchModule": "lightning_annot.learner.module",
     "SoftLabels": "lightning_annot.data.soft_labels",
     "run_em": "lightning_annot.crowd.em",
-    "run_tiered_em": "lightning_annot.crowd.em",
+    "run_tiered_em": "lightning_annot.crowd.tiers",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -1,4 +1,4 @@
-"""Exponents of learner and workers, weights of machines, and whether classes are of unequal size, renewed each round from its answers."""
+"""Exponents of learner and workers, weights of machines, and whether class shares foretell answers, renewed each round."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Recalibration:
         return sum(gain * FORGET ** (last - r) for r, gain in self._share_gain.items()) > -MOST_LOSS
 
     def compare(self, round_: int, gain: float) -> None:
-        """Take in the nats by which class shares foretold the answers of ``round_`` better, in place of what was known of it."""
+        """Take in the nats by which class shares foretold the answers of ``round_`` better, in place of what was known."""
         self._share_gain[round_] = gain
 
     def learn(self, round_: int, fresh: FreshAnswers | None) -> None:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from lightning_annot import AnnotationDataModule, AnnotationRound, Annotations, MixMatchModule
 from lightning_annot.annotations.formats import write_table
-from lightning_annot.crowd.em import run_tiered_em, write_posterior
+from lightning_annot.crowd.em import write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.sampling.activelab import wide_answers
 from lightning_annot.types import AnnotError

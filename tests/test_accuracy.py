@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lightning_annot.crowd import accuracy
 from lightning_annot.crowd.accuracy import Accuracy, worker_accuracy
-from lightning_annot.crowd.em import EMResult, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import EMResult, run_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior, with_experts
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.types import Annotations
 
 WARMED = Tempering((1.0, 0.9, 0.8), (1.0, 1.0, 0.7))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from lightning_annot.crowd.class_prior import LEAST_KNOWN, class_weights, with_class_prior
+
 from lightning_annot.crowd.tempering import FreshAnswers, Tempering, log_predictive
 
 

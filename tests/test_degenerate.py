@@ -14,8 +14,9 @@ import pytest
 import torch
 from cli_runs import QUIET, call
 
-from lightning_annot.crowd.em import PLAIN, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import PLAIN, run_em, write_posterior
 from lightning_annot.crowd.spam import judge_workers
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.data.features import load_features
 from lightning_annot.data.projection import ProjectionSettings, fit_projection
 from lightning_annot.data.scaling import Scale

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from slow_em import slow_em, slow_objective, slow_posterior, slow_tiered_em
 from torch import Tensor
 
-from lightning_annot.crowd.em import EMResult, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import EMResult, run_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior, rescale_rows
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.types import Annotations, AnnotError
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}

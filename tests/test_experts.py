@@ -21,9 +21,10 @@ from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
 from lightning_annot.callbacks.belief import Belief
-from lightning_annot.crowd.em import EMResult, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import EMResult, run_em, write_posterior
 from lightning_annot.crowd.priors import DENSE_PRIORS, diagonal_prior, homogeneous_prior, with_experts
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.ledger import Ledger
 from lightning_annot.report.unfinished import expert_gain
 from lightning_annot.round.choice import Panel, choose, open_to_questions, round_generator

@@ -8,9 +8,10 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from lightning_annot.callbacks.belief import Belief
-from lightning_annot.crowd.em import run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import run_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.round.choice import Panel, choose, open_to_questions, refilled, round_generator
 from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.inference import ANCHOR, Inference, infer

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_annot.crowd.em import run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import run_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.spam import CERTAINTY, PSEUDO, SHARES, Conduct, habit, judge_workers, own_confusion
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.types import Annotations
 
 

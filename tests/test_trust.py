@@ -20,10 +20,11 @@ from test_spam import right, shares, simulate
 from torch import Tensor
 
 from lightning_annot.annotations.log import AnnotationLog
-from lightning_annot.crowd.em import run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import run_em, write_posterior
 from lightning_annot.crowd.priors import homogeneous_prior
 from lightning_annot.crowd.spam import judge_workers
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.crowd.trust import chance_of_accuracy
 from lightning_annot.types import Annotations
 

@@ -11,7 +11,7 @@ import torch
 from lightning_annot.callbacks.belief import Belief
 from lightning_annot.callbacks.calibration_rows import known_by_answers
 from lightning_annot.callbacks.run_folder import load_oracle
-from lightning_annot.crowd.em import LogPrior, Shares, with_class_prior
+from lightning_annot.crowd.em import LogPrior, with_class_prior
 from lightning_annot.crowd.evidence import answer_evidence
 from lightning_annot.crowd.stated_error import (
     draw_exponents,
@@ -20,6 +20,7 @@ from lightning_annot.crowd.stated_error import (
     people_evidence,
     sample_rows,
 )
+from lightning_annot.crowd.tiers import Shares
 from lightning_annot.data.datamodule import AnnotationDataModule
 from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.machine_panel import MachinePanel

@@ -15,9 +15,8 @@ sum_i (1/b) log sum_y p(y | x_i)^a prod_j w_j[y, z_ij]^b, which the same M step 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -26,16 +25,12 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from lightning_annot.crowd.incidence import Chunk, Incidence, build_incidence
-from lightning_annot.crowd.pooled import MOST_ELEMENTS, PSEUDO_ITEMS, START, Rivals, fit_shares, pair_counts, shrunk_confusion
-from lightning_annot.crowd.priors import Prior, homogeneous_prior, rescale_rows, with_experts
-from lightning_annot.crowd.strength import TYPICAL, learn_strength
+from lightning_annot.crowd.pooled import Rivals
+from lightning_annot.crowd.priors import Prior
 from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.types import Annotations, AnnotError
 
 PLAIN = Tempering()
-
-Shares = Literal["none", "compared", "used"]
-"""Whether class shares are learned, and whether the posterior goes by them."""
 
 LogPrior = Callable[[Tensor], Tensor]
 """Maps item rows (n,) to log p(y | x) (n, K); a tensor's ``__getitem__`` is one."""
@@ -59,8 +54,8 @@ class EMResult:
 
     ``counts`` (P, K): expected annotations of pair (worker, answer) by true class. ``prior``: pseudo-counts beside them.
     ``objective_history``: L before each M step, so the returned confusions reach at least its last value. ``log_share`` (K,):
-    logarithms of class shares that p(y | x) is multiplied by; None: it is taken as it is. ``rivals``: the answers with and without
-    class shares, where these were learned.
+    logarithms of class shares that p(y | x) is multiplied by; None: it is taken as it is. ``rivals``: accounts of the answers
+    with class shares and without, where these were learned.
     """
 
     incidence: Incidence
@@ -166,11 +161,11 @@ def run_em(
     times, in both steps.
     """
     prior = Prior(pseudo_counts) if isinstance(pseudo_counts, Tensor) else pseudo_counts
-    _check(annotations, prior, n_workers, m_step, max_iterations)
+    check_em(annotations, prior, n_workers, m_step, max_iterations)
     if isinstance(log_prior, Tensor):
         log_prior = log_prior.__getitem__
     n_classes, kind = prior.counts.shape[-1], prior.counts.dtype
-    weight = None if expert is None else _weight(annotations, expert, tempering, kind)
+    weight = None if expert is None else answer_weight(annotations, expert, tempering, kind)
     inc = build_incidence(annotations, n_workers, n_classes, weight=weight, chunk_elements=chunk_elements)
     counts = prior.counts.new_zeros(len(inc.pair_worker), n_classes)
     history: list[float] = []
@@ -178,122 +173,10 @@ def run_em(
     while not converged and len(history) < max_iterations:
         # The table takes the memory of the counts: two (P, K) arrays are alive, not three.
         table, log_density = _log_table(inc, counts, prior)
-        counts, log_evidence = _renewed_counts(inc, table, log_prior, m_step == "hard", tempering)
+        counts, log_evidence = renewed_counts(inc, table, log_prior, m_step == "hard", tempering)
         history.append(log_evidence + log_density)
         converged = len(history) > 1 and history[-1] - history[-2] <= tolerance * len(annotations)
     return EMResult(inc, counts, prior, tuple(history), converged)
-
-
-def run_tiered_em(
-    annotations: Annotations,
-    log_prior: LogPrior | Tensor,
-    pseudo_counts: Tensor,
-    n_workers: int,
-    *,
-    strength: float | None = None,
-    expert: Tensor | None = None,
-    shares: Shares = "none",
-    **options: object,
-) -> EMResult:
-    """Two tiers (after Branson et al. 2017): first one confusion for all workers, then one each, shrunk to the first.
-
-    The first (crowd/pooled.py) begins with the accuracy of ``pseudo_counts`` (K, K), and learns class shares unless
-    ``shares`` is none; if they are to be used, and classes differ in size, the second tier multiplies ``log_prior`` by them. The workers' prior is the pooled confusion times
-    ``strength`` pseudo-counts a row, held fixed within the second EM, so that its objective stays one function. Without a
-    ``strength`` it is learned from the counts of a first E step, in which everybody has the pooled confusion.
-    Workers who are ``expert`` (W,) bool stand apart, see ``run_em``: they share one confusion in the first EM, have the
-    prior of ``with_experts`` in the second, and say nothing of the others' strength.
-    """
-    expert = torch.zeros(n_workers, dtype=torch.bool) if expert is None else expert
-    if isinstance(log_prior, Tensor):
-        log_prior = log_prior.__getitem__
-    apart = expert[annotations.worker]
-    mean, _ = fit_pooled(annotations, log_prior, pseudo_counts, apart, **options)  # type: ignore[arg-type]
-    log_share, rivals = None, None
-    if shares != "none" and len(annotations):
-        unequal, found = fit_pooled(annotations, log_prior, pseudo_counts, apart, True, **options)  # type: ignore[arg-type]
-        rivals = Rivals(found[0], unequal, mean, *found[1:])
-        if shares == "used" and rivals.differ:
-            mean, log_share = unequal, rivals.log_share
-    log_prior = with_class_prior(log_prior, log_share)
-    if strength is None:
-        crowd = Annotations(annotations.item[~apart], annotations.worker[~apart], annotations.label[~apart])
-        first = run_em(crowd, log_prior, mean * TYPICAL, n_workers, **(options | {"max_iterations": 1}))  # type: ignore[arg-type]
-        strength = learn_strength(first.incidence, first.counts, mean)
-    prior = with_experts(mean * strength, expert)
-    result = run_em(annotations, log_prior, prior, n_workers, expert=expert, **options)  # type: ignore[arg-type]
-    return replace(result, log_share=log_share, rivals=rivals)
-
-
-def fit_pooled(
-    annotations: Annotations,
-    log_prior: LogPrior,
-    pseudo_counts: Tensor,
-    apart: Tensor,
-    with_shares: bool = False,
-    *,
-    m_step: Literal["soft", "hard"] = "soft",
-    max_iterations: int = 100,
-    tolerance: float = 1e-4,
-    tempering: Tempering = PLAIN,
-    chunk_elements: int = 1 << 21,
-) -> tuple[Tensor, tuple[Tensor, float, int]]:
-    """Learn the confusion of all workers together, and the class shares.
-
-    Args:
-        annotations: The answers, of experts too.
-        log_prior: log p(y | x) by item row.
-        pseudo_counts: (K, K), whose diagonal says how often a worker is believed to be right beforehand.
-        apart: (A,) bool, answers of experts, who share a confusion of their own.
-        with_shares: Learn class shares too, instead of taking classes as they come from ``log_prior``.
-        m_step: As in ``run_em``, like what follows.
-
-    Returns:
-        The confusion (K, K) of all but experts, rows sum to 1, and what ``fit_shares`` returns, even shares unless asked for others.
-    """
-    everybody = Annotations(annotations.item, apart.long(), annotations.label)
-    tiers = torch.tensor([False, True][: 1 + int(apart.any())])
-    _check(everybody, Prior(pseudo_counts), len(tiers), m_step, max_iterations)
-    k = pseudo_counts.shape[-1]
-    weight = _weight(everybody, tiers, tempering, pseudo_counts.dtype)
-    inc = build_incidence(everybody, len(tiers), k, weight=weight, chunk_elements=chunk_elements)
-    mean = rescale_rows(pseudo_counts, 1.0)
-    accuracy = float(mean.diagonal().mean().clamp(0.01, 0.99))
-    expert = with_experts(pseudo_counts, tiers).counts[-1] if len(tiers) > 1 else None
-    experts = None if expert is None else rescale_rows(expert, 1.0)
-    shares = torch.full((k,), 1.0 / k, dtype=torch.float64).log(), 0.0, 0
-    if with_shares:  # of several accounts of the same answers take the one in which most of them are right
-        mean = rescale_rows(homogeneous_prior(k, START, dtype=mean.dtype), 1.0)
-        votes = torch.bincount(annotations.label[~apart], minlength=k).double() + PSEUDO_ITEMS
-        shares = (votes / votes.sum()).log(), 0.0, 0
-    before = -math.inf
-    for _ in range(max_iterations):
-        both = mean[None] if experts is None else torch.stack([mean, experts])
-        table = both[inc.pair_worker, :, inc.pair_label].log()
-        if with_shares:
-            shares = _shares(inc, table, log_prior, tempering, shares[0])
-        prior = with_class_prior(log_prior, shares[0]) if with_shares else log_prior
-        counts, evidence = _renewed_counts(inc, table, prior, m_step == "hard", tempering)
-        mean = shrunk_confusion(pair_counts(inc, counts, 0), accuracy)
-        if expert is not None:
-            experts = rescale_rows(expert + pair_counts(inc, counts, 1), 1.0)
-        if abs(evidence - before) <= tolerance * len(annotations):
-            break
-        before = evidence
-    return mean, shares
-
-
-def _shares(
-    inc: Incidence, table: Tensor, log_prior: LogPrior, tempering: Tempering, start: Tensor
-) -> tuple[Tensor, float, int]:
-    """Class shares given the confusions in ``table`` (P, K), from the first chunk of answered items."""
-    chunk = inc.chunks[0]
-    people = inc.item_sums(chunk, table)
-    a, b = tempering.of(chunk.n_answers)
-    model = log_prior(inc.items[chunk.start : chunk.stop])
-    most = max(1, MOST_ELEMENTS // inc.n_classes)
-    some = slice(0, None, max(1, -(-len(model) // most)))
-    return fit_shares(model[some], (b * people)[some], a[some], start)
 
 
 def write_posterior(
@@ -327,7 +210,7 @@ def write_posterior(
     return out
 
 
-def _renewed_counts(
+def renewed_counts(
     inc: Incidence, table: Tensor, log_prior: LogPrior, hard: bool, tempering: Tempering
 ) -> tuple[Tensor, float]:
     """One E step and the counts (P, K) of the M step after it, with the summed log evidence."""
@@ -361,7 +244,7 @@ def _tempered(people: Tensor, model: Tensor, chunk: Chunk, tempering: Tempering)
     return people.mul_(b).add_(model * a), 1.0 / b
 
 
-def _weight(annotations: Annotations, expert: Tensor, tempering: Tempering, dtype: torch.dtype) -> Tensor | None:
+def answer_weight(annotations: Annotations, expert: Tensor, tempering: Tempering, dtype: torch.dtype) -> Tensor | None:
     """How often each annotation (A,) counts: 1/b if it is an expert's, so that the exponent b leaves it as it is; else once."""
     if tempering.is_plain or not bool(expert.any()):
         return None
@@ -401,7 +284,7 @@ def _check_rows(peak: Tensor, items: Tensor, log_prior: LogPrior) -> None:
         )
 
 
-def _check(annotations: Annotations, prior: Prior, n_workers: int, m_step: str, max_iterations: int) -> None:
+def check_em(annotations: Annotations, prior: Prior, n_workers: int, m_step: str, max_iterations: int) -> None:
     shape = tuple(prior.counts.shape)
     n_classes = shape[-1] if shape else 0
     n_priors = n_workers if prior.group is None else shape[0]

@@ -4,20 +4,20 @@ Row y of the confusion is right with probability r_y, and errs to class z with p
 
     r_y ~ Beta(s rho, s (1 - rho)),     e_y ~ Dir(t / (K - 1), ...),     rho ~ Beta(10 a, 10 (1 - a))
 
-``a`` is what is believed of a worker before any answer. rho, and the strengths s and t, are those that make the expected counts most
-probable (empirical Bayes, Minka 2000): classes that are alike share what is known of them, and no fixed number of pseudo-counts
-holds good workers down.
+``a`` is what is believed of a worker before any answer. rho and the strengths s and t make the expected counts most probable
+(empirical Bayes, Minka 2000): classes that are alike share what is known of them, and no fixed number of pseudo-counts holds
+good workers down.
 
-Class shares. The learner is trained with all classes alike, so p(y | x) lacks the factor pi_y where they are not. pi maximises the
-likelihood of the answers to items that were asked for what is known of x,
+Class shares. The learner is trained with all classes alike, so p(y | x) lacks the factor pi_y where they are not. pi maximises
+the likelihood of the answers, given which items were asked,
 
     sum_i log (sum_y pi_y p_i(y) L_i(y) / sum_y pi_y p_i(y)) + sum_y 2 log pi_y
 
-with L_i the likelihood of item i's answers, so it does not depend on which items were asked. Without shares EM explains correct
-answers for a large class away as confusion. One answer an item tells little between "the class is rare" and "workers do not see
-it": both fit. EM stays near where it begins, so with shares it begins where people are mostly right, with the shares of what they
-said; the learner's p and second answers then tell. Shares of all items' p alone (label shift: Saerens, Latinne & Decaestecker 2002) were
-tried, and left out: with few prototypes p is biased, and then they run to 0.
+with L_i the likelihood of item i's answers. Without shares EM explains correct answers for a large class away as confusion. One
+answer an item hardly tells "the class is rare" from "workers do not see it": both fit. EM stays near where it begins, so with
+shares it begins where people are mostly right and classes have the shares of what was said; the learner and second answers
+then tell. Shares by which p of all items agrees with itself (label shift: Saerens, Latinne & Decaestecker 2002) are no help:
+with few prototypes p is biased, and they run to 0.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def _diagonal(right: np.ndarray, total: np.ndarray, accuracy: float) -> tuple[fl
         rho, s = 1.0 / (1.0 + np.exp(-x[0])), np.exp(x[1])
         a, b = s * rho, s * (1.0 - rho)
         prior = PRIOR_ANSWERS * (accuracy * np.log(rho) + (1.0 - accuracy) * np.log1p(-rho))
-        return float((x[1] - np.log(TYPICAL)) ** 2 / (2 * SPREAD**2) - prior - (betaln(a + right, b + wrong) - betaln(a, b)).sum())
+        return float(
+            (x[1] - np.log(TYPICAL)) ** 2 / (2 * SPREAD**2) - prior - (betaln(a + right, b + wrong) - betaln(a, b)).sum()
+        )
 
     start = np.array([np.log(accuracy / (1.0 - accuracy)), np.log(TYPICAL)])
     found = minimize(loss, start, method="L-BFGS-B", bounds=[(-7.0, 7.0), tuple(np.log(BOUNDS))])

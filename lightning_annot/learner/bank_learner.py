@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.best import BestHeads
 from lightning_annot.learner.calibration import fit_temperature, released_temperature
-from lightning_annot.data.pools import OwnTargets
 from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import fold_use
 from lightning_annot.learner.teacher import Teacher

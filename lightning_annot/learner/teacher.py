@@ -34,7 +34,8 @@ class Teacher:
             above: () least probability of the largest class of a sure head, as if all classes were of one size.
 
         Returns:
-            Probabilities (F, m, K), proportional to p(y | x) times the class share to the power ``exponent``, and which are sure, (F, m) bool.
+            Probabilities (F, m, K), proportional to p(y | x) times the class share to the power ``exponent``, and which rows
+            are sure, (F, m) bool.
         """
         log_p = (self._heads(x).float() / self._temperature).log_softmax(-1)
         sure = (exponent * log_p).softmax(-1).amax(-1) > above

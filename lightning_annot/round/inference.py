@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_annot.crowd.em import PLAIN, EMResult, Shares, run_em, run_tiered_em, write_posterior
+from lightning_annot.crowd.em import PLAIN, EMResult, run_em, write_posterior
 from lightning_annot.crowd.priors import diagonal_prior, homogeneous_prior, rescale_rows, with_experts
 from lightning_annot.crowd.risk import Decision, decide
 from lightning_annot.crowd.skill import gold_accuracy, reduce_accuracy
 from lightning_annot.crowd.tempering import Tempering
+from lightning_annot.crowd.tiers import Shares, run_tiered_em
 from lightning_annot.round.facts import Basis, Facts
 from lightning_annot.round.settings import CrowdSettings
 from lightning_annot.types import Annotations
