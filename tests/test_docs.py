@@ -32,6 +32,8 @@ DOCUMENTS = (
     "README.md",
     "docs/architecture.md",
     "docs/certificate.md",
+    "docs/economy.md",
+    "docs/method.md",
     "docs/adaptation.md",
     "docs/classifier.md",
     "docs/features.md",
