@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_heads import D, F, K, built, head, make_batch, make_views, random_heads, seeded
+from made_up_heads import FIRST_SET, OF_ALL_ROWS, D, F, K, built, head, make_batch, make_views, random_heads, seeded
 
 from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import consistency, fold_mean, fold_use, mix, soft_cross_entropy, squared_error
@@ -68,6 +68,8 @@ def test_an_item_never_reaches_the_head_of_its_own_fold(hidden: int | None, more
     def train(changed_fold: int | None) -> FoldHeads:
         module = MixMatchModule(hidden=hidden, consistency_above=0.5)
         module.build(F, [D], K, seed=1)
+        module.learner.heads = random_heads(hidden, seed=1)
+        module.learner.start_round(None, False)
         optimizer = torch.optim.Adam(module.learner.heads.parameters(), lr=0.1)
         for step in range(4):
             batch, other = (BATCHES[more](seed=seed) for seed in (step, step + 100))
@@ -134,7 +136,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
 def test_training_step_adds_the_weighted_consistency() -> None:
     module, batch = built(consistency_weight=3.0, consistency_above=0.6), make_views()
     module.learner.temperature.fill_(2.0)
-    plain = module.training_step({name: batch[name] for name in ("x", "target", "fold")}, 0)
+    plain = module.training_step({name: batch[name] for name in FIRST_SET}, 0)
     share = torch.maximum(batch["share_view"], 1 - batch["share_view"])[:, None]
     view = share * batch["x_own"] + (1 - share) * batch["x_other"]
     use = fold_use(F, batch["fold_own"], batch["fold_other"])
@@ -158,7 +160,9 @@ def test_an_empty_batch_changes_no_bias_and_gives_no_nan(hidden: int | None) -> 
     module.build(F, [D], K)
     before = deepcopy(module.state_dict())
     optimizer = torch.optim.Adam(module.parameters())
-    loss = module.training_step({name: part[:0] for name, part in make_batch().items()}, 0)
+    module.learner.start_round(None, False)
+    batch = {name: part if name in OF_ALL_ROWS else part[:0] for name, part in make_batch().items()}
+    loss = module.training_step(batch, 0)
     loss.backward()
     optimizer.step()
     assert float(loss.detach()) == 0.0

@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from made_up_heads import D, F, K, built, head, make_batch, random_heads, seeded
+from made_up_heads import FIRST_SET, D, F, K, built, head, make_batch, own_targets, random_heads, seeded
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_annot.data.batches import BatchSettings
 from lightning_annot.learner.calibration import fit_temperature
+from lightning_annot.learner.heads import FoldHeads
 from lightning_annot.learner.mixmatch import fold_use, soft_cross_entropy, squared_error
 from lightning_annot.learner.module import MixMatchModule
 from lightning_annot.learner.predictions import Predictions
@@ -32,18 +34,26 @@ def test_probabilities_are_calibrated_and_out_of_fold() -> None:
     torch.testing.assert_close(module(batch["x"]), folds.mean(0))
 
 
+def first_set_loss(heads: FoldHeads, teacher: FoldHeads, temperature: float, batch: dict[str, Tensor]) -> Tensor:
+    """Of a row that nobody answered each head learns what it said itself, if it was sure."""
+    said, sure = own_targets(teacher, temperature, batch["x"], batch)
+    free = batch["free"]
+    target = torch.stack([torch.where(free[:, None], own, batch["target"]) for own in said])
+    return soft_cross_entropy(heads(batch["x"]), target, fold_use(F, batch["fold"]) & (sure | ~free))
+
+
 def test_training_step_is_labelled_plus_weighted_mixed_term() -> None:
     module, batch = built(mixed_weight=7.0), make_batch(mixed=True)
-    plain = module.training_step({name: batch[name] for name in ("x", "target", "fold")}, 0)
-    expected = soft_cross_entropy(module.learner.heads(batch["x"]), batch["target"], fold_use(F, batch["fold"]))
-    assert torch.equal(plain, expected)
+    heads = module.learner.heads
+    plain = module.training_step({name: batch[name] for name in FIRST_SET}, 0)
+    torch.testing.assert_close(plain, first_set_loss(heads, heads, 1.0, batch))
     share = torch.maximum(batch["share"], 1 - batch["share"])[:, None]
     x = share * batch["x_first"] + (1 - share) * batch["x_second"]
-    target = share * batch["target_first"] + (1 - share) * batch["target_second"]
-    use = fold_use(F, batch["fold_first"], batch["fold_second"])
-    torch.testing.assert_close(
-        module.training_step(batch, 0), plain + 7.0 * squared_error(module.learner.heads(x), target, use)
-    )
+    said, sure = own_targets(heads, 1.0, batch["x_second"], batch)
+    target = share * batch["target_first"] + (1 - share) * said
+    use = fold_use(F, batch["fold_first"], batch["fold_second"]) & sure
+    assert bool(use.any(1).all())
+    torch.testing.assert_close(module.training_step(batch, 0), plain + 7.0 * squared_error(heads(x), target, use))
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
@@ -75,9 +85,9 @@ class Rounds(LightningDataModule):
 
     curvatures = (4.0,)
 
-    def __init__(self, batches: list[dict[str, Tensor]]) -> None:
+    def __init__(self, parts: list[dict[str, Tensor]]) -> None:
         super().__init__()
-        self.batches = batches
+        self.batches, self._parts = BatchSettings(), parts
 
     @property
     def rows_learned(self) -> int:
@@ -85,7 +95,7 @@ class Rounds(LightningDataModule):
         return (20, 80)[self.trainer.current_epoch]
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self._parts, batch_size=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -94,13 +104,16 @@ class Rounds(LightningDataModule):
 def test_a_fit_equals_a_plain_loop(kind: Literal["adam", "momentum"], ema: float | None, tmp_path: object) -> None:
     """Two rounds, a step size that falls to 0 in each, a fresh momentum in each, and the moving average.
 
-    Momentum's step size is over the curvature of the features, and its penalty over the rows that the round learns from.
+    What heads say of rows without an answer is that of the weights that predicted at the round's start. Momentum's step size
+    is over the curvature of the features, and its penalty over the rows that the round learns from.
     """
     batches = [make_batch(seed=step) for step in range(6)]
     module = MixMatchModule(lr=0.05, weight_decay=0.01, ema=ema, fold_share=1.0, optimizer=kind)
     module.build(F, [D], K)
-    plain = deepcopy(module.learner.heads)
-    assert plain is not None
+    module.learner.heads = random_heads(None)
+    if module.learner.averaged is not None:
+        module.learner.averaged.module.load_state_dict(module.learner.heads.state_dict())
+    plain, teacher = (deepcopy(module.learner.heads) for _ in range(2))
     trainer = Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         accelerator="cpu", default_root_dir=str(tmp_path),
@@ -119,12 +132,14 @@ def test_a_fit_equals_a_plain_loop(kind: Literal["adam", "momentum"], ema: float
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - step / 6)
             optimizer.zero_grad()
-            soft_cross_entropy(plain(batch["x"]), batch["target"], fold_use(F, batch["fold"])).backward()
+            first_set_loss(plain, teacher, 1.0, batch).backward()
             optimizer.step()
             now = [p.detach().clone() for p in plain.parameters()]
             average = now if average is None else [0.8 * a + 0.2 * b for a, b in zip(average, now, strict=True)]
-    want = average if ema else list(plain.parameters())
-    assert want is not None
+        want = average if ema else [p.detach() for p in plain.parameters()]
+        assert want is not None
+        for p, q in zip(teacher.parameters(), want, strict=True):
+            p.data.copy_(q)
     for p, q in zip(module.learner.predictor.parameters(), want, strict=True):
         torch.testing.assert_close(p, q)
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_heads import OF_ALL_ROWS
 from scipy.stats import chisquare
 from torch import Tensor
 
-from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
-from lightning_annot.data.pools import OBJECTIVES, Pools, balanced_weights, draw, first_pools, make_pools
+from lightning_annot.data.batches import ANSWERS_A_CLASS, Batch, BatchSettings, FixedRows, RoundBatches
+from lightning_annot.data.pools import OBJECTIVES, OwnTargets, Pools, balanced_weights, draw, first_pools, make_pools
 from lightning_annot.types import AnnotError
 
 
@@ -98,6 +99,7 @@ def test_batches_come_from_their_pools(objective: str) -> None:
             assert len(rows) == (48 if suffix else 32)
             assert torch.equal(batch["target" + suffix], pools.target[rows])
             assert torch.equal(batch["fold" + suffix], rows % 5)
+        assert torch.equal(batch["free"], torch.isin(batch["x"][:, 0].long(), pools.pseudo))
     assert ("share" in parts[0]) == (objective == "mixmatch")
 
 
@@ -110,7 +112,54 @@ def test_where_nothing_is_known_the_one_step_is_empty(objective: str, shrink: bo
     data = RoundBatches(torch.zeros(20, 2), torch.arange(20) % 5, pools, chosen, (0, 0))
     assert len(data) == 1
     assert data.rows_a_step == 0
-    assert {name: tuple(part.shape) for name, part in data[0].items()} == {"x": (0, 2), "target": (0, 3), "fold": (0,)}
+    rows = {"x": (0, 2), "target": (0, 3), "fold": (0,), "free": (0,)}
+    assert {name: tuple(part.shape) for name, part in data[0].items()} == rows | {
+        "log_share": (3,),
+        "exponent": (),
+        "above": (),
+    }
+
+
+@pytest.mark.parametrize(("n_known", "sure"), [(20, 1.0), (400, 1.0), (400, 0.03), (1000, 1.0)])
+def test_items_without_answers_weigh_less_while_answers_are_few(n_known: int, sure: float) -> None:
+    """Of A answered items and K classes, all that nobody answered weighs A / (A + 100 K) of the answered ones at most."""
+    n, k = 2000, 3
+    target = torch.randn(n, k, generator=seeded(0)).softmax(1)
+    known = torch.arange(n) < n_known
+    pools = make_pools(target, known, known, known | (torch.rand(n, generator=seeded(1)) < sure))
+    data = RoundBatches(
+        torch.arange(n)[:, None].float(), torch.zeros(n), pools, BatchSettings(size=2000, steps=40, passes=0.0), (0, 0)
+    )
+    rows = pools.rows("pseudo")
+    weight = balanced_weights(target, rows)
+    answered = float(weight[rows < n_known].sum())
+    share = min(float(weight[rows >= n_known].sum()) / answered, n_known / (n_known + ANSWERS_A_CLASS * k))
+    drawn = torch.bincount(torch.cat([data[step]["x"] for step in range(40)])[:, 0].long(), minlength=n)
+    assert float(drawn[n_known:].sum() / drawn.sum()) == pytest.approx(share / (1.0 + share), abs=0.006)
+    assert (share < n_known / (n_known + 300)) == (sure < 1.0)
+    known_weight = torch.zeros(n).index_copy(0, rows, weight)[:n_known]  # among themselves, answered items are as they were
+    heavy = known_weight > known_weight.median()
+    got = float(drawn[:n_known][heavy].sum() / drawn[:n_known].sum())
+    assert got == pytest.approx(float(known_weight[heavy].sum() / known_weight.sum()), abs=0.01)
+
+
+def test_a_batch_says_on_what_terms_heads_teach_themselves() -> None:
+    known = torch.arange(6) < 3
+    share = torch.tensor([0.7, 0.3], dtype=torch.float64).log()
+    settings = BatchSettings(size=4, steps=1)
+    for own, want in ((OwnTargets(0.5, share, 0.8), (0.5, share.float(), 0.8)), (OwnTargets(), (1.0, torch.zeros(2), 0.9))):
+        pools = make_pools(torch.full((6, 2), 0.5), known, known, None, own)
+        batch = RoundBatches(torch.zeros(6, 1), torch.zeros(6), pools, settings, (0, 0))[0]
+        assert float(batch["exponent"]) == want[0]
+        assert torch.equal(batch["log_share"], want[1])
+        assert float(batch["above"]) == pytest.approx(want[2])
+
+
+def test_rows_that_heads_are_sure_of_need_no_low_risk() -> None:
+    known, confident, sure = (torch.tensor(rows) == 1 for rows in ([1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 0, 0, 1, 0]))
+    pools = make_pools(torch.zeros(5, 2), known, confident, sure)
+    assert (pools.labelled.tolist(), pools.pseudo.tolist(), pools.unlabelled.tolist()) == ([0, 1], [3], [2, 4])
+    assert pools.doubtful.tolist() == [1]
 
 
 def test_mixed_pairs() -> None:
@@ -151,7 +200,7 @@ def test_views_are_of_unanswered_items() -> None:
 def test_without_unanswered_items_there_is_nothing_to_be_consistent_on() -> None:
     everything = torch.ones(20, dtype=torch.bool)
     pools = make_pools(torch.full((20, 3), 1 / 3), everything, ~everything)
-    assert set(batches(pools, "consistency")[0]) == {"x", "target", "fold"}
+    assert set(batches(pools, "consistency")[0]) == {"x", "target", "fold", "free", *OF_ALL_ROWS}
 
 
 @pytest.mark.parametrize("objective", ["pseudo", "mixmatch", "consistency"])
@@ -172,7 +221,7 @@ def test_ranks_together_see_what_one_process_sees(objective: str) -> None:
     for step, batch in enumerate(alone):
         for name, whole in batch.items():
             for r in range(3):
-                assert torch.equal(ranks[r][step][name], whole[r::3])
+                assert torch.equal(ranks[r][step][name], whole if name in OF_ALL_ROWS else whole[r::3])
 
 
 def test_released_batches_hold_no_targets() -> None:

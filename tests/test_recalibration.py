@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,33 +204,6 @@ def test_state_survives_a_file() -> None:
     for one in (recalibration, resumed):
         one.learn(6, fresh([25, 15, 5], 6))
     assert resumed.tempering == recalibration.tempering
-
-
-def unequal(seed: int) -> FreshAnswers:
-    """Answers that name class 0 more often than the learner, which says nothing, by workers who are known well."""
-    label = (torch.rand(400, generator=torch.Generator().manual_seed(seed)) < 0.3).long()
-    right = torch.where(torch.eye(2).bool(), 0.9, 0.1).log()
-    nothing = torch.zeros(400, dtype=torch.int64)
-    return FreshAnswers(torch.full((400, 2), 0.5).log(), torch.zeros(400, 2), right.T[label], nothing, nothing + 1000)
-
-
-def test_exponents_are_learned_beside_the_class_prior() -> None:
-    recalibration, plain = Recalibration(class_prior=True), Recalibration()
-    for r in range(3):
-        recalibration.learn(r, unequal(r))
-        plain.learn(r, unequal(r))
-    weights = recalibration.class_weights
-    assert weights is not None
-    assert plain.class_weights is None
-    assert float(weights.softmax(0)[0]) == pytest.approx(0.75, abs=0.03)  # 0.7 of the answers, right in 0.9
-    everything = join([unequal(r) for r in range(3)])
-    shifted = replace(everything, model=(everything.model + weights).log_softmax(1).float())
-    assert recalibration.tempering == fit_tempering(shifted, LEVELS, most=MOST)
-    assert recalibration.foreseen(everything) == foreseen(shifted, recalibration.tempering) > plain.foreseen(everything)
-    resumed = Recalibration(class_prior=True)
-    resumed.load_state_dict(recalibration.state_dict())
-    assert resumed.class_weights is not None
-    assert torch.equal(resumed.class_weights, weights)
 
 
 def test_a_run_that_tempers_nothing_knows_what_it_foresaw() -> None:

@@ -14,7 +14,7 @@ from lightning_annot.crowd.tempering import Tempering
 from lightning_annot.crowd.tiers import run_tiered_em
 from lightning_annot.round.choice import Panel, choose, open_to_questions, refilled, round_generator
 from lightning_annot.round.facts import Basis, Facts
-from lightning_annot.round.inference import ANCHOR, Inference, infer
+from lightning_annot.round.inference import Inference, infer
 from lightning_annot.round.settings import CrowdSettings, SamplingSettings, TrustSettings
 from lightning_annot.types import AnnotError
 
@@ -59,7 +59,7 @@ def test_infer_is_the_em_with_its_settings(prior: str) -> None:
     found = infer(basis(facts, p, NO_PROTOTYPES), settings, threshold=0.2)
     base = homogeneous_prior(K, 0.6, 4.0)
     if prior == "tiered":
-        em = run_tiered_em(facts.annotations(), p, ANCHOR * base, W, strength=4.0, m_step="hard", max_iterations=7)
+        em = run_tiered_em(facts.annotations(), p, base, W, strength=4.0, m_step="hard", max_iterations=7)
     else:
         em = run_em(facts.annotations(), p, base, W, m_step="hard", max_iterations=7)
     assert torch.equal(found.crowd.counts, em.counts)
