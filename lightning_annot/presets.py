@@ -23,6 +23,7 @@ _PAPER = {
     "annotation.sampling.cap": 3,
     "annotation.sampling.items": "uniform",
     "annotation.sampling.workers": "random",
+    "data.batches.pseudo_after": 0.0,
     "annotation.stopping.patience": 10,  # released: 5, and no sooner than N / 2 answers, so never where a method is good
 }
 _NO_LEARNER = {

@@ -12,7 +12,7 @@ from made_up_heads import OF_ALL_ROWS
 from scipy.stats import chisquare
 from torch import Tensor
 
-from lightning_annot.data.batches import ANSWERS_A_CLASS, Batch, BatchSettings, FixedRows, RoundBatches
+from lightning_annot.data.batches import Batch, BatchSettings, FixedRows, RoundBatches
 from lightning_annot.data.pools import OBJECTIVES, OwnTargets, Pools, balanced_weights, draw, first_pools, make_pools
 from lightning_annot.types import AnnotError
 
@@ -128,12 +128,16 @@ def test_items_without_answers_weigh_less_while_answers_are_few(n_known: int, su
     known = torch.arange(n) < n_known
     pools = make_pools(target, known, known, known | (torch.rand(n, generator=seeded(1)) < sure))
     data = RoundBatches(
-        torch.arange(n)[:, None].float(), torch.zeros(n), pools, BatchSettings(size=2000, steps=40, passes=0.0), (0, 0)
+        torch.arange(n)[:, None].float(),
+        torch.zeros(n),
+        pools,
+        BatchSettings(size=2000, steps=40, passes=0.0, pseudo_after=100.0),
+        (0, 0),
     )
     rows = pools.rows("pseudo")
     weight = balanced_weights(target, rows)
     answered = float(weight[rows < n_known].sum())
-    share = min(float(weight[rows >= n_known].sum()) / answered, n_known / (n_known + ANSWERS_A_CLASS * k))
+    share = min(float(weight[rows >= n_known].sum()) / answered, n_known / (n_known + 100.0 * k))
     drawn = torch.bincount(torch.cat([data[step]["x"] for step in range(40)])[:, 0].long(), minlength=n)
     assert float(drawn[n_known:].sum() / drawn.sum()) == pytest.approx(share / (1.0 + share), abs=0.006)
     assert (share < n_known / (n_known + 300)) == (sure < 1.0)

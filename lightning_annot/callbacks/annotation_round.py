@@ -346,7 +346,7 @@ class AnnotationRound(Callback):
         known = torch.zeros(len(inference.finished), dtype=torch.bool)
         answered = self._belief.trusted(self.facts).annotations().item
         known[:n] = self._table.is_prototype | (torch.bincount(answered, minlength=n) > 0)
-        own = OwnTargets(self._belief.tempering.model[0], inference.crowd.log_share, 1.0 - self.threshold)
+        own = OwnTargets(self._belief.tempering.model[0], inference.crowd.log_share, max(0.5, 1.0 - self.threshold))
         self._data.set_pools(make_pools(inference.posterior, known, inference.finished, self._inferring.sure_rows(own), own))
 
     def _shared_facts(self, trainer: Trainer, before_round: int) -> Facts:

@@ -26,7 +26,8 @@ class BatchSettings:
     ``alpha``) (Liao et al. 2021, Eq. 2); consistency, labelled, and ``ratio`` x ``size`` items without an answer, each with
     another one that its features are mixed with by such a share.
 
-    ``targets``: the posterior, or (hard) its largest class. ``shrink``: a step has at most as many rows as the pool.
+    ``pseudo_after``: answers a class, prototypes among them, at which items without an answer weigh at most half as much as
+    the others together; A / (A + ``pseudo_after`` K) of it after A answers. 0: no limit. ``targets``: the posterior, or (hard) its largest class. ``shrink``: a step has at most as many rows as the pool.
     """
 
     size: int = 1024
@@ -38,17 +39,19 @@ class BatchSettings:
     targets: Literal["soft", "hard"] = "soft"
     shrink: bool = False
     passes: float = 1.0
+    pseudo_after: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.size, self.steps, self.alpha, self.ratio) <= 0 or self.passes < 0 or not 0 < self.tau < 1:
+        if (
+            min(self.size, self.steps, self.alpha, self.ratio) <= 0
+            or min(self.passes, self.pseudo_after) < 0
+            or not 0 < self.tau < 1
+        ):
             raise AnnotError(
-                f"{self} given; size, steps, alpha and ratio must be above 0, passes 0 or more, tau between 0 and 1."
+                f"{self} given; size, steps, alpha and ratio must be above 0, passes and pseudo_after 0 or more, tau between 0 and 1."
             )
         if self.objective not in OBJECTIVES:
             raise AnnotError(f"objective {self.objective!r} given; allowed are {', '.join(OBJECTIVES)}.")
-
-
-ANSWERS_A_CLASS = 100  # at which items without an answer weigh half of what the others do, at most
 
 
 class RoundBatches(Dataset[Batch]):
@@ -80,7 +83,7 @@ class RoundBatches(Dataset[Batch]):
         self.rows_a_step = size = min(settings.size, most)
         n_steps = max(settings.steps, round(settings.passes * len(rows) / size)) if size else 1
         self.pairs_a_step = pairs = max(1, round(settings.ratio * size))
-        weight = _limited(balanced_weights(pools.target, rows), self._free[rows], pools)
+        weight = _limited(balanced_weights(pools.target, rows), self._free[rows], pools, settings.pseudo_after)
         keep = slice(rank, None, world)
 
         def steps(pool: Tensor, by: Tensor, size: int) -> Tensor:
@@ -131,13 +134,13 @@ class RoundBatches(Dataset[Batch]):
         }
 
 
-def _limited(weight: Tensor, free: Tensor, pools: Pools) -> Tensor:
-    """``weight`` (n,) of rows, less of those that are ``free`` (n,) bool: together A / (A + 100 K) of the others' at most.
+def _limited(weight: Tensor, free: Tensor, pools: Pools, after: float) -> Tensor:
+    """``weight`` (n,) of rows, less of those that are ``free`` (n,) bool: together A / (A + ``after`` K) of the others' at most.
 
     With few answers A, what heads say themselves teaches them nothing new, and makes them too sure of it.
     """
     known, k = len(pools.labelled), pools.target.shape[1]
-    most = known / (known + ANSWERS_A_CLASS * k) * float(weight[~free].sum())
+    most = known / (known + after * k) * float(weight[~free].sum())
     total = float(weight[free].sum())
     return torch.where(free, weight * (most / total), weight) if total > most else weight
 
