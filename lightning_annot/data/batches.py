@@ -20,13 +20,14 @@ Batch = dict[str, Tensor]
 class BatchSettings:
     """``size`` rows a step; ``steps`` steps a round, or as many as ``passes`` over the pool take if that is more.
 
-    ``objective``, which pools are learned from: labelled, prototypes and annotated items; pseudo, those and confident items
-    without an answer; confident, confident items alone, annotated or not; mixmatch, labelled, and ``ratio`` x ``size`` mixed
-    pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with shares from Beta(``alpha``,
-    ``alpha``) (Liao et al. 2021, Eq. 2); consistency, labelled, and ``ratio`` x ``size`` items without an answer, each with
-    another one that its features are mixed with by such a share.
+    ``objective``, which pools are learned from: labelled, prototypes and annotated items; pseudo, those and items without an
+    answer, each by the heads that are sure of it; confident, the same without annotated items whose risk is not low;
+    mixmatch, labelled, and ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose largest posterior is
+    above 1 - ``tau``, with shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2); consistency, labelled, and
+    ``ratio`` x ``size`` items without an answer, each with another one that its features are mixed with by such a share.
 
-    ``targets``: the posterior, or (hard) its largest class. ``shrink``: a step has at most as many rows as the pool.
+    ``targets``: the posterior, of items without an answer what each head says itself, or (hard) its largest class.
+    ``shrink``: a step has at most as many rows as the pool.
     """
 
     size: int = 1024
@@ -134,7 +135,8 @@ class RoundBatches(Dataset[Batch]):
 def _limited(weight: Tensor, free: Tensor, pools: Pools) -> Tensor:
     """``weight`` (n,) of rows, less of those that are ``free`` (n,) bool: together A / (A + 100 K) of the others' at most.
 
-    With few answers A, what heads say themselves teaches them nothing new, and makes them too sure of it.
+    With few answers, what heads say themselves teaches them nothing new, and makes them too sure of it. A counts prototypes and
+    answered items.
     """
     known, k = len(pools.labelled), pools.target.shape[1]
     most = known / (known + ANSWERS_A_CLASS * k) * float(weight[~free].sum())
