@@ -31,8 +31,10 @@ _WHY = {
 
 
 class Belief:
-    """The exponents of learner and workers, the class prior, the ``machines`` with their weights, and the workers who are
-    ``barred``: neither believed nor asked (name -> spammer or adversary), or ``paused``: believed, and not asked (name -> why).
+    """The exponents of learner and workers, whether class shares are used, and the ``machines`` with their weights.
+
+    Also the workers who are ``barred``: neither believed nor asked (name -> spammer or adversary), or ``paused``: believed, and
+    not asked (name -> why).
     """
 
     def __init__(self, settings: CrowdSettings, trust: TrustSettings) -> None:

@@ -6,8 +6,10 @@ posterior here is
     q_i(y)  proportional to  p(y | x_i)^a_n  (prod_j w_j[y, z_ij])^b_n
 
 Whatever a round asks comes back before any learner has seen it. With q_i from the n answers before it, the new answer z of
-worker j has probability sum_y q_i(y) w_j[y, z]. The exponents maximise the likelihood of such answers. That takes no truth, and
-how items were chosen makes no bias, since it depended on what q_i is made of and on nothing else (prequential, Dawid 1984).
+worker j has probability sum_y q_i(y) w_j[y, z]. The exponents maximise the likelihood of such answers (prequential, Dawid
+1984). That takes no truth. The choice of items depends on what q_i is made of and on chance alone, so it makes no bias as
+long as one pair of exponents fits all items with n answers; if the doubtful items that are asked need another pair, it
+does.
 """
 
 from __future__ import annotations

@@ -20,14 +20,16 @@ Batch = dict[str, Tensor]
 class BatchSettings:
     """``size`` rows a step; ``steps`` steps a round, or as many as ``passes`` over the pool take if that is more.
 
-    ``objective``, which pools are learned from: labelled, prototypes and annotated items; pseudo, those and confident items
-    without an answer; confident, confident items alone, annotated or not; mixmatch, labelled, and ``ratio`` x ``size`` mixed
-    pairs of a labelled and an unlabelled item whose largest posterior is above 1 - ``tau``, with shares from Beta(``alpha``,
-    ``alpha``) (Liao et al. 2021, Eq. 2); consistency, labelled, and ``ratio`` x ``size`` items without an answer, each with
-    another one that its features are mixed with by such a share.
+    ``objective``, which pools are learned from: labelled, prototypes and annotated items; pseudo, those and items without an
+    answer, each by the heads that are sure of it; confident, the same without annotated items whose risk is not low;
+    mixmatch, labelled, and ``ratio`` x ``size`` mixed pairs of a labelled and an unlabelled item whose largest posterior is
+    above 1 - ``tau``, with shares from Beta(``alpha``, ``alpha``) (Liao et al. 2021, Eq. 2); consistency, labelled, and
+    ``ratio`` x ``size`` items without an answer, each with another one that its features are mixed with by such a share.
 
-    ``pseudo_after``: answers a class, prototypes among them, at which items without an answer weigh at most half as much as
-    the others together; A / (A + ``pseudo_after`` K) of it after A answers. 0: no limit. ``targets``: the posterior, or (hard) its largest class. ``shrink``: a step has at most as many rows as the pool.
+    ``targets``: the posterior, of items without an answer what each head says itself, or (hard) its largest class.
+    ``shrink``: a step has at most as many rows as the pool. ``pseudo_after``: answers a class, prototypes among them, at which
+    items without an answer together weigh at most half of what the others do: after A answers, at most
+    A / (A + ``pseudo_after`` K) of it. 0: no limit.
     """
 
     size: int = 1024
@@ -48,7 +50,8 @@ class BatchSettings:
             or not 0 < self.tau < 1
         ):
             raise AnnotError(
-                f"{self} given; size, steps, alpha and ratio must be above 0, passes and pseudo_after 0 or more, tau between 0 and 1."
+                f"{self} given; size, steps, alpha and ratio must be above 0, passes and pseudo_after 0 or more, tau between "
+                "0 and 1."
             )
         if self.objective not in OBJECTIVES:
             raise AnnotError(f"objective {self.objective!r} given; allowed are {', '.join(OBJECTIVES)}.")
@@ -135,9 +138,10 @@ class RoundBatches(Dataset[Batch]):
 
 
 def _limited(weight: Tensor, free: Tensor, pools: Pools, after: float) -> Tensor:
-    """``weight`` (n,) of rows, less of those that are ``free`` (n,) bool: together A / (A + ``after`` K) of the others' at most.
+    """``weight`` (n,) of rows, less of those that are ``free`` (n,) bool: together A / (A + ``after`` K) of the others'.
 
-    With few answers A, what heads say themselves teaches them nothing new, and makes them too sure of it.
+    With few answers, what heads say themselves teaches them nothing new, and makes them too sure of it. A counts prototypes and
+    answered items.
     """
     known, k = len(pools.labelled), pools.target.shape[1]
     most = known / (known + after * k) * float(weight[~free].sum())

@@ -16,8 +16,8 @@ OBJECTIVES: tuple[Objective, ...] = ("labelled", "pseudo", "confident", "mixmatc
 class OwnTargets:
     """What a head learns of an item that nobody has answered: its own p(y | x) times class shares, to the power ``exponent``.
 
-    It learns so only where the largest of these, normalised, is above ``above``. ``log_share`` (K,): logarithms of the class
-    shares; None: all alike.
+    It learns so only where the largest of these, normalised and without class shares, is above ``above``.
+    ``log_share`` (K,): logarithms of the class shares; None: all alike.
     """
 
     exponent: float = 1.0
@@ -29,7 +29,7 @@ class OwnTargets:
 class Pools:
     """Rows of the bank by what is known of them; together they are all rows.
 
-    ``labelled``: prototypes and items with an answer. ``pseudo``: no answer, but a low risk. ``unlabelled``: the rest.
+    ``labelled``: prototypes and items with an answer. ``pseudo``: no answer, but some head is sure. ``unlabelled``: the rest.
     ``doubtful`` are those of the labelled whose risk is not low. ``target`` (N, K): what the learner learns, posterior or a
     prototype's clean label; only rows of the first two are used. ``own``: what heads learn of rows without an answer instead.
     """
