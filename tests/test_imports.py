@@ -29,7 +29,7 @@ ALLOWED = {
     "round": {"types", "annotations", "crowd", "sampling"},
     "recalibration": {"types", "crowd", "round"},
     "workers": {"types", "annotations", "exchange"},
-    "learner": PURE,
+    "learner": PURE | {"data"},
     "data": PURE | {"backbones"},
     "backbones": {"types", "annotations", "data", "learner", "checkpoints", "commandline"},
     "ledger": PURE | {"workers"},
