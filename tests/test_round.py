@@ -156,6 +156,22 @@ def test_open_to_questions() -> None:
         assert got
 
 
+def test_answers_that_are_not_believed_take_their_place_in_the_capacity() -> None:
+    """The cap is of answers that count; an item has no more answers than were recorded, whoever gave them."""
+    facts, barred = make_facts(160), torch.tensor([True, False, False, True, False])
+    facts = replace(facts, round=torch.zeros_like(facts.item))
+    found = inference(facts, threshold=0.001)
+    capacity = torch.randint(1, 6, (N,), generator=torch.Generator().manual_seed(2))
+    got = open_to_questions(basis(facts), found, 2, capacity, barred).tolist()
+    n_all = torch.bincount(torch.cat([facts.item, facts.open_item]), minlength=N).tolist()
+    n_believed = torch.bincount(torch.cat([facts.item[~barred[facts.worker]], facts.open_item]), minlength=N).tolist()
+    prototype, waiting = some_prototypes().tolist(), set(facts.open_item.tolist())
+    free = [i for i in range(N) if i not in waiting and not found.finished[i] and prototype[i] < 0]
+    assert got == [i for i in free if n_all[i] < capacity[i] and n_believed[i] < 2]
+    assert any(n_believed[i] < 2 <= n_all[i] for i in got)
+    assert any(n_believed[i] < min(2, capacity[i]) and n_all[i] >= capacity[i] for i in free)
+
+
 @pytest.mark.parametrize("items", ["expected_error_reduction", "uniform", "activelab"])
 @pytest.mark.parametrize("workers", ["random", "least_loaded"])
 @pytest.mark.parametrize("n", [0, 7, 1000])
@@ -266,6 +282,11 @@ def test_refill_asks_on_about_the_riskiest_of_the_finished() -> None:
     assert float(found.decision.risk[added].min()) >= float(found.decision.risk[left].max())
     assert torch.equal(refilled(basis(facts), found, among, replace(settings, refill=False)), among)
     assert torch.equal(refilled(basis(facts), found, among, replace(settings, per_round=1)), among)
+    full = torch.full((N,), 3)
+    full[added[:2]] = asked[added[:2]]  # nobody is left to ask about them
+    again = refilled(basis(facts), found, among, settings, full)
+    assert not set(again.tolist()) & set(added[:2].tolist())
+    assert len(again) == len(more)
     assert not len(refilled(basis(facts), found, among[:0], settings))  # nothing unfinished: the run is over
 
 

@@ -217,16 +217,16 @@ class Desk:
         return sum(not waits(item, worker, kind) for _, item, worker, kind in questions)
 
     def answerers(self, items: Sequence[str]) -> tuple[int, np.ndarray]:
-        """How many people can be asked now, who have come at least once, and of each of the ``items`` (N,) how many others
-        have answered it; whom the run has set aside does not count.
+        """Count the people who can be asked now and have come at least once, and for each of the ``items`` (N,) the others who
+        have answered it, such as those whom the run has set aside.
         """
         import numpy as np
 
         came = exists().where(LEASE.c.worker == INVITE.c.worker)
         with self._log.reading() as connection:
-            _, able, aside = _within_reach(connection, select(INVITE.c.worker, INVITE.c.revoked).where(came))
+            _, able, _ = _within_reach(connection, select(INVITE.c.worker, INVITE.c.revoked).where(came))
             others = select(QUESTION.c.item, func.count(ANSWER.c.worker.distinct())).join_from(ANSWER, QUESTION)
-            others = others.where(ANSWER.c.worker.not_in([*able, *aside]), QUESTION.c.kind == "annotation")
+            others = others.where(ANSWER.c.worker.not_in(able), QUESTION.c.kind == "annotation")
             found: dict[str, int] = dict(connection.execute(others.group_by(QUESTION.c.item)).tuples().all())
         return len(able), np.fromiter((found.get(item, 0) for item in items), np.int64, len(items))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -102,9 +102,9 @@ class Asking:
         self._terms, self._data, self._round, self._cost = terms, data, round_, cost
         self._basis, self._inference, self._idle = basis, inference, barred | paused
         self.account = terms.account(basis.facts)
-        trusted = replace(basis, facts=basis.facts.without(barred))
-        among = open_to_questions(trusted, inference, terms.sampling.most, terms.workers.capacity())
-        self.among, self.experts = self._without_experts(among, trusted.facts)
+        self._capacity = terms.workers.capacity()
+        among = open_to_questions(basis, inference, terms.sampling.most, self._capacity, barred)
+        self.among, self.experts = self._without_experts(among, basis.facts.without(barred))
 
     def stop_reason(self, rows: Sequence[Mapping[str, float]], last_round: bool) -> str | None:
         """Why to stop instead, after rounds with the figures ``rows``, this one's last; None to go on."""
@@ -139,7 +139,7 @@ class Asking:
         idle[: len(gold.before_others)] |= gold.before_others
         n_open, most = len(facts.open_item), terms.sampling.per_round
         left = terms.stopping.left(len(facts.item) + n_open, self._n_items)
-        among = refilled(self._basis, self._inference, self.among, terms.sampling)
+        among = refilled(self._basis, self._inference, self.among, terms.sampling, self._capacity)
         n = max(0, min(most - n_open, most if left is None else left))
         price = self.account.expected if terms.prices.given else None
         chosen = choose(

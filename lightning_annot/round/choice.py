@@ -26,26 +26,46 @@ def round_generator(seed: int, round_: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def open_to_questions(basis: Basis, inference: Inference, cap: int, capacity: Tensor | None) -> Tensor:
-    """Items that may be asked about once more, (n,): not those whose last question still waits for its answer, and not those
-    that an expert has seen.
+def open_to_questions(
+    basis: Basis, inference: Inference, cap: int, capacity: Tensor | None, barred: Tensor | None = None
+) -> Tensor:
+    """Items that may be asked about once more.
+
+    Args:
+        basis: What the round goes by, with all facts.
+        inference: What is believed after it.
+        cap: Most questions an item, without those that workers who are ``barred`` have answered.
+        capacity: (N,) most questions that each item can have at all, those included; None: no limit.
+        barred: (W,) bool, workers who are not believed; None: nobody.
+
+    Returns:
+        Rows (n,) of unfinished items, less those whose last question still waits for its answer, and those that an expert
+        has seen.
     """
-    n = len(basis.prototype)
+    n, facts = len(basis.prototype), basis.facts
+    believed = facts if barred is None else facts.without(barred)
     done = inference.finished[:n] | (basis.prototype >= 0)
-    done[basis.facts.open_item] = True
-    done[basis.facts.expert_items()] = True
-    return candidates(done, basis.facts.asked(n), cap, capacity)
+    done[facts.open_item] = True
+    done[believed.expert_items()] = True
+    if capacity is not None:
+        done |= facts.asked(n) >= capacity
+    return candidates(done, believed.asked(n), cap)
 
 
-def refilled(basis: Basis, inference: Inference, among: Tensor, settings: SamplingSettings) -> Tensor:
-    """The items ``among``; where they are fewer than a round asks, but not none, finished ones too, riskiest first."""
+def refilled(
+    basis: Basis, inference: Inference, among: Tensor, settings: SamplingSettings, capacity: Tensor | None = None
+) -> Tensor:
+    """The items ``among``; where they are fewer than a round asks, but not none, finished ones too, riskiest first.
+
+    ``capacity`` (N,) as in ``open_to_questions``.
+    """
     lacking = settings.per_round - len(among)
     if not settings.refill or lacking <= 0 or not len(among):
         return among
     n = len(basis.prototype)
-    spare = inference.finished[:n] & (basis.prototype < 0) & (basis.facts.asked(n) < settings.most)
-    spare[basis.facts.open_item] = False
-    rows = spare.nonzero()[:, 0]
+    not_spare = ~inference.finished[:n] | (basis.prototype >= 0)
+    not_spare[basis.facts.open_item] = True
+    rows = candidates(not_spare, basis.facts.asked(n), settings.most, capacity)
     riskiest = inference.decision.risk[rows].argsort(descending=True, stable=True)
     return torch.cat([among, rows[riskiest[:lacking]]])
 

@@ -13,12 +13,12 @@ ItemRule = Literal["expected_error_reduction", "uniform", "activelab"]
 ITEM_RULES: tuple[ItemRule, ...] = ("expected_error_reduction", "uniform", "activelab")
 
 
-def candidates(finished: Tensor, n_asked: Tensor, cap: int, capacity: Tensor | None = None) -> Tensor:
-    """Items (n,) that may be asked: unfinished, asked fewer than ``cap`` times, and answerable once more.
+def candidates(done: Tensor, n_asked: Tensor, cap: int, capacity: Tensor | None = None) -> Tensor:
+    """Items (n,) that may be asked: not ``done``, asked fewer than ``cap`` times, and answerable once more.
 
-    ``finished`` (N,) bool; ``n_asked`` (N,) counts answers, skips and open questions; ``capacity`` (N,) or None.
+    ``done`` (N,) bool; ``n_asked`` (N,) counts answers, skips and open questions; ``capacity`` (N,) or None.
     """
-    allowed = ~finished & (n_asked < cap)
+    allowed = ~done & (n_asked < cap)
     if capacity is not None:
         allowed &= n_asked < capacity
     return allowed.nonzero()[:, 0]

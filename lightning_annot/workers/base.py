@@ -45,7 +45,7 @@ class Workers(ABC):
         return ()
 
     def capacity(self) -> Tensor | None:
-        """Most answers each item can get, (N,) int64; None without a limit."""
+        """Most answers each item can get, those of workers who are not believed included, (N,) int64; None without a limit."""
         return None
 
     def can_answer(self) -> tuple[Tensor, Tensor] | None:

@@ -75,7 +75,7 @@ class LiveWorkers(Workers):
     def capacity(self) -> Tensor | None:
         """As many answers an item as there are people, if none are named: a second opinion needs a second person.
 
-        Who has a link and has never come does not count; who left counts for the items answered before.
+        A link that nobody has used does not count. People who left, or were set aside, count for the items they answered.
         """
         if self._workers:
             return None
