@@ -162,7 +162,7 @@ def test_audits_cost_money(bank: Bank, tmp_path: Path) -> None:
     said = answers(run)
     assert said["kind"].value_counts().to_dict() == {"annotation": 20, "audit": 40}
     assert rounds(run)["money"].iloc[-1] == pytest.approx(120)
-    assert summary(run)["stop_reason"].startswith("the money is spent: 120 of 120")
+    assert summary(run)["stop_reason"].startswith("the finished labels are certified: at most 15% wrong")
 
 
 @pytest.mark.parametrize(
