@@ -144,8 +144,8 @@ def test_recorded_people_have_a_simulated_auditor(bank: Bank, tmp_path: Path) ->
 def test_an_audit_that_fails_lets_the_run_go_on(bank: Bank, tmp_path: Path) -> None:
     """The auditor contradicts everything: no certificate, no more audits than allowed, and a rest before the next ones."""
     crowd = {"annotation.workers": "lightning_annot.workers.simulated.UniformNoiseWorkers", "annotation.workers.accuracy": 0.3}
-    stopping = {"annotation.stopping.auditor": "w000", "annotation.stopping.audits": 40, "annotation.stopping.target_error": 0.15}
-    settings = audited(bank, **crowd, **stopping)
+    stopping = {"auditor": "w000", "audits": 40, "target_error": 0.15}
+    settings = audited(bank, **crowd, **{f"annotation.stopping.{name}": value for name, value in stopping.items()})
     run = fit(settings, tmp_path / "run", trainer__max_epochs=4)
     assert "certified" not in summary(run)["stop_reason"]
     with AnnotationLog(run / "annotations.db") as log:

@@ -31,7 +31,7 @@ _WHY = {
 
 
 class Belief:
-    """The exponents of learner and workers, the class prior, the ``machines`` with their weights, and the workers who are
+    """The exponents of learner and workers, whether class shares are used, the ``machines`` with their weights, and the workers who are
     ``barred``: neither believed nor asked (name -> spammer or adversary), or ``paused``: believed, and not asked (name -> why).
     """
 

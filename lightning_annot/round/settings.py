@@ -22,8 +22,8 @@ class CrowdSettings:
     ``oracle``: an .npz of the true confusions, as simulated workers export; relative paths start at the output folder. Results
     with it are no estimates, and are marked oracle-prior.
     ``temper``: learn from each round's new answers how far learner and workers may be believed (crowd/tempering.py).
-    ``class_prior``: with ``temper``, weigh the classes unequally where held-out answers gain by it (crowd/class_prior.py). On a
-    long tail it saves a tenth to a fifth of the answers if workers are good, and may swap two classes if they are poor.
+    ``class_prior``: with the tiered prior, learn the shares of the classes from the answers, and use them where classes clearly
+    differ in size and shares have not foretold new answers worse than equal classes did (crowd/pooled.py, recalibration.py).
     ``exclude``: whoever answers without looking, or against the truth, is not asked again, and does not count (crowd/spam.py).
     ``strength``: pseudo-counts of a worker's confusion row; None: 10, and with tiered learned by marginal likelihood.
     ``accuracy``: what is believed of a worker before any answer.
