@@ -31,8 +31,9 @@ _WHY = {
 
 
 class Belief:
-    """The exponents of learner and workers, whether class shares are used, the ``machines`` with their weights, and the workers who are
-    ``barred``: neither believed nor asked (name -> spammer or adversary), or ``paused``: believed, and not asked (name -> why).
+    """The exponents of learner and workers, whether class shares are used, the ``machines`` with their weights, and two groups
+    of workers: those who are ``barred``, neither believed nor asked (name -> spammer or adversary), and those who are
+    ``paused``, believed and not asked (name -> why).
     """
 
     def __init__(self, settings: CrowdSettings, trust: TrustSettings) -> None:
