@@ -144,7 +144,8 @@ def test_recorded_people_have_a_simulated_auditor(bank: Bank, tmp_path: Path) ->
 def test_an_audit_that_fails_lets_the_run_go_on(bank: Bank, tmp_path: Path) -> None:
     """The auditor contradicts everything: no certificate, no more audits than allowed, and a rest before the next ones."""
     crowd = {"annotation.workers": "lightning_annot.workers.simulated.UniformNoiseWorkers", "annotation.workers.accuracy": 0.3}
-    settings = audited(bank, **crowd, **{"annotation.stopping.auditor": "w000", "annotation.stopping.audits": 40})
+    stopping = {"auditor": "w000", "audits": 40, "target_error": 0.15}
+    settings = audited(bank, **crowd, **{f"annotation.stopping.{name}": value for name, value in stopping.items()})
     run = fit(settings, tmp_path / "run", trainer__max_epochs=4)
     assert "certified" not in summary(run)["stop_reason"]
     with AnnotationLog(run / "annotations.db") as log:
@@ -156,11 +157,12 @@ def test_an_audit_that_fails_lets_the_run_go_on(bank: Bank, tmp_path: Path) -> N
 
 
 def test_audits_cost_money(bank: Bank, tmp_path: Path) -> None:
-    run = fit(audited(bank, **{"annotation.stopping.money": 120, "annotation.prices.per_answer": 2.0}), tmp_path / "run")
+    money = {"annotation.stopping.money": 120, "annotation.prices.per_answer": 2.0, "annotation.stopping.target_error": 0.15}
+    run = fit(audited(bank, **money), tmp_path / "run")
     said = answers(run)
     assert said["kind"].value_counts().to_dict() == {"annotation": 20, "audit": 40}
     assert rounds(run)["money"].iloc[-1] == pytest.approx(120)
-    assert summary(run)["stop_reason"].startswith("the money is spent: 120 of 120")
+    assert summary(run)["stop_reason"].startswith("the finished labels are certified: at most 15% wrong")
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ def planned(found: CertifiedSet, once: int | None = None) -> Record:
 def test_one_planned_look_claims_the_bound_of_one_look() -> None:
     found, wrong = labelled(1000), np.arange(200) < 2
     for once, upper in ((200, hypergeometric_upper), (None, anytime_upper)):
-        certificate, record = state(found, audits(found, wrong), planned(found, once), 0, 0.95, None)
+        certificate, record = state(found, audits(found, wrong), planned(found, once), 0, 0.95, None, 0.01)
         assert certificate.bound == float(upper(200, 2, 1000, certificate.level))
         assert certificate.hypergeometric <= certificate.binomial <= certificate.anytime
         assert record.stages[0].looks == ((200, 2),)
@@ -288,9 +288,10 @@ def test_one_planned_look_claims_the_bound_of_one_look() -> None:
 def test_a_bound_within_the_target_serves_it() -> None:
     found = labelled(1000)
     begun = planned(found)
-    certificate, _ = state(found, audits(found, np.zeros(300, dtype=bool)), begun, 0, 0.95, 0.02)
+    certificate, _ = state(found, audits(found, np.zeros(300, dtype=bool)), begun, 0, 0.95, 0.02, 0.01)
     assert certificate.choice == ThresholdChoice(0.1, 1000, 300, 0, certificate.bound)
-    certificate, _ = state(found, audits(found, np.arange(300) % 30 == 29), begun, 0, 0.95, 0.02)
+    assert certificate.believed == 0.01
+    certificate, _ = state(found, audits(found, np.arange(300) % 30 == 29), begun, 0, 0.95, 0.02, 0.01)
     assert certificate.bound > 0.02
     assert "no number of audits certifies 2.00%" in describe(certificate, "labels")[-1]
 
@@ -301,7 +302,7 @@ def test_a_smaller_threshold_is_chosen_at_the_level_of_thresholds() -> None:
     risk = found.risk.to_numpy()[order]
     wrong = rng.random(1500) < 0.8 * risk[:1500]
     record = planned(found)
-    certificate, _ = state(found, Audits(risk, wrong, np.zeros(1500, dtype=bool), 0), record, 0, 0.95, 0.03)
+    certificate, _ = state(found, Audits(risk, wrong, np.zeros(1500, dtype=bool), 0), record, 0, 0.95, 0.03, 0.01)
     grid, level = record.stages[0].grid, record.thresholds_level(0, 0.95)
     assert certificate.choice == choose_threshold(risk, wrong, 0.03, level, anytime_upper, grid)
     assert certificate.choice is not None
@@ -311,7 +312,7 @@ def test_a_smaller_threshold_is_chosen_at_the_level_of_thresholds() -> None:
 def test_nothing_audited_claims_nothing() -> None:
     found = labelled(1000)
     begun = planned(found)
-    certificate, record = state(found, audits(found, np.zeros(0, dtype=bool)), begun, 0, 0.95, 0.05)
+    certificate, record = state(found, audits(found, np.zeros(0, dtype=bool)), begun, 0, 0.95, 0.05, 0.01)
     assert record == begun
     assert certificate.bound == 1
     assert certificate.choice is None
@@ -320,7 +321,7 @@ def test_nothing_audited_claims_nothing() -> None:
 
 def test_everything_audited_is_known() -> None:
     found = labelled(50)
-    certificate, _ = state(found, audits(found, np.arange(50) < 3), planned(found), 0, 0.95, None)
+    certificate, _ = state(found, audits(found, np.arange(50) < 3), planned(found), 0, 0.95, None, 0.01)
     assert certificate.bound == 3 / 50
     assert certificate.more is None
     assert certificate.goal is None
@@ -339,7 +340,7 @@ def test_no_claim_of_a_whole_run_is_wrong_more_often_than_stated() -> None:
             index, record = record.planned(plan(found, None, None))
             for n, target in ((150, 0.04), (400, 0.035), (400, 0.04)):
                 seen = Audits(found.risk.to_numpy()[order], wrong[order[:n]], np.zeros(n, dtype=bool), 0)
-                stated, record = state(found, seen, record, index, 1 - ALPHA, target)
+                stated, record = state(found, seen, record, index, 1 - ALPHA, target, 0.01)
                 wrong_claim |= stated.bound < wrong.mean()
                 wrong_claim |= stated.choice is not None and wrong[: stated.choice.size].mean() > target
         failed += wrong_claim

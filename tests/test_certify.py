@@ -320,7 +320,7 @@ def test_an_expert_who_lacks_a_task_is_refused(folder: Path, truth: Path) -> Non
 
 
 def test_a_run_goes_on_as_if_it_had_not_been_audited(bank: Bank, tmp_path: Path) -> None:
-    settings = bank.settings(**{"annotation.threshold": 0.01})  # some items are finished, and some open
+    settings = bank.settings(**{"annotation.threshold": 0.05})  # some items are finished, and some open
     audited, other = (fit(settings, tmp_path / name, trainer__max_epochs=2) for name in ("audited", "other"))
     said(audited, "--draw", "40", "--expert", str(bank.labels))
     for run in (audited, other):

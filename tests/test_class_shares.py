@@ -161,6 +161,18 @@ def test_shares_are_the_most_probable(n: int, k: int, seed: int) -> None:
         assert gained >= gain_of(model, people, exponent, other) - 1e-3
 
 
+def test_shares_are_learned_under_inference_mode() -> None:
+    """Lightning tests a model in it."""
+    truth, answers = answered([0.8, 0.2], 300, 0.9, 0)
+    log_prior = learner(truth, 2, 0)
+    outside = tiered(answers, log_prior, "used")
+    with torch.inference_mode():
+        inside = tiered(answers, log_prior, "used")
+    assert outside.log_share is not None
+    assert inside.log_share is not None
+    assert torch.equal(inside.log_share, outside.log_share)
+
+
 def want_near(log_share: Tensor, generator: torch.Generator) -> Tensor:
     return (log_share + 0.1 * torch.randn(len(log_share), generator=generator, dtype=torch.float64)).log_softmax(0)
 

@@ -40,7 +40,8 @@ def run(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("annotated")
     np.save(folder / "part.npy", np.load(bank.features)[:240])
     pd.read_csv(bank.labels)[:240].to_csv(folder / "part.csv", index=False)
-    settings = bank.settings(**{"data.features": folder / "part.npy", "data.labels": folder / "part.csv"})
+    parts = {"data.features": folder / "part.npy", "data.labels": folder / "part.csv"}
+    settings = bank.settings(**parts, **{"annotation.threshold": 0.1})
     return fit(settings, folder / "run")
 
 
@@ -118,6 +119,7 @@ def test_weights_follow_the_confidence(run: Path, bank: Bank) -> None:
     assert hard.columns["top"][:, 0].tolist() == hard.known.label.tolist()
     assert set(hard.columns["probability"].flatten().tolist()) == {1.0}
     assert hard.learned.tolist() == hard.known.finished.tolist()
+    assert 0 < int(hard.learned.sum()) < int(data.learned.sum())
 
 
 def test_new_features_are_labelled(trained: Path, bank: Bank, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def test_a_run_without_prototypes(whole: Path, bank: Bank) -> None:
     assert row["annotations"].tolist() == [0, 20, 40, 60, 80]
     assert row["mean_risk"][0] == pytest.approx(0.75)
     of_finished = [name for name in row if name.startswith(("finished_precision", "finished_risk"))]  # of no item at first
-    assert not row.drop(columns=of_finished).isna().any(axis=None)
+    assert not row.drop(columns=[*of_finished, "fresh_gain"]).isna().any(axis=None)
+    assert row["fresh_gain"].isna().tolist() == [False] * 4 + [True]  # the last round asks nothing
     assert row["accuracy"].iloc[-1] > 0.9
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["prototypes"] == 0

@@ -151,10 +151,10 @@ def fit_shares(model: Tensor, people: Tensor, exponent: Tensor, start: Tensor) -
         log_share = torch.from_numpy(values).log_softmax(0)
         joint = exponent * (model + log_share)
         answers = ((joint + people).logsumexp(1) - joint.logsumexp(1)).sum()
-        learned = (joint + people).softmax(1) - joint.softmax(1)  # belief after the answers, less that before them
-        slope = (exponent * learned).sum(0) + PSEUDO_ITEMS
-        gradient = log_share.exp() * slope.sum() - slope
-        return -float(answers + PSEUDO_ITEMS * log_share.sum()), gradient.numpy()
+        loss = -(answers + PSEUDO_ITEMS * log_share.sum())
+        # By hand, as Lightning tests under inference mode, where autograd has nothing to go by.
+        slope = -(exponent * ((joint + people).softmax(1) - joint.softmax(1))).sum(0) - PSEUDO_ITEMS
+        return loss.item(), (slope - log_share.exp() * slope.sum()).numpy()
 
     found = minimize(objective, start.double().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 25})
     even, _ = objective(np.zeros(len(start)))
