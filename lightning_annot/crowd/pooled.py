@@ -37,7 +37,7 @@ TYPICAL, SPREAD = 30.0, 1.0  # log-normal prior of s and t: median, and standard
 BOUNDS = (1.0, 1000.0)  # of s and t
 PSEUDO_ITEMS = 2.0  # of each class, in the shares
 START = 0.95  # accuracy that the fit with shares begins with
-FEW_ITEMS = 8  # half the logarithm of these is about 1 nat
+ITEMS_A_CLASS = 100  # answered, before shares are used: with fewer, poor workers make a class look rare
 MOST_ELEMENTS = 1 << 19  # values of (items, K) that the shares are fitted to
 _TELLING = 1e-3  # expected errors that tell of t
 
@@ -64,9 +64,10 @@ class Rivals:
     def differ(self) -> bool:
         """Whether classes are of unequal size, by Schwarz's criterion (BIC, 1978): K - 1 more parameters.
 
-        Of few items at least a nat a parameter is asked, as by Akaike's criterion.
+        Until 100 items a class are answered, they are taken as equal.
         """
-        return self.gain > 0.5 * (len(self.log_share) - 1) * float(np.log(max(self.n, FEW_ITEMS)))
+        k = len(self.log_share)
+        return self.n >= ITEMS_A_CLASS * k and self.gain > 0.5 * (k - 1) * float(np.log(self.n))
 
 
 def shrunk_confusion(counts: Tensor, accuracy: float) -> Tensor:
