@@ -116,14 +116,31 @@ def test_what_is_compared_is_not_used() -> None:
 @pytest.mark.parametrize(("gain", "differ"), [(0.0, False), (math.log(400) - 0.01, False), (math.log(400) + 0.01, True)])
 def test_the_gate_is_schwarzs_criterion(gain: float, differ: bool) -> None:
     even = torch.full((3,), 1.0 / 3).log()
-    assert Rivals(even, torch.eye(3), torch.eye(3), gain, 400).differ == differ
+    assert Rivals(even, torch.eye(3), torch.eye(3), gain, 400, 400).differ == differ
 
 
 def test_the_gate_waits_for_a_hundred_items_a_class() -> None:
     """With fewer, workers who take one class for another make it look rare (Dog workers on a long tail)."""
     even = torch.full((3,), 1.0 / 3).log()
-    assert not Rivals(even, torch.eye(3), torch.eye(3), 1000.0, 299).differ
-    assert Rivals(even, torch.eye(3), torch.eye(3), 1000.0, 300).differ
+    assert not Rivals(even, torch.eye(3), torch.eye(3), 1000.0, 299, 299).differ
+    assert Rivals(even, torch.eye(3), torch.eye(3), 1000.0, 200, 300).differ
+
+
+def test_all_answered_items_tell_of_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a bank that is sorted by class, looked at in chunks, and of a sample."""
+    truth, answers = answered([0.7, 0.3], 600, 0.9, 1, 3)
+    place = truth.argsort(stable=True).argsort(stable=True)  # of each item in the sorted bank
+    moved = Annotations(place[answers.item], answers.worker, answers.label)
+    log_prior, prior = torch.full((600, 2), 0.5).log().double(), homogeneous_prior(2, 0.7, dtype=torch.float64)
+    apart = torch.zeros(len(moved), dtype=torch.bool)
+    whole, (share, _, n) = fit_pooled(moved, log_prior.__getitem__, prior, apart, True)
+    parts, (again, _, same) = fit_pooled(moved, log_prior.__getitem__, prior, apart, True, chunk_elements=16)
+    torch.testing.assert_close((parts, again), (whole, share), rtol=0.0, atol=1e-4)
+    assert n == same == 600
+    monkeypatch.setattr("lightning_annot.crowd.tiers.MOST_ELEMENTS", 400)
+    _, (sampled, _, fewer) = fit_pooled(moved, log_prior.__getitem__, prior, apart, True, chunk_elements=50)
+    assert fewer == 200
+    torch.testing.assert_close(sampled.exp(), share.exp(), rtol=0.0, atol=0.08)
 
 
 @pytest.mark.parametrize(("k", "share"), [(2, [0.9, 0.1]), (3, [0.6, 0.3, 0.1]), (4, [0.25] * 4)])
@@ -232,7 +249,7 @@ def test_wide_tasks_fit_shares_to_some_of_the_items(monkeypatch: pytest.MonkeyPa
 def rivals(share: float = 0.8) -> Rivals:
     log_share = torch.tensor([share, 1.0 - share], dtype=torch.float64).log()
     first, second = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).double(), torch.tensor([[0.95, 0.05], [0.6, 0.4]]).double()
-    return Rivals(log_share, first, second, 100.0, 1000)
+    return Rivals(log_share, first, second, 100.0, 1000, 1000)
 
 
 def log_of(n: int, w: int, a: int, rounds: int, seed: int) -> Facts:

@@ -51,7 +51,8 @@ class Rivals:
         with_shares: (K, K) pooled confusion of the first.
         without: (K, K) that of the second.
         gain: nats by which the shares explain answers better than even ones do, given the first confusion.
-        n: answered items that these are of.
+        n: answered items that these are of, a sample where there are many.
+        answered: all answered items.
     """
 
     log_share: Tensor
@@ -59,6 +60,7 @@ class Rivals:
     without: Tensor
     gain: float
     n: int
+    answered: int
 
     @property
     def differ(self) -> bool:
@@ -67,7 +69,7 @@ class Rivals:
         Until 100 items a class are answered, they are taken as equal.
         """
         k = len(self.log_share)
-        return self.n >= ITEMS_A_CLASS * k and self.gain > 0.5 * (k - 1) * float(np.log(self.n))
+        return self.answered >= ITEMS_A_CLASS * k and self.gain > 0.5 * (k - 1) * float(np.log(self.n))
 
 
 def shrunk_confusion(counts: Tensor, accuracy: float) -> Tensor:

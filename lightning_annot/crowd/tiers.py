@@ -60,7 +60,7 @@ def run_tiered_em(
     log_share, rivals = None, None
     if shares != "none" and len(annotations):
         unequal, found = fit_pooled(annotations, log_prior, pseudo_counts, apart, True, **options)  # type: ignore[arg-type]
-        rivals = Rivals(found[0], unequal, mean, *found[1:])
+        rivals = Rivals(found[0], unequal, mean, *found[1:], answered=len(torch.unique(annotations.item)))
         if shares == "used" and rivals.differ:
             mean, log_share = unequal, rivals.log_share
     log_prior = with_class_prior(log_prior, log_share)
@@ -134,11 +134,13 @@ def fit_pooled(
 def _shares(
     inc: Incidence, table: Tensor, log_prior: LogPrior, tempering: Tempering, start: Tensor
 ) -> tuple[Tensor, float, int]:
-    """Class shares given the confusions in ``table`` (P, K), from the first chunk of answered items."""
-    chunk = inc.chunks[0]
-    people = inc.item_sums(chunk, table)
-    a, b = tempering.of(chunk.n_answers)
-    model = log_prior(inc.items[chunk.start : chunk.stop])
-    most = max(1, MOST_ELEMENTS // inc.n_classes)
-    some = slice(0, None, max(1, -(-len(model) // most)))
-    return fit_shares(model[some], (b * people)[some], a[some], start)
+    """Class shares given the confusions in ``table`` (P, K), from answered items at even distances in all of them."""
+    step = max(1, -(-len(inc.items) * inc.n_classes // MOST_ELEMENTS))
+    parts = []
+    for chunk in inc.chunks:
+        some = slice(-chunk.start % step, None, step)
+        a, b = tempering.of(chunk.n_answers[some])
+        people = inc.item_sums(chunk, table)[some]
+        parts.append((log_prior(inc.items[chunk.start : chunk.stop][some]), b * people, a))
+    model, people, a = (torch.cat(part) for part in zip(*parts, strict=True))
+    return fit_shares(model, people, a, start)
