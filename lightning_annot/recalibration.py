@@ -44,10 +44,9 @@ def fresh_answers(
     total = torch.cat([answer.new_zeros(1, answer.shape[1], dtype=torch.float64), answer.double().cumsum(0)])
     people = (total[:-1] - total[start]).to(answer)  # of the item's answers before this one
     earlier = torch.arange(len(rows)) - start
-    known = torch.full((len(latest),), int(((facts.label >= 0) & (facts.round < round_)).sum()))
     item = item[new]
     said = torch.stack([machine.evidence(item) for machine in machines], dim=1) if machines else None
-    return FreshAnswers(log_prior(item), people[new], answer[new], earlier[new], known, said)
+    return FreshAnswers(log_prior(item), people[new], answer[new], earlier[new], said)
 
 
 def gain_of_shares(facts: Facts, round_: int, rivals: Rivals, log_prior: LogPrior, exponent: float) -> float:
@@ -137,7 +136,9 @@ class Recalibration:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state_dict``."""
         rounds: Mapping[int, Mapping[str, Tensor]] = state["fresh"]
-        self._fresh = {int(r): FreshAnswers(**parts) for r, parts in rounds.items()}
+        # Older checkpoints also count the answers that confusions were learned from.
+        fresh = {int(r): {name: part for name, part in parts.items() if name != "known"} for r, parts in rounds.items()}
+        self._fresh = {r: FreshAnswers(**parts) for r, parts in fresh.items()}
         self.machine_weights = state["machines"]
         self._share_gain = {int(r): float(gain) for r, gain in state.get("share_gain", {}).items()}
         self.tempering = Tempering(tuple(state["model"]), tuple(state["people"]))

@@ -109,7 +109,7 @@ def test_a_prototype_does_not_vouch_for_its_own_evidence() -> None:
 
 def answers_about(label: Tensor, model: Tensor, *machines: Tensor) -> FreshAnswers:
     nothing = torch.zeros_like(label)
-    return FreshAnswers(model, torch.zeros_like(model), certain(label), nothing, nothing, torch.stack(machines, 1))
+    return FreshAnswers(model, torch.zeros_like(model), certain(label), nothing, torch.stack(machines, 1))
 
 
 def test_what_two_machines_repeat_counts_once() -> None:
@@ -133,7 +133,7 @@ def test_a_machine_that_knows_nothing_weighs_nothing() -> None:
 
 
 def test_without_evidence_the_weights_are_even() -> None:
-    none = FreshAnswers(*(torch.zeros(0, K) for _ in range(3)), *(torch.zeros(0, dtype=torch.int64),) * 2, torch.zeros(0, 2, K))
+    none = FreshAnswers(*(torch.zeros(0, K) for _ in range(3)), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, K))
     torch.testing.assert_close(fit_weights(none, Tempering()), even_weights(2))
 
 

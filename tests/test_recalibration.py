@@ -23,7 +23,7 @@ from lightning_annot.round.inference import Inference
 from lightning_annot.round.settings import CrowdSettings, TrustSettings
 from lightning_annot.types import Annotations
 
-NAMES = ("model", "people", "answer", "earlier", "known")
+NAMES = ("model", "people", "answer", "earlier")
 
 
 def log_of(n: int, k: int, w: int, a: int, rounds: int, seed: int) -> Facts:
@@ -99,7 +99,6 @@ def test_by_hand() -> None:
     got = fresh_answers(facts, 1, crowd, log_prior.__getitem__)
     assert got is not None
     assert got.earlier.tolist() == [1, 2, 0]
-    assert got.known.tolist() == [1, 1, 1]
     w = crowd.confusions().log()
     torch.testing.assert_close(got.people, torch.stack([w[0, :, 1], w[0, :, 1] + w[1, :, 0], torch.zeros(2).double()]))
     new = homogeneous_prior(2, dtype=torch.float64)[:, 1] / 10.0
@@ -122,7 +121,7 @@ def fresh(counts: list[int], seed: int) -> FreshAnswers:
     earlier = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     earlier = earlier[torch.randperm(len(earlier), generator=generator)]
     logs = (torch.randn(len(earlier), 3, generator=generator).log_softmax(1) for _ in range(3))
-    return FreshAnswers(*logs, earlier, torch.zeros_like(earlier))
+    return FreshAnswers(*logs, earlier)
 
 
 def remembered(recalibration: Recalibration) -> dict[int, FreshAnswers]:

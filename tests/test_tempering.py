@@ -60,7 +60,7 @@ def fresh(
     p[same, before[same]] = 0.9
     people = (1 + copies) * np.log(confusion.T[before]) if earlier else np.zeros((n, k))
     parts = (model_times * np.log(p), people, np.log(confusion.T[new]))
-    return FreshAnswers(*(torch.from_numpy(v) for v in parts), torch.full((n,), earlier), torch.zeros(n))
+    return FreshAnswers(*(torch.from_numpy(v) for v in parts), torch.full((n,), earlier))
 
 
 def slow_objective(f: FreshAnswers, a: float, b: float, centre: tuple[float, float], scale: float) -> float:
@@ -134,7 +134,7 @@ def test_exponents_stay_within_bounds(n: int, k: int, levels: int, seed: int) ->
     generator = torch.Generator().manual_seed(seed)
     model, people, answer = (3.0 * torch.randn(n, k, generator=generator) for _ in range(3))
     earlier = torch.randint(0, levels, (n,), generator=generator)
-    logs = FreshAnswers(model.log_softmax(1), people, answer.log_softmax(1), earlier, torch.zeros(n))
+    logs = FreshAnswers(model.log_softmax(1), people, answer.log_softmax(1), earlier)
     found = fit_tempering(logs, levels, prior_scale=2.0)
     assert len(found.model) == len(found.people) == levels
     assert all(LEAST - 1e-9 <= a <= MOST_OF_MODEL + 1e-9 for a in found.model)
@@ -253,7 +253,7 @@ def test_foreseen_by_hand_and_less_by_the_overconfident() -> None:
     answer = says[:, torch.tensor([0, 0, 0, 1])].T
     model = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log().expand(4, 2)
     none = torch.zeros(4, 2, dtype=torch.float64)
-    fresh = FreshAnswers(model, none, answer, torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+    fresh = FreshAnswers(model, none, answer, torch.zeros(4, dtype=torch.int64))
     right, wrong = math.log(0.9 * 0.8 + 0.1 * 0.2), math.log(0.9 * 0.2 + 0.1 * 0.8)
     assert foreseen(fresh, Tempering()) == pytest.approx((3 * right + wrong) / 4 - math.log(0.5))
     assert foreseen(fresh, Tempering()) > foreseen(fresh, Tempering((2.0,), (1.0,)))  # .98, which three in four is not

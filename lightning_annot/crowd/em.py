@@ -54,7 +54,7 @@ class EMResult:
 
     ``counts`` (P, K): expected annotations of pair (worker, answer) by true class. ``prior``: pseudo-counts beside them.
     ``objective_history``: L before each M step, so the returned confusions reach at least its last value. ``log_share`` (K,):
-    logarithms of class shares that p(y | x) is multiplied by; None: it is taken as it is. ``rivals``: accounts of the answers
+    logarithms of class shares that p(y | x) is multiplied by; None: it is not multiplied. ``rivals``: accounts of the answers
     with class shares and without, where these were learned.
     """
 

@@ -93,8 +93,7 @@ def as_answers(machines: Sequence[Machine], rows: Tensor, label: Tensor, log_pri
     model = log_prior(rows)
     said = torch.stack([leave_one_out(machine, rows, label) for machine in machines], dim=1)
     certain = torch.nn.functional.one_hot(label, model.shape[1]).to(model).clamp(min=1e-13).log()
-    nothing = torch.zeros_like(rows)
-    return FreshAnswers(model, torch.zeros_like(model).double(), certain, nothing, nothing, said)
+    return FreshAnswers(model, torch.zeros_like(model).double(), certain, torch.zeros_like(rows), said)
 
 
 def even_weights(n_machines: int) -> Tensor:

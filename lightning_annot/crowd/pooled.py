@@ -98,7 +98,7 @@ def shrunk_confusion(counts: Tensor, accuracy: float) -> Tensor:
 
 
 def _diagonal(right: np.ndarray, total: np.ndarray, accuracy: float) -> tuple[float, float]:
-    """rho and s."""
+    """Return rho and s."""
     wrong = total - right
 
     def loss(x: np.ndarray) -> float:
@@ -115,7 +115,7 @@ def _diagonal(right: np.ndarray, total: np.ndarray, accuracy: float) -> tuple[fl
 
 
 def _strength_of_errors(off: np.ndarray, wrong: np.ndarray) -> float:
-    """t; errors that are not expected to occur leave it as it is."""
+    """Return t; errors that are not expected to occur do not change it."""
     k, some = len(off), off[off > _TELLING]
 
     def loss(log_t: float) -> float:

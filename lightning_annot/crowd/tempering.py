@@ -51,15 +51,14 @@ class FreshAnswers:
     """Answers that no learner has seen, with what was believed before them.
 
     ``model`` (A, K): log p(y | x) of the item; ``people`` (A, K): log-likelihood of its earlier answers, of which there were
-    ``earlier`` (A,); ``answer`` (A, K): log probability of the new answer by true class; ``known`` (A,): how many answers about
-    all items the confusions were learned from. ``machines`` (A, M, K): evidence of machine workers, None without any.
+    ``earlier`` (A,); ``answer`` (A, K): log probability of the new answer by true class.
+    ``machines`` (A, M, K): evidence of machine workers, None without any.
     """
 
     model: Tensor
     people: Tensor
     answer: Tensor
     earlier: Tensor
-    known: Tensor
     machines: Tensor | None = None
 
     def __len__(self) -> int:
