@@ -218,7 +218,7 @@ class Desk:
 
     def answerers(self, items: Sequence[str]) -> tuple[int, np.ndarray]:
         """Count the people who can be asked now and have come at least once, and for each of the ``items`` (N,) the others who
-        have answered it, such as those whom the run has set aside.
+        have answered it, such as people that the run has set aside.
         """
         import numpy as np
 

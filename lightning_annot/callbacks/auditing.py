@@ -98,7 +98,7 @@ class Auditing:
             log: Log of the run.
             ledger: The same, which hands questions to the workers.
             workers: Among them, or beside them, the auditor.
-            labels: The table of ``labels.csv``, as it is after this round.
+            labels: The table of ``labels.csv`` after this round.
             most: Most audits in this round.
             round_: This round.
             seed: Seed of the run.

@@ -49,7 +49,7 @@ class Certificate:
 
 
 def plan(found: CertifiedSet, once: int | None, below: float | None) -> Stage:
-    """Return the stage of a uniform audit of ``found`` as it is planned: with its grid, before any answer."""
+    """Plan the stage of a uniform audit of ``found``, with its grid, before any answer."""
     grid = threshold_grid(found.risk.to_numpy(), found.top)
     return Stage(found.digest, len(found), below, once, grid=tuple(grid.tolist()))
 

@@ -35,7 +35,7 @@ from lightning_annot.certificate.bounds import check_confidence
 
 @dataclass(frozen=True)
 class WalkPlan:
-    """A walk as it is planned, before any audit.
+    """The plan of a walk, made before any audit.
 
     Args:
         allowed: Unaudited errors that it may pass.
